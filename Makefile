@@ -1,0 +1,54 @@
+# make demo   the whole loop on this machine, in under 15 minutes on 2 cores
+# make test   every check that CI runs
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: setup demo test lint types layers unit wheel conformance gl clean
+
+setup: $(VENV)/.installed gl
+
+$(VENV)/.installed: setup.cfg setup.py constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(f"Sinew needs Python 3.11 or newer, $(PYTHON) is {sys.version.split()[0]}; run make PYTHON=python3.11") if sys.version_info < (3, 11) else None'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+# Videos need an OpenGL that draws without a screen; everything else works without it.
+gl: $(VENV)/.installed
+	@$(BIN)/python .ci/ensure_gl.py
+
+demo: setup
+	$(BIN)/sinew demo
+
+test: setup lint types layers unit wheel conformance
+	@echo "every check passed"
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+
+types: $(VENV)/.installed
+	$(BIN)/pyright
+
+layers: $(VENV)/.installed
+	$(BIN)/lint-imports --no-cache
+
+unit: $(VENV)/.installed
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# A wheel, in a venv that has never seen this folder, run from elsewhere.
+wheel: $(VENV)/.installed
+	$(BIN)/python .ci/wheel_smoke.py
+
+# The real lerobot wants another torch, so it lives apart.
+.venv-lerobot/.installed:
+	test -x .venv-lerobot/bin/python || $(PYTHON) -m venv .venv-lerobot
+	.venv-lerobot/bin/pip install --quiet --disable-pip-version-check lerobot==0.4.4 pytest
+	touch $@
+
+conformance: .venv-lerobot/.installed
+	PYTHONPATH=. HF_HUB_OFFLINE=1 .venv-lerobot/bin/python -m pytest tests/conformance
+
+clean:
+	rm -rf $(VENV) .venv-lerobot build dist *.egg-info

@@ -1,0 +1,1 @@
+"""Rewards: sparse success, distance, and potential-based shaping of any potential."""

@@ -1,0 +1,98 @@
+"""`sinew <verb>`: finds the verb's module, parses its arguments, turns errors into one line and an exit code."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import importlib
+import json
+import os
+import sys
+from types import ModuleType
+from typing import Any
+
+VERBS = {
+    "demo": "the whole loop on this machine: collect, train, evaluate, improve, deploy, report",
+    "doctor": "what works on this machine, what is missing, and the command that adds it",
+    "tasks": "the simulated tasks with their observations and actions",
+    "collect": "record demonstrations of a task as a LeRobotDataset v3",
+    "data": "look at, check or repair a dataset: info, check, repair",
+    "train": "train a policy on a dataset",
+    "eval": "success rate of a run on fixed seeds, with its interval",
+    "compare": "two runs on the same seeds: is one better, and how sure is that",
+    "improve": "improve a trained policy with residual off-policy RL",
+    "robot": "serve a simulated robot over DDS",
+    "deploy": "run a policy on a robot, through the safety gate",
+    "bench": "measure: sim, data, policies, rl, loop; ours beside the peer's",
+}
+"""Every verb with the line that `sinew --help` shows; each has a module of that name beside this file."""
+
+STOPPED = 130
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one verb.
+
+    Returns:
+        0 done; 2 wrong input; 3 a missing optional dependency; 4 stopped for safety; 130 interrupted. A defect of ours
+        is not caught: it ends with its traceback and 1.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0
+    if argv[0] == "--version":
+        from sinew import __version__
+
+        print(f"sinew {__version__}")
+        return 0
+    from sinew.errors import SinewError, unknown
+
+    try:
+        if argv[0] not in VERBS:
+            raise unknown("verb", argv[0], VERBS)
+        return run_verb(importlib.import_module(f"sinew.cli.{argv[0]}"), argv)
+    except SinewError as e:
+        print(f"sinew: {e}", file=sys.stderr)
+        return e.exit_code
+    except KeyboardInterrupt:
+        print("sinew: stopped; the same command goes on from here", file=sys.stderr)
+        return STOPPED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as e:
+        if e.errno not in (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT):
+            raise
+        print(f"sinew: cannot write {e.filename or 'output'}: {e.strerror}; what was written before is kept", file=sys.stderr)
+        return 2
+
+
+def usage() -> str:
+    """The page that `sinew --help` shows."""
+    width = max(map(len, VERBS))
+    verbs = "\n".join(f"  {name:<{width}}  {text}" for name, text in VERBS.items())
+    return f"usage: sinew <verb> [arguments]\n\n{verbs}\n\nsinew <verb> --help tells a verb's arguments; --json prints one object for machines."
+
+
+def run_verb(module: ModuleType, argv: list[str]) -> int:
+    """Parse the arguments of a verb and run it; with --json nothing but its result goes to standard output."""
+    import tyro
+
+    args: Any = tyro.cli(module.Args, args=argv[1:], prog=f"sinew {argv[0]}", description=module.__doc__)
+    # Torch takes every core it sees and spins on them; a small policy on a small machine is faster with one.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    if not args.json:
+        from rich.console import Console
+
+        module.show(module.run(args), Console())
+        return 0
+    out = sys.stdout
+    with contextlib.redirect_stdout(sys.stderr):
+        result = module.run(args)
+    print(json.dumps(result, allow_nan=False), file=out)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

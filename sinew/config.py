@@ -1,0 +1,81 @@
+"""Frozen dataclasses to JSON and back, strictly: an unknown or missing field is named, never ignored."""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import MISSING, fields, is_dataclass
+from typing import Any, TypeVar
+
+from sinew.errors import DataError
+
+T = TypeVar("T")
+
+
+def to_json(value: Any) -> Any:
+    """A dataclass, mapping, sequence or scalar as what `json.dumps` takes."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {f.name: to_json(getattr(value, f.name)) for f in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(k): to_json(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [to_json(v) for v in value]
+    if hasattr(value, "item") and getattr(value, "ndim", 1) == 0:
+        return value.item()
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
+
+
+def from_json(cls: type[T], data: Any, where: str = "") -> T:
+    """Build dataclass `cls` from what `to_json` made of one.
+
+    Args:
+        cls: a dataclass whose fields are scalars, tuples, mappings, unions of these, or dataclasses.
+        data: parsed JSON.
+        where: name of the file or field, for messages.
+
+    Raises:
+        DataError: a field is unknown, missing or of another type.
+    """
+    if not isinstance(data, Mapping):
+        raise DataError(f"{where or cls.__name__}: expected an object, found {type(data).__name__}")
+    hints = typing.get_type_hints(cls)
+    known = {f.name: f for f in fields(typing.cast(Any, cls))}
+    extra = sorted(set(data) - set(known))
+    if extra:
+        raise DataError(f"{where or cls.__name__}: unknown field {extra[0]!r}; known are {', '.join(known)}")
+    values = {}
+    for name, f in known.items():
+        if name in data:
+            values[name] = _convert(hints[name], data[name], f"{where or cls.__name__}.{name}")
+        elif f.default is MISSING and f.default_factory is MISSING:
+            raise DataError(f"{where or cls.__name__}: field {name!r} is missing")
+    return cls(**values)
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in args:
+            return None
+        options = [a for a in args if a is not type(None)]
+        if isinstance(value, list):
+            options = [a for a in options if typing.get_origin(a) in (tuple, list)] or options
+        return _convert(options[0], value, where)
+    if isinstance(hint, type) and is_dataclass(hint):
+        return from_json(hint, value, where)
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise DataError(f"{where}: expected a list, found {value!r}")
+        inner = args[0] if len(args) == 2 and args[1] is Ellipsis else None
+        return tuple(_convert(inner if inner is not None else a, v, where)
+                     for a, v in zip(args if inner is None else [inner] * len(value), value, strict=True))
+    if origin in (dict, Mapping) or (isinstance(origin, type) and issubclass(origin, Mapping)):
+        return {k: _convert(args[1], v, f"{where}.{k}") for k, v in value.items()}
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if hint in (int, float, str, bool) and not isinstance(value, hint):
+        raise DataError(f"{where}: expected {hint.__name__}, found {value!r}")
+    return value

@@ -1,0 +1,169 @@
+"""The folder of a run: what made it, what came of it, written so that a crash leaves the old or the new, never half."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from sinew.config import to_json
+from sinew.errors import DataError, InputError
+
+FORMAT_VERSION = 1
+PACKAGES = ("sinew", "torch", "numpy", "mujoco", "gymnasium", "pyarrow", "av", "cyclonedds", "rosbags")
+
+
+def atomic_write(path: Path | str, data: bytes | str) -> None:
+    """Write a file so that a reader, or a crash, sees the old content or the new, never a part.
+
+    Raises:
+        InputError: the disk is full or the folder cannot be written; the old content stays.
+    """
+    path = Path(path)
+    data = data.encode() if isinstance(data, str) else data
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fd, tmp = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as e:
+        raise InputError(f"cannot write {path}: {e.strerror or e}") from None
+    try:
+        with os.fdopen(fd, "wb") as f:
+            f.write(data)
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(tmp, path)
+    except OSError as e:
+        Path(tmp).unlink(missing_ok=True)
+        raise InputError(f"cannot write {path}: {e.strerror or e}; free space or choose another folder") from None
+    except BaseException:
+        Path(tmp).unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path | str, value: Any) -> None:
+    """`atomic_write` of a dataclass, mapping or list as indented JSON."""
+    atomic_write(path, json.dumps(to_json(value), indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path: Path | str) -> Any:
+    """Parse a JSON file.
+
+    Raises:
+        DataError: the file is missing or is not JSON.
+    """
+    path = Path(path)
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist") from None
+    except (json.JSONDecodeError, UnicodeDecodeError, OSError) as e:
+        raise DataError(f"{path} cannot be read as JSON: {e}") from None
+
+
+class RunDir:
+    """A run directory.
+
+    Files: config.json, policy.safetensors + policy.json, train_state.safetensors + train_state.json, metrics.jsonl,
+    eval/*.json, videos/*.mp4, report.html, provenance.json.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+
+    def __truediv__(self, name: str) -> Path:
+        return self.path / name
+
+    @classmethod
+    def open(cls, path: Path | str) -> RunDir:
+        """An existing run.
+
+        Raises:
+            InputError: there is none; the runs beside it are named.
+        """
+        path = Path(path)
+        if not path.is_dir() or not any((path / f).exists() for f in ("config.json", "policy.json")):
+            parent = path.parent if path.parent.is_dir() else Path()
+            runs = sorted(str(p.parent) for p in parent.glob("*/config.json"))[:8]
+            raise InputError(f"no run at {path}: {'runs there are ' + ', '.join(runs) if runs else 'train one with sinew train'}")
+        return cls(path)
+
+    @classmethod
+    def create(cls, path: Path | str, config: Any, *, seeds: Mapping[str, int] | None = None, inputs: Mapping[str, str] | None = None) -> RunDir:
+        """Make the folder with config.json and provenance.json, or open it again if its config is the same.
+
+        Args:
+            path: folder.
+            config: dataclass or mapping; compared with the config that is there.
+            seeds: named random seeds, recorded.
+            inputs: named content hashes of what the run reads, recorded.
+
+        Raises:
+            InputError: the folder holds a run with another config; the first difference is named.
+        """
+        run = cls(path)
+        wanted = {"format_version": FORMAT_VERSION, **to_json(config)}
+        if (run / "config.json").exists():
+            found = read_json(run / "config.json")
+            for key in sorted(set(wanted) | set(found)):
+                if wanted.get(key) != found.get(key):
+                    raise InputError(f"{path} holds another run: {key} is {found.get(key)!r} there, {wanted.get(key)!r} here; choose another --out")
+            return run
+        write_json(run / "provenance.json", provenance(seeds or {}, inputs or {}))
+        write_json(run / "config.json", wanted)
+        return run
+
+    def log(self, **values: Any) -> None:
+        """Append one line to metrics.jsonl."""
+        with open(self / "metrics.jsonl", "a") as f:
+            f.write(json.dumps(to_json(values)) + "\n")
+
+    def metrics(self) -> Iterator[dict[str, Any]]:
+        """Every whole line of metrics.jsonl, in order; a torn last line is left out."""
+        path = self / "metrics.jsonl"
+        if path.exists():
+            for line in path.read_text().splitlines():
+                try:
+                    yield json.loads(line)
+                except json.JSONDecodeError:
+                    return
+
+
+def provenance(seeds: Mapping[str, int], inputs: Mapping[str, str]) -> dict[str, Any]:
+    """Where a result came from: commit, versions, machine, seeds and hashes of the inputs."""
+    root = Path(__file__).resolve().parent.parent
+    git = subprocess.run(["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"], capture_output=True, text=True)
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return {
+        "commit": git.stdout.strip() or "unknown",
+        "created_unix_s": int(time.time()),
+        "python": platform.python_version(),
+        "packages": versions,
+        "machine": {"system": platform.platform(), "cpus": os.cpu_count(), "processor": processor_name()},
+        "seeds": dict(seeds),
+        "inputs": dict(inputs),
+        "command": sys.argv[1:],
+    }
+
+
+def processor_name() -> str:
+    """Model name of the processor, as the system tells it."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or "unknown"
