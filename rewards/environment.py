@@ -1,0 +1,47 @@
+"""A VecEnv whose reward is computed by a Reward."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from sinew.protocols import Reward, VecEnv
+from sinew.specs import ActionSpec, ObservationSpec
+
+
+class Rewarded:
+    """`env` with `reward` in place of its own; everything else passes through."""
+
+    def __init__(self, env: VecEnv, reward: Reward) -> None:
+        self.env, self.source = env, reward
+        self.num_envs, self.max_episode_steps = env.num_envs, env.max_episode_steps
+        self._obs: dict[str, Tensor] = {}
+
+    @property
+    def observation_spec(self) -> ObservationSpec:
+        """Spec of the wrapped environment."""
+        return self.env.observation_spec
+
+    @property
+    def action_spec(self) -> ActionSpec:
+        """Spec of the wrapped environment."""
+        return self.env.action_spec
+
+    def reset(self, seed: int | Sequence[int] | None = None, ids: Sequence[int] | None = None) -> dict[str, Tensor]:
+        """See VecEnv.reset."""
+        self._obs = self.env.reset(seed, ids)
+        return self._obs
+
+    def step(self, action: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor, Tensor, dict[str, Any]]:
+        """See VecEnv.step."""
+        obs, _, terminated, truncated, info = self.env.step(action)
+        after = {f"next.{k}": v for k, v in info["final_observation"].items()}
+        transition = {**self._obs, **after, "action": action, "success": info["success"], "terminated": terminated}
+        self._obs = obs
+        return obs, self.source.reward(transition, {}), terminated, truncated, info
+
+    def close(self) -> None:
+        """Close the wrapped environment."""
+        self.env.close()

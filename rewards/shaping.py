@@ -1,0 +1,100 @@
+"""Dense guidance that cannot change which policy is best: F = γ Φ(s') − Φ(s), with Φ = 0 where the episode terminates.
+
+Source: Ng, Harada and Russell, "Policy invariance under reward transformations", ICML 1999; the terminal condition
+after Grześ, "Reward shaping in episodic reinforcement learning", AAMAS 2017.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from rewards import registry
+from sinew.errors import InputError
+from sinew.specs import ENVIRONMENT_STATE, STATE, ObservationSpec
+
+
+class Potential(Protocol):
+    """How good a state is, with a declared range."""
+
+    low: float
+    high: float
+
+    def __call__(self, obs: Mapping[str, Tensor]) -> Tensor:
+        """{key: (N, ...)} → (N,) float32."""
+        ...
+
+
+class DistancePotential:
+    """Minus the distance from the tool to an object, clipped at `reach_m`.
+
+    Args:
+        spec: observation spec; the tool is read from the elements of observation.state named "tool.x", "tool.y" and
+            "tool.z", the object from those of observation.environment_state named "<object>.x" and so on.
+        object: name of the object.
+        reach_m: distance in metres that counts as far.
+
+    Raises:
+        InputError: a named element is missing; those that exist are listed.
+    """
+
+    high = 0.0
+
+    def __init__(self, spec: ObservationSpec, object: str, reach_m: float = 0.5) -> None:
+        self.low = -reach_m
+        self.tool = _columns(spec, STATE, "tool")
+        self.object = _columns(spec, ENVIRONMENT_STATE, object)
+
+    def __call__(self, obs: Mapping[str, Tensor]) -> Tensor:
+        """{key: (N, ...)} → (N,) float32 in [-reach_m, 0], metres."""
+        between = obs[STATE][:, self.tool] - obs[ENVIRONMENT_STATE][:, self.object]
+        return -between.norm(dim=1).clamp(max=-self.low)
+
+
+def _columns(spec: ObservationSpec, key: str, point: str) -> list[int]:
+    names = spec[key].names if key in spec else ()
+    missing = [n for n in (f"{point}.{axis}" for axis in "xyz") if n not in names]
+    if missing:
+        raise InputError(f"{key} has no element {missing[0]!r}; it has {', '.join(names) or 'no named elements'}")
+    return [names.index(f"{point}.{axis}") for axis in "xyz"]
+
+
+@registry.add("shaped")
+class Shaped:
+    """Sparse success plus the difference of a potential.
+
+    Args:
+        potential: Φ.
+        gamma: discount per step; must be the learner's own.
+        weight: factor on the shaping term.
+    """
+
+    def __init__(self, potential: Potential, gamma: float = 0.99, weight: float = 1.0) -> None:
+        self.potential, self.gamma, self.weight = potential, gamma, weight
+        span = weight * max(gamma * potential.high - potential.low, potential.high - gamma * potential.low, abs(potential.low), abs(potential.high))
+        self.low, self.high = -span, 1.0 + span
+
+    def reward(self, transition: Mapping[str, Tensor], context: Mapping[str, Any]) -> Tensor:
+        """Reward of a step.
+
+        Args:
+            transition: observation keys (N, ...) before the step, the same keys under "next." after it (the final
+                observation where an episode ended), "success" and "terminated" (N,) bool.
+            context: not used.
+
+        Returns:
+            (N,) float32.
+
+        Raises:
+            InputError: the potential is not finite; the first world is named.
+        """
+        before = self.potential(transition)
+        after = self.potential({k.removeprefix("next."): v for k, v in transition.items() if k.startswith("next.")})
+        finite = torch.isfinite(before) & torch.isfinite(after)
+        if not bool(finite.all()):
+            raise InputError(f"the potential of world {int((~finite).nonzero()[0])} is not finite")
+        after = torch.where(transition["terminated"], torch.zeros_like(after), after)
+        return transition["success"].float() + self.weight * (self.gamma * after - before)
