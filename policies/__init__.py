@@ -1,0 +1,56 @@
+"""Policies: encoders, denoisers, wrappers, training, the chunk executor and evaluation.
+
+Names are looked up lazily, so that `import policies` loads neither torch nor a policy.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from policies.base import PolicyModule, Wrapper
+    from policies.catalog import make, registry
+    from policies.checkpoint import load, save
+    from policies.executor import ChunkExecutor
+    from policies.flow import FlowConfig, FlowPolicy
+    from policies.residual import Residual, ResidualConfig
+    from policies.train import TrainConfig
+
+__all__ = [
+    "ChunkExecutor",
+    "FlowConfig",
+    "FlowPolicy",
+    "PolicyModule",
+    "Residual",
+    "ResidualConfig",
+    "TrainConfig",
+    "Wrapper",
+    "load",
+    "make",
+    "registry",
+    "save",
+]
+
+_HOMES = {
+    "ChunkExecutor": "policies.executor",
+    "FlowConfig": "policies.flow",
+    "FlowPolicy": "policies.flow",
+    "PolicyModule": "policies.base",
+    "Residual": "policies.residual",
+    "ResidualConfig": "policies.residual",
+    "TrainConfig": "policies.train",
+    "Wrapper": "policies.base",
+    "load": "policies.checkpoint",
+    "make": "policies.catalog",
+    "registry": "policies.catalog",
+    "save": "policies.checkpoint",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'policies' has no attribute {name!r}")
+    if name in ("registry", "make", "load"):
+        import_module("policies.catalog").register_all()
+    return getattr(import_module(_HOMES[name]), name)

@@ -1,0 +1,162 @@
+"""Networks that map a noisy chunk, a time and a condition to a chunk: an MLP and a 1-D U-Net.
+
+Both take x (B, n, H, A) with n candidates per condition; the condition (B, E) is embedded once per observation and
+broadcast over candidates and sampling steps.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class FourierTime(nn.Module):
+    """Times in [0, 1] → sines and cosines at geometric frequencies from 1/4 to 32 cycles.
+
+    Args:
+        count: number of frequencies; the output has twice as many elements.
+    """
+
+    frequencies: Tensor
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        octaves = torch.linspace(-2, 5, count)
+        self.register_buffer("frequencies", 2 * math.pi * 2.0**octaves, persistent=False)
+
+    def forward(self, t: Tensor) -> Tensor:
+        """(...) → (..., 2 * count)."""
+        angle = t.unsqueeze(-1) * self.frequencies
+        return torch.cat([angle.sin(), angle.cos()], dim=-1)
+
+
+class MlpBackbone(nn.Module):
+    """Plain network on the flattened chunk; time and condition enter its first layer.
+
+    Args:
+        horizon: H.
+        action_dim: A.
+        condition_dim: length of the observation vector.
+        hidden: widths of the hidden layers.
+        time_frequencies: Fourier frequencies of the time.
+    """
+
+    def __init__(self, horizon: int, action_dim: int, condition_dim: int, hidden: tuple[int, ...], time_frequencies: int) -> None:
+        super().__init__()
+        self.shape = (horizon, action_dim)
+        self.feature_dim = hidden[-1]
+        self.chunk_in = nn.Linear(horizon * action_dim, hidden[0])
+        self.condition_in = nn.Linear(condition_dim, hidden[0], bias=False)
+        self.time_in = nn.Sequential(FourierTime(time_frequencies), nn.Linear(2 * time_frequencies, hidden[0], bias=False))
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(hidden, hidden[1:], strict=False))
+        self.out = nn.Linear(hidden[-1], horizon * action_dim)
+
+    def embed(self, condition: Tensor) -> Tensor:
+        """(B, condition_dim) → (B, E), the condition's share of the first layer."""
+        return self.condition_in(condition)
+
+    def embed_time(self, t: Tensor) -> Tensor:
+        """(...) → (..., E)."""
+        return self.time_in(t)
+
+    def forward(self, x: Tensor, time: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
+        """x (B, n, H, A), time (B, n, E) or (E,), condition (B, E) → chunk (B, n, H, A), hidden (B, n, feature_dim)."""
+        h = functional.silu(self.chunk_in(x.flatten(2)) + condition.unsqueeze(1) + time)
+        for layer in self.layers:
+            h = functional.silu(layer(h))
+        return self.out(h).unflatten(-1, self.shape), h
+
+
+class FilmBlock(nn.Module):
+    """Two convolutions over time with group norm; the condition scales and shifts the first (FiLM, arXiv:1709.07871)."""
+
+    def __init__(self, channels_in: int, channels: int, embedding_dim: int, kernel: int, groups: int) -> None:
+        super().__init__()
+        self.first = nn.Sequential(nn.Conv1d(channels_in, channels, kernel, padding=kernel // 2), nn.GroupNorm(groups, channels))
+        self.second = nn.Sequential(nn.Conv1d(channels, channels, kernel, padding=kernel // 2), nn.GroupNorm(groups, channels))
+        self.film = nn.Linear(embedding_dim, 2 * channels)
+        self.skip = nn.Identity() if channels_in == channels else nn.Conv1d(channels_in, channels, 1)
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        """x (B, C, L), embedding (B, E) → (B, C', L)."""
+        scale, shift = self.film(embedding).unsqueeze(-1).chunk(2, dim=1)
+        h = functional.silu(self.first(x)) * (1 + scale) + shift
+        return functional.silu(self.second(h)) + self.skip(x)
+
+
+class UNetBackbone(nn.Module):
+    """1-D U-Net over the time axis of the chunk, conditioned by FiLM.
+
+    Args:
+        horizon: H; padded inside to a multiple of 2^(levels - 1) by repeating the last action.
+        action_dim: A.
+        condition_dim: length of the observation vector.
+        channels: channels per level, each level at half the resolution of the one before.
+        embedding_dim: length E of the time and condition embedding.
+        kernel: odd length of the convolutions.
+        groups: groups of the norm; divides all channels.
+        time_frequencies: Fourier frequencies of the time.
+
+    Source: Janner et al. 2022, arXiv:2205.09991; conditioning of Chi et al. 2023, arXiv:2303.04137.
+    """
+
+    def __init__(
+        self,
+        horizon: int,
+        action_dim: int,
+        condition_dim: int,
+        channels: tuple[int, ...],
+        embedding_dim: int,
+        kernel: int,
+        groups: int,
+        time_frequencies: int,
+    ) -> None:
+        super().__init__()
+        self.horizon = horizon
+        self.multiple = 2 ** (len(channels) - 1)
+        self.feature_dim = channels[-1]
+        self.condition_in = nn.Linear(condition_dim, embedding_dim)
+        self.time_in = nn.Sequential(
+            FourierTime(time_frequencies),
+            nn.Linear(2 * time_frequencies, embedding_dim),
+            nn.SiLU(),
+            nn.Linear(embedding_dim, embedding_dim),
+        )
+        widths = (action_dim, *channels)
+        self.down = nn.ModuleList(FilmBlock(a, b, embedding_dim, kernel, groups) for a, b in zip(widths, channels, strict=False))
+        self.shrink = nn.ModuleList(nn.Conv1d(c, c, 3, 2, 1) for c in channels[:-1])
+        self.middle = FilmBlock(channels[-1], channels[-1], embedding_dim, kernel, groups)
+        pairs = list(zip(channels[::-1], channels[-2::-1], strict=False))
+        self.grow = nn.ModuleList(nn.ConvTranspose1d(a, b, 4, 2, 1) for a, b in pairs)
+        self.up = nn.ModuleList(FilmBlock(2 * b, b, embedding_dim, kernel, groups) for _, b in pairs)
+        self.out = nn.Conv1d(channels[0], action_dim, 1)
+
+    def embed(self, condition: Tensor) -> Tensor:
+        """(B, condition_dim) → (B, E)."""
+        return self.condition_in(condition)
+
+    def embed_time(self, t: Tensor) -> Tensor:
+        """(...) → (..., E)."""
+        return self.time_in(t)
+
+    def forward(self, x: Tensor, time: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
+        """x (B, n, H, A), time (B, n, E) or (E,), condition (B, E) → chunk (B, n, H, A), hidden (B, n, feature_dim)."""
+        rows = x.shape[:2]
+        embedding = functional.silu(condition.unsqueeze(1) + time).expand(*rows, -1).flatten(0, 1)
+        h = x.flatten(0, 1).transpose(1, 2)
+        h = functional.pad(h, (0, -self.horizon % self.multiple), mode="replicate")
+        skips = []
+        for index, block in enumerate(self.down):
+            h = block(h, embedding)
+            if index < len(self.shrink):
+                skips.append(h)
+                h = self.shrink[index](h)
+        h = self.middle(h, embedding)
+        hidden = h.mean(-1)
+        for grow, block in zip(self.grow, self.up, strict=True):
+            h = block(torch.cat([grow(h), skips.pop()], dim=1), embedding)
+        chunk = self.out(h)[..., : self.horizon].transpose(1, 2)
+        return chunk.unflatten(0, rows), hidden.unflatten(0, rows)

@@ -1,0 +1,75 @@
+"""The table of policy types, and how one is made from specs, statistics and its config."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+import torch
+
+from policies.base import PolicyModule
+from sinew.errors import InputError, SpecError
+from sinew.registry import Registry
+from sinew.specs import PolicySpec
+
+registry: Registry[type[PolicyModule]] = Registry("policy")
+"""Policy classes by type name. Add one with `@registry.add("name")` in a module listed in `MODULES`."""
+
+MODULES = ("policies.flow", "policies.residual")
+"""Modules that register policies when they are imported."""
+
+
+def register_all() -> None:
+    """Import every module that registers a policy."""
+    for module in MODULES:
+        import_module(module)
+
+
+def make(
+    name: str,
+    spec: PolicySpec,
+    stats: Mapping[str, Mapping[str, np.ndarray]],
+    config: Any = None,
+    *,
+    seed: int = 0,
+) -> PolicyModule:
+    """A fresh policy.
+
+    Args:
+        name: type name in `registry`.
+        spec: observation, action, horizon and n_obs_steps; the policy fills in the rest.
+        stats: {key: {"mean", "std"}} of every vector of the observation, as `EpisodeData.stats` gives.
+        config: dataclass of the type, for example `FlowConfig`; None for its defaults.
+        seed: fixes the initial weights; the global generator is left as it was.
+
+    Raises:
+        InputError: unknown name, or the type wraps another policy and is made from that one.
+        SpecError: the spec cannot be served, or the statistics do not fit it.
+    """
+    register_all()
+    cls = registry.get(name)
+    if cls.wraps:
+        raise InputError(f"policy {name!r} wraps another policy: make that one first, then {cls.__name__}(base, ...)")
+    config = cls.Config() if config is None else config
+    if not isinstance(config, cls.Config):
+        raise InputError(f"policy {name!r} takes a {cls.Config.__name__}, not a {type(config).__name__}")
+    if spec.horizon < 1 or spec.n_obs_steps < 1:
+        raise SpecError(f"horizon {spec.horizon} and n_obs_steps {spec.n_obs_steps} must be at least 1")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return cls.build(spec, stats, config)
+
+
+def type_name(policy: PolicyModule) -> str:
+    """Name under which the class of `policy` is registered.
+
+    Raises:
+        InputError: it is not registered, so it could not be loaded again.
+    """
+    register_all()
+    for name in registry:
+        if registry.get(name) is type(policy):
+            return name
+    raise InputError(f"{type(policy).__name__} is not a registered policy: known are {', '.join(registry)}")

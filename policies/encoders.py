@@ -1,0 +1,149 @@
+"""Observations to one vector: normalised state, and a small ResNet with spatial softmax per camera."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from policies.normalizer import Normalizer
+from sinew.errors import SpecError
+from sinew.specs import ObservationSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageConfig:
+    """Settings of the image encoder."""
+
+    channels: tuple[int, ...] = (32, 64, 64)
+    """Channels of the residual stages; every stage but the first halves the resolution, after a stem that halves it."""
+    keypoints: int = 32
+    """Channels of the spatial softmax: feature points found per camera."""
+    feature_dim: int = 64
+    """Length of a camera's feature vector."""
+    groups: int = 8
+    """Groups of the group norm; divides all channels."""
+    shift_px: int = 4
+    """Random shift of training images in pixels, up, down, left and right; 0 for none."""
+
+    def __post_init__(self) -> None:
+        if not self.channels or any(c < 1 or c % self.groups for c in self.channels):
+            raise SpecError(f"image channels {self.channels} must be multiples of the {self.groups} groups of the norm")
+        if min(self.keypoints, self.feature_dim) < 1 or self.shift_px < 0:
+            raise SpecError("image keypoints and feature_dim must be at least 1, shift_px at least 0")
+
+
+class SpatialSoftmax(nn.Module):
+    """Expected image coordinates of each channel: (B, C, H, W) → (B, 2 C) in [-1, 1].
+
+    Source: Finn et al. 2016, arXiv:1509.06113, section IV.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The x coordinates of all channels, then the y coordinates."""
+        height, width = x.shape[-2:]
+        weight = x.flatten(2).softmax(-1).view_as(x)
+        columns = torch.linspace(-1, 1, width, device=x.device, dtype=x.dtype)
+        rows = torch.linspace(-1, 1, height, device=x.device, dtype=x.dtype)
+        return torch.cat([(weight.sum(-2) * columns).sum(-1), (weight.sum(-1) * rows).sum(-1)], dim=-1)
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions with group norm around a skip connection."""
+
+    def __init__(self, channels_in: int, channels: int, stride: int, groups: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(channels_in, channels, 3, stride, 1, bias=False),
+            nn.GroupNorm(groups, channels),
+            nn.SiLU(),
+            nn.Conv2d(channels, channels, 3, 1, 1, bias=False),
+            nn.GroupNorm(groups, channels),
+        )
+        same = stride == 1 and channels_in == channels
+        self.skip = nn.Identity() if same else nn.Conv2d(channels_in, channels, 1, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) → (B, C', H', W')."""
+        return nn.functional.silu(self.body(x) + self.skip(x))
+
+
+class ImageEncoder(nn.Module):
+    """One camera: (B, H, W, 3) uint8 → (B, feature_dim) float32."""
+
+    def __init__(self, config: ImageConfig) -> None:
+        super().__init__()
+        first = config.channels[0]
+        stages: list[nn.Module] = [nn.Conv2d(3, first, 5, 2, 2, bias=False), nn.GroupNorm(config.groups, first), nn.SiLU()]
+        previous = first
+        for index, channels in enumerate(config.channels):
+            stages.append(ResidualBlock(previous, channels, 1 if index == 0 else 2, config.groups))
+            previous = channels
+        self.trunk = nn.Sequential(*stages, nn.Conv2d(previous, config.keypoints, 1), SpatialSoftmax())
+        self.head = nn.Linear(2 * config.keypoints, config.feature_dim)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Pixels 0..255 are mapped to [-1, 1]."""
+        x = image.movedim(-1, 1).to(self.head.weight.dtype) / 127.5 - 1
+        return self.head(self.trunk(x.contiguous()))
+
+
+class ObservationEncoder(nn.Module):
+    """All vectors and cameras over To steps, flattened to one vector.
+
+    Args:
+        spec: the observation.
+        n_obs_steps: To.
+        config: settings of the image encoder, one network per camera.
+    """
+
+    def __init__(self, spec: ObservationSpec, n_obs_steps: int, config: ImageConfig) -> None:
+        super().__init__()
+        if not spec.tensors:
+            raise SpecError("the observation spec is empty: a policy needs at least one vector or camera")
+        self.n_obs_steps = n_obs_steps
+        self.normalizer = Normalizer(spec)
+        self.cameras = spec.images
+        self.images = nn.ModuleList(ImageEncoder(config) for _ in self.cameras)
+        self.step_dim = self.normalizer.dim + config.feature_dim * len(self.cameras)
+
+    @property
+    def dim(self) -> int:
+        """Length of the output, To * (D + cameras * feature_dim)."""
+        return self.n_obs_steps * self.step_dim
+
+    def forward(self, obs: Mapping[str, Tensor]) -> Tensor:
+        """{key: (B, To, ...)} → (B, dim)."""
+        return self._features(obs, 2).flatten(1)
+
+    def newest(self, obs: Mapping[str, Tensor]) -> Tensor:
+        """{key: (N, ...)} of one step → (N, D + cameras * feature_dim)."""
+        return self._features(obs, 1)
+
+    def _features(self, obs: Mapping[str, Tensor], leading: int) -> Tensor:
+        parts = [self.normalizer(obs, leading)] if self.normalizer.keys else []
+        for key, encoder in zip(self.cameras, self.images, strict=True):
+            image = obs[key]
+            parts.append(encoder(image.flatten(0, leading - 1)).unflatten(0, image.shape[:leading]))
+        return torch.cat(parts, dim=-1) if len(parts) > 1 else parts[0]
+
+
+def random_shift(image: Tensor, shift: Tensor) -> Tensor:
+    """Move images by whole pixels, repeating the border.
+
+    Args:
+        image: (B, To, H, W, 3) uint8; all steps of a sample move together.
+        shift: (B, 2) int64, rows and columns.
+
+    Returns:
+        Tensor like `image`.
+
+    Source: Kostrikov et al. 2020, arXiv:2004.13649 (shift by padding and cropping).
+    """
+    height, width = image.shape[2:4]
+    rows = (torch.arange(height, device=image.device) + shift[:, :1]).clamp(0, height - 1)
+    columns = (torch.arange(width, device=image.device) + shift[:, 1:]).clamp(0, width - 1)
+    sample = torch.arange(image.shape[0], device=image.device)
+    return image[sample[:, None, None], :, rows[:, :, None], columns[:, None, :]].movedim(3, 1)

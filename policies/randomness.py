@@ -1,0 +1,58 @@
+"""Random streams that are functions of their counters: what is drawn depends on (seed, counters) and nothing before."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+
+_MASK = 2**64 - 1
+
+
+def mix(*counters: int) -> int:
+    """One 63-bit seed out of several integers; close inputs give unrelated seeds."""
+    words = [int(c) & _MASK for c in counters]
+    return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def generator(*counters: int) -> Generator:
+    """A torch generator on the CPU, seeded by `mix` of the counters."""
+    return torch.Generator().manual_seed(mix(*counters))
+
+
+def normal(shape: tuple[int, ...], seed: int, counter: int) -> Tensor:
+    """N(0, I) of `shape` float32, number `counter` of the stream of `seed` (Philox, Salmon et al. 2011)."""
+    stream = np.random.Generator(np.random.Philox(key=[seed & _MASK, counter & _MASK]))
+    return torch.from_numpy(stream.standard_normal(shape, dtype=np.float32))
+
+
+class BatchOrder:
+    """Which samples make up which batch: epochs of random permutations, cut into batches without a gap.
+
+    Batch number `step` is a function of the seed alone, so training goes on anywhere in the order.
+
+    Args:
+        length: number of samples.
+        batch_size: samples in a batch; may exceed `length`.
+        seed: fixes the order.
+    """
+
+    def __init__(self, length: int, batch_size: int, seed: int) -> None:
+        self.length, self.batch_size, self.seed = length, batch_size, seed
+        self._epoch, self._permutation = -1, np.empty(0, dtype=np.int64)
+
+    def __getitem__(self, step: int) -> np.ndarray:
+        """Sample indices (batch_size,) int64 of batch `step`."""
+        position, end, parts = step * self.batch_size, (step + 1) * self.batch_size, []
+        while position < end:
+            epoch, offset = divmod(position, self.length)
+            part = self._permute(epoch)[offset : offset + end - position]
+            parts.append(part)
+            position += len(part)
+        return np.concatenate(parts)
+
+    def _permute(self, epoch: int) -> np.ndarray:
+        if epoch != self._epoch:
+            stream = np.random.Generator(np.random.Philox(np.random.SeedSequence([self.seed & _MASK, epoch])))
+            self._permutation, self._epoch = stream.permutation(self.length), epoch
+        return self._permutation
