@@ -267,7 +267,7 @@ def rotation6d_to_matrix(rotation6d: ArrayLike) -> Array:
     if not np.all(np.isfinite(size) & (n > 0) & (size > 1e-9 * _norm(second))):
         raise SpecError("a 6-D rotation needs two finite, independent column vectors; these are zero, parallel or not finite")
     y = rest / size[..., None]
-    return np.stack([x, y, np.cross(x, y)], -1)
+    return np.stack([x, y, _apply(so3_hat(x), y)], -1)
 
 
 # ---------------------------------------------------------------- parts
