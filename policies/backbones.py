@@ -7,6 +7,7 @@ broadcast over candidates and sampling steps.
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -51,7 +52,7 @@ class MlpBackbone(nn.Module):
         self.chunk_in = nn.Linear(horizon * action_dim, hidden[0])
         self.condition_in = nn.Linear(condition_dim, hidden[0], bias=False)
         self.time_in = nn.Sequential(FourierTime(time_frequencies), nn.Linear(2 * time_frequencies, hidden[0], bias=False))
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(hidden, hidden[1:], strict=False))
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(hidden))
         self.out = nn.Linear(hidden[-1], horizon * action_dim)
 
     def embed(self, condition: Tensor) -> Tensor:
@@ -63,7 +64,7 @@ class MlpBackbone(nn.Module):
         return self.time_in(t)
 
     def forward(self, x: Tensor, time: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
-        """x (B, n, H, A), time (B, n, E) or (E,), condition (B, E) → chunk (B, n, H, A), hidden (B, n, feature_dim)."""
+        """Noisy x (B, n, H, A), time (B, n, E) or (E,), condition (B, E) → chunk (B, n, H, A), hidden (B, n, feature_dim)."""
         h = functional.silu(self.chunk_in(x.flatten(2)) + condition.unsqueeze(1) + time)
         for layer in self.layers:
             h = functional.silu(layer(h))
@@ -81,7 +82,7 @@ class FilmBlock(nn.Module):
         self.skip = nn.Identity() if channels_in == channels else nn.Conv1d(channels_in, channels, 1)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        """x (B, C, L), embedding (B, E) → (B, C', L)."""
+        """Signal x (B, C, L), embedding (B, E) → (B, C', L)."""
         scale, shift = self.film(embedding).unsqueeze(-1).chunk(2, dim=1)
         h = functional.silu(self.first(x)) * (1 + scale) + shift
         return functional.silu(self.second(h)) + self.skip(x)
@@ -143,7 +144,7 @@ class UNetBackbone(nn.Module):
         return self.time_in(t)
 
     def forward(self, x: Tensor, time: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
-        """x (B, n, H, A), time (B, n, E) or (E,), condition (B, E) → chunk (B, n, H, A), hidden (B, n, feature_dim)."""
+        """Noisy x (B, n, H, A), time (B, n, E) or (E,), condition (B, E) → chunk (B, n, H, A), hidden (B, n, feature_dim)."""
         rows = x.shape[:2]
         embedding = functional.silu(condition.unsqueeze(1) + time).expand(*rows, -1).flatten(0, 1)
         h = x.flatten(0, 1).transpose(1, 2)

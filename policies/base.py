@@ -89,8 +89,15 @@ class PolicyModule(nn.Module):
         raise NotImplementedError
 
     def draw(self, rows: int, generator: Generator | None = None) -> dict[str, Tensor]:
-        """Everything random in a training step for `rows` samples: "t" (rows,), "noise" (rows, *noise_shape), and
-        what `augment` needs. Row i depends on the generator and i alone, so that shards of a batch can share it."""
+        """Everything random in a training step.
+
+        Args:
+            rows: samples of the whole batch, over all processes; each process then takes its share.
+            generator: where it is drawn from; None for the global one.
+
+        Returns:
+            "t" (rows,), "noise" (rows, *noise_shape), and what `augment` needs, (rows, ...).
+        """
         return {
             "t": torch.rand(rows, generator=generator),
             "noise": torch.randn(rows, *self.spec.noise_shape, generator=generator),

@@ -54,7 +54,8 @@ def load(run: RunDir | Path | str) -> PolicyModule:
     described = read_json(folder / JSON_NAME)
     version = described.get("format_version") if isinstance(described, dict) else None
     if version != FORMAT_VERSION:
-        raise DataError(f"{folder / JSON_NAME} has format version {version!r}, this Sinew reads {FORMAT_VERSION}: train again or use the version that wrote it")
+        raise DataError(f"{folder / JSON_NAME} has format version {version!r}, this Sinew reads {FORMAT_VERSION}: "
+                        "train again, or use the Sinew that wrote it")
     policy = _build(described, str(folder / JSON_NAME))
     tensors, metadata = read_tensors(folder / TENSORS_NAME)
     check_tensors(tensors, policy.state_dict(), str(folder / TENSORS_NAME))
@@ -91,7 +92,8 @@ def check_tensors(tensors: dict[str, Tensor], wanted: dict[str, Tensor], where: 
     for name, tensor in wanted.items():
         found = tensors[name]
         if found.shape != tensor.shape or found.dtype != tensor.dtype:
-            raise DataError(f"{where}: tensor {name!r} is {tuple(found.shape)} {found.dtype}, expected {tuple(tensor.shape)} {tensor.dtype}")
+            have, want = f"{tuple(found.shape)} {found.dtype}", f"{tuple(tensor.shape)} {tensor.dtype}"
+            raise DataError(f"{where}: tensor {name!r} is {have}, expected {want}")
     _check_finite(tensors, where)
 
 

@@ -28,7 +28,7 @@ class Ema:
     def update(self) -> None:
         """Take the parameters as they are now into the average."""
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        torch._foreach_lerp_(self.averages, [p.detach() for p in self.parameters], 1 - decay)
+        torch._foreach_lerp_(self.averages, [p.detach() for p in self.parameters], 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
         self.updates += 1
 
     @torch.no_grad()

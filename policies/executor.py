@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -69,13 +70,13 @@ class ChunkExecutor:
         # Chunks of every world, the newest first; sync keeps one, ensemble one per tick of the horizon.
         kept = spec.horizon if mode == "ensemble" else 1
         self._chunks = torch.zeros(num_envs, kept, spec.horizon, spec.action_dim, device=self.device)
-        self._held = [0] * num_envs
-        self._used = [act_steps] * num_envs
-        self._queries = [0] * num_envs
-        self._episodes = [0] * num_envs
+        self._held = np.zeros(num_envs, dtype=np.int64)  # chunks that are filled
+        self._used = np.full(num_envs, act_steps)  # actions taken from the newest chunk
+        self._queries = np.zeros(num_envs, dtype=np.int64)  # chunks drawn in this episode
+        self._episodes = np.zeros(num_envs, dtype=np.int64)
         self._seeds = [mix(seed, world, 0) for world in range(num_envs)]
         self._history: dict[str, Tensor] = {}
-        self._started = [False] * num_envs
+        self._started = np.zeros(num_envs, dtype=bool)
 
     def reset(self, ids: Sequence[int] | None = None, seeds: Sequence[int] | None = None) -> None:
         """Forget chunks and history of worlds `ids` (None for all), at the end of every episode, however it ended.
@@ -84,14 +85,14 @@ class ChunkExecutor:
             ids: worlds whose next observation is the first of an episode.
             seeds: one seed per world of `ids`; fixes the noise of its episode. Left out: the next of the world's own.
         """
-        ids = range(self.num_envs) if ids is None else [int(i) for i in ids]
+        ids = self._ids(ids)
         if seeds is not None and len(seeds) != len(ids):
             raise InputError(f"{len(seeds)} seeds given for {len(ids)} worlds")
         for place, world in enumerate(ids):
             self._episodes[world] += 1
-            self._seeds[world] = mix(self.seed, world, self._episodes[world]) if seeds is None else mix(int(seeds[place]))
-            self._held[world], self._used[world], self._queries[world] = 0, self.act_steps, 0
-            self._started[world] = False
+            self._seeds[world] = mix(self.seed, world, int(self._episodes[world])) if seeds is None else mix(int(seeds[place]))
+        self._held[ids], self._used[ids], self._queries[ids] = 0, self.act_steps, 0
+        self._started[ids] = False
 
     def plan(self, obs: Obs, ids: Sequence[int] | None = None) -> Tensor:
         """Next planned actions (N, A) in [-1, 1], before any correction; advances the chunk.
@@ -107,16 +108,11 @@ class ChunkExecutor:
         ids = self._ids(ids)
         device = self._check(obs, ids)
         window = self._window(obs, ids)
-        self._history_store(window, ids)
-        needy = [place for place, world in enumerate(ids) if self._used[world] >= self.act_steps]
-        if needy:
-            fresh = self._query(window, ids, needy)
-            for place, chunk in zip(needy, fresh, strict=True):
-                self._push(ids[place], chunk)
-        actions = torch.stack([self._read(world, self._chunks[world], self._used[world], self._held[world]) for world in ids])
-        for world in ids:
-            self._used[world] += 1
-        return self._finite(actions, obs, ids).to(device)
+        chunks, used, held, asked = self._ready(window, ids)
+        self._remember(window, ids)
+        self._chunks[ids], self._used[ids], self._held[ids] = chunks, used + 1, held
+        self._queries[asked] += 1
+        return self._finite(self._read(chunks, used, held), obs, ids).to(device)
 
     def act(self, obs: Obs, ids: Sequence[int] | None = None) -> Tensor:
         """Next actions (N, A) in [-1, 1], corrected where the policy corrects; arguments and errors as `plan`."""
@@ -137,53 +133,49 @@ class ChunkExecutor:
         """
         ids = self._ids(ids)
         device = self._check(obs, ids)
-        needy = [place for place, world in enumerate(ids) if self._used[world] >= self.act_steps]
-        fresh = dict(zip(needy, self._query(self._window(obs, ids), ids, needy, keep=True), strict=True)) if needy else {}
-        actions = []
-        for place, world in enumerate(ids):
-            chunks, used, held = self._chunks[world], self._used[world], self._held[world]
-            if place in fresh:
-                chunks, used = torch.cat([fresh[place][None], chunks[:-1]]), 0
-                held = min(held + 1, len(chunks))
-            actions.append(self._read(world, chunks, used, held))
-        return self._finite(torch.stack(actions), obs, ids).to(device)
+        chunks, used, held, _ = self._ready(self._window(obs, ids), ids)
+        return self._finite(self._read(chunks, used, held), obs, ids).to(device)
 
     # ------------------------------------------------------------ chunks
 
-    def _query(self, window: Mapping[str, Tensor], ids: Sequence[int], places: Sequence[int], keep: bool = False) -> Tensor:
-        """New chunks (len(places), H, A) for worlds ids[place], from one call of the policy."""
-        worlds = [ids[place] for place in places]
+    def _ready(self, window: Mapping[str, Tensor], ids: list[int]) -> tuple[Tensor, np.ndarray, np.ndarray, list[int]]:
+        """Chunks (n, K, H, A), actions used and chunks held of worlds `ids` with new chunks where they are due.
+
+        The last part names the worlds that got one; nothing of the executor is changed.
+        """
+        chunks, used, held = self._chunks[ids], self._used[ids], self._held[ids]
+        due = np.flatnonzero(used >= self.act_steps)
+        if len(due) == 0:
+            return chunks, used, held, []
+        worlds = [ids[place] for place in due]
+        fresh = self._query(window if len(due) == len(ids) else {key: value[due] for key, value in window.items()}, worlds)
+        chunks[due] = torch.cat([fresh.unsqueeze(1), chunks[due, :-1]], dim=1)
+        used[due], held[due] = 0, np.minimum(held[due] + 1, chunks.shape[1])
+        return chunks, used, held, worlds
+
+    def _query(self, window: Mapping[str, Tensor], worlds: Sequence[int]) -> Tensor:
+        """New chunks (len(worlds), H, A) from one call of the policy."""
         if self._fixed_noise is None:
-            noise = torch.stack([normal(self.policy.spec.noise_shape, self._seeds[w], self._queries[w]) for w in worlds])
+            shape = self.policy.spec.noise_shape
+            noise = torch.stack([normal(shape, self._seeds[world], int(self._queries[world])) for world in worlds])
         else:
             noise = self._fixed_noise.expand(len(worlds), *self._fixed_noise.shape)
-        if not keep:
-            for world in worlds:
-                self._queries[world] += 1
-        chosen = window if len(places) == len(ids) else {key: value[list(places)] for key, value in window.items()}
         with torch.no_grad():
-            context = self.policy.encode(chosen)
+            context = self.policy.encode(window)
             return self.policy.sample(context, noise=noise.unsqueeze(1).to(self.device), steps=self.steps).actions[:, 0]
 
-    def _push(self, world: int, chunk: Tensor) -> None:
-        kept = self._chunks.shape[1]
-        if kept > 1:
-            self._chunks[world, 1:] = self._chunks[world, :-1].clone()
-        self._chunks[world, 0] = chunk
-        self._held[world] = min(self._held[world] + 1, kept)
-        self._used[world] = 0
-
-    def _read(self, world: int, chunks: Tensor, used: int, held: int) -> Tensor:
-        """The action (A,) for this tick out of chunks (K, H, A), the newest first."""
+    def _read(self, chunks: Tensor, used: np.ndarray, held: np.ndarray) -> Tensor:
+        """The actions (n, A) for this tick out of chunks (n, K, H, A), the newest first."""
         if self.mode == "sync":
-            return chunks[0, used]
-        age = torch.arange(held, device=chunks.device)
-        weight = torch.exp(-ENSEMBLE_DECAY * (held - 1 - age))
-        return (weight[:, None] * chunks[age, age]).sum(0) / weight.sum()
+            return chunks[np.arange(len(used)), 0, used]
+        age = np.arange(chunks.shape[1])
+        weight = np.exp(-ENSEMBLE_DECAY * (held[:, None] - 1 - age)) * (age < held[:, None])
+        weight = torch.from_numpy(weight / weight.sum(-1, keepdims=True)).to(chunks)
+        return (weight.unsqueeze(-1) * chunks[:, age, age]).sum(1)
 
     # ------------------------------------------------------------ observations
 
-    def _window(self, obs: Obs, ids: Sequence[int]) -> dict[str, Tensor]:
+    def _window(self, obs: Obs, ids: list[int]) -> dict[str, Tensor]:
         """The To observations (len(ids), To, ...) that end with `obs`; an episode's first one is repeated."""
         window, n_obs_steps = {}, self.policy.spec.n_obs_steps
         for key in self.policy.spec.observation:
@@ -191,21 +183,19 @@ class ChunkExecutor:
             if n_obs_steps > 1:
                 repeated = newest.expand(-1, n_obs_steps - 1, *newest.shape[2:])
                 if key in self._history:
-                    started = torch.tensor([self._started[w] for w in ids], device=self.device)
-                    started = started.view(-1, *[1] * (newest.ndim - 1))
-                    repeated = torch.where(started, self._history[key][list(ids)], repeated)
+                    started = torch.from_numpy(self._started[ids]).to(self.device).view(-1, *[1] * (newest.ndim - 1))
+                    repeated = torch.where(started, self._history[key][ids], repeated)
                 newest = torch.cat([repeated, newest], dim=1)
             window[key] = newest
         return window
 
-    def _history_store(self, window: Mapping[str, Tensor], ids: Sequence[int]) -> None:
+    def _remember(self, window: Mapping[str, Tensor], ids: list[int]) -> None:
         for key, value in window.items():
             if value.shape[1] > 1:
                 if key not in self._history:
                     self._history[key] = value.new_zeros((self.num_envs, value.shape[1] - 1, *value.shape[2:]))
-                self._history[key][list(ids)] = value[:, 1:]
-        for world in ids:
-            self._started[world] = True
+                self._history[key][ids] = value[:, 1:]
+        self._started[ids] = True
 
     # ------------------------------------------------------------ checks
 
@@ -230,7 +220,7 @@ class ChunkExecutor:
             return actions
         place = int((~good).nonzero()[0, 0])
         keys = [key for key in self.policy.spec.observation if obs[key].is_floating_point() and not torch.isfinite(obs[key][place]).all()]
-        cause = f"its observation {keys[0]!r} is not finite" if keys else "its observation is finite, so the policy's weights or noise are at fault"
+        cause = f"its observation {keys[0]!r} is not finite" if keys else "its observation is finite, so weights or noise are at fault"
         self.reset([ids[place]])
         raise SafetyStop(f"the policy gave a non-finite action in world {ids[place]}: {cause}")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -51,10 +52,11 @@ class FlowConfig:
     """Settings of the image encoder."""
 
     def __post_init__(self) -> None:
-        for name, value, known in (("backbone", self.backbone, ("mlp", "unet")), ("time_sampling", self.time_sampling, ("uniform", "beta"))):
-            if value not in known:
-                raise SpecError(f"flow {name} {value!r} is unknown: known are {', '.join(known)}")
-        if not self.hidden or not self.channels or min(*self.hidden, *self.channels, self.embedding_dim, self.time_frequencies, self.steps) < 1:
+        for name, known in (("backbone", ("mlp", "unet")), ("time_sampling", ("uniform", "beta"))):
+            if getattr(self, name) not in known:
+                raise SpecError(f"flow {name} {getattr(self, name)!r} is unknown: known are {', '.join(known)}")
+        counts = (*self.hidden, *self.channels, self.embedding_dim, self.time_frequencies, self.steps)
+        if not self.hidden or not self.channels or min(counts) < 1:
             raise SpecError("flow widths, channels, embedding_dim, time_frequencies and steps must be at least 1")
         if self.kernel % 2 == 0 or any(c % self.groups for c in self.channels):
             raise SpecError(f"flow kernel {self.kernel} must be odd and channels {self.channels} multiples of the {self.groups} groups")
@@ -79,7 +81,14 @@ class FlowPolicy(PolicyModule):
             net = MlpBackbone(horizon, action_dim, encoder.dim, config.hidden, config.time_frequencies)
         else:
             net = UNetBackbone(
-                horizon, action_dim, encoder.dim, config.channels, config.embedding_dim, config.kernel, config.groups, config.time_frequencies
+                horizon,
+                action_dim,
+                encoder.dim,
+                config.channels,
+                config.embedding_dim,
+                config.kernel,
+                config.groups,
+                config.time_frequencies,
             )
         capabilities = ("noise", "denoise", "features", "observe")
         super().__init__(
@@ -125,7 +134,7 @@ class FlowPolicy(PolicyModule):
         wide = ctx.expand(n)
         y = times[0] * noise.reshape(-1, wide.candidates, *self.spec.noise_shape)
         hidden = y
-        for k, (t, following) in enumerate(zip(times.tolist(), times.tolist()[1:], strict=False)):
+        for k, (t, following) in enumerate(pairwise(times.tolist())):
             velocity, hidden = self.net(y, embedded[k], ctx.embedding)
             if guidance:
                 clean = self._guided(y, y - t * velocity, t, guidance, wide)
@@ -149,11 +158,11 @@ class FlowPolicy(PolicyModule):
 
     def sigmas(self, steps: int | None = None) -> Tensor:
         """Noise levels (steps + 1,) of the native sampler, equidistant in t; the last is 0."""
-        steps = self.config.steps if steps is None else steps
-        if steps < 1:
-            raise SpecError(f"a flow policy samples in at least 1 step, not {steps}")
+        count: int = self.config.steps if steps is None else steps
+        if count < 1:
+            raise SpecError(f"a flow policy samples in at least 1 step, not {count}")
         start = float(sigma_to_time(torch.tensor(SIGMA_MAX, dtype=torch.float64)))
-        return time_to_sigma(torch.linspace(start, 0, steps + 1, dtype=torch.float64)).float()
+        return time_to_sigma(torch.linspace(start, 0, count + 1, dtype=torch.float64)).float()
 
     def denoise(self, x: Tensor, sigma: Tensor, ctx: Any) -> Tensor:
         """Variance-exploding denoiser: D = y - t v(y, t) at t = sigma / (1 + sigma), y = (1 - t) x; at sigma = 0 it gives x."""

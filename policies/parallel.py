@@ -33,7 +33,8 @@ class Group:
             InputError: the batch does not divide evenly.
         """
         if rows % self.size:
-            raise InputError(f"batch_size {rows} is not a multiple of the {self.size} processes: use {rows // self.size * self.size or self.size}")
+            near = max(rows // self.size, 1) * self.size
+            raise InputError(f"batch_size {rows} is not a multiple of the {self.size} processes: use {near}")
         part = rows // self.size
         return slice(self.rank * part, (self.rank + 1) * part)
 

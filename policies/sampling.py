@@ -8,6 +8,7 @@ score is (D - x) / sigma^2.
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 from torch import Tensor
 
@@ -39,7 +40,7 @@ def euler(denoise: Callable[[Tensor, Tensor], Tensor], noise: Tensor, sigmas: Te
     Source: Karras et al. 2022, arXiv:2206.00364, algorithm 1 without the correction; equals DDIM.
     """
     x = noise * sigmas[0]
-    for sigma, following in zip(sigmas[:-1], sigmas[1:], strict=True):
+    for sigma, following in pairwise(sigmas):
         clean = denoise(x, sigma.expand(x.shape[0]))
         x = clean + (x - clean) * (following / sigma)
     return x

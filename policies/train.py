@@ -114,7 +114,14 @@ class _Training:
     """One training run, from its last checkpoint to its end."""
 
     def __init__(
-        self, policy: PolicyModule, data: EpisodeData, run: RunDir, config: TrainConfig, progress: Progress, device: torch.device, group: Group
+        self,
+        policy: PolicyModule,
+        data: EpisodeData,
+        run: RunDir,
+        config: TrainConfig,
+        progress: Progress,
+        device: torch.device,
+        group: Group,
     ) -> None:
         self.policy, self.folder, self.config, self.device, self.group = policy, run, config, device, group
         self.progress = progress if group.leads else SILENT
@@ -169,7 +176,7 @@ class _Training:
 
     def _prepare(self, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """This process's share of the step's random numbers, and the batch augmented with them."""
-        torch.manual_seed(mix(self.config.seed, self.step, self.group.rank + 2))
+        _seed_dropout(mix(self.config.seed, self.step, self.group.rank + 2), self.device)
         draws = self.policy.draw(self.config.batch_size, generator(self.config.seed, self.step, 1))
         draws = {key: value[self.windows.share].to(self.device) for key, value in draws.items()}
         batch = {key: value.to(self.device, non_blocking=True) for key, value in batch.items()}
@@ -197,8 +204,13 @@ class _Training:
         times = {name: spent / count for name, spent in self.times.items()}
         total = sum(times.values())
         self.folder.log(
-            stage="train", step=self.step, loss=value, loss_smooth=self.loss_smooth, learning_rate=learning_rate(self.config, self.step - 1),
-            **times, samples_per_s=self.config.batch_size / total if total else 0.0,
+            stage="train",
+            step=self.step,
+            loss=value,
+            loss_smooth=self.loss_smooth,
+            learning_rate=learning_rate(self.config, self.step - 1),
+            **times,
+            samples_per_s=self.config.batch_size / total if total else 0.0,
         )
         self.times = dict.fromkeys(TIMES, 0.0)
 
@@ -218,6 +230,13 @@ class _Training:
             save(self.policy, self.folder)
         finally:
             self.ema.swap()
+
+
+def _seed_dropout(seed: int, device: torch.device) -> None:
+    """Seed what layers draw from by themselves. torch.manual_seed would note a stack trace for a CUDA that is not there."""
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:

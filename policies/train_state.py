@@ -44,6 +44,10 @@ def restore(run: RunDir, policy: nn.Module, optimizer: torch.optim.Optimizer, em
     """Put a saved state back into policy, optimiser and averages.
 
     Args:
+        run: where from.
+        policy: receives the raw parameters.
+        optimizer: AdamW over parameters of `policy`.
+        ema: receives the averages.
         config: what the run is to be trained with; must equal record["config"].
 
     Returns:
@@ -66,7 +70,8 @@ def restore(run: RunDir, policy: nn.Module, optimizer: torch.optim.Optimizer, em
         raise DataError(f"{path} has format version {version!r}, this Sinew reads {FORMAT_VERSION}: remove it to start over")
     for key in sorted(set(config) | set(record["config"])):
         if config.get(key) != record["config"].get(key):
-            raise InputError(f"{run.path} was trained with {key} = {record['config'].get(key)!r}, not {config.get(key)!r}: choose another --out")
+            had = record["config"].get(key)
+            raise InputError(f"{run.path} was trained with {key} = {had!r}, not {config.get(key)!r}: choose another --out")
     _allocate(optimizer)
     wanted = _collect(policy, optimizer, ema)
     check_tensors(tensors, wanted, str(path))
