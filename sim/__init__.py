@@ -1,0 +1,75 @@
+"""Simulated tasks: worlds in batch, scripted experts, cameras, and the interface that deployment shares.
+
+Everything named here is imported on first use; `import sim` alone loads neither mujoco nor torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sim.expert import CLEAN, HUMAN, STYLES, Expert, ExpertStyle, make_expert
+    from sim.interface import TaskInterface, make_interface
+    from sim.robot_sim import RobotSim
+    from sim.robots.config import RobotConfig
+    from sim.tasks import TASKS, Task
+    from sim.vec_env import MujocoVecEnv
+
+_LAZY = {
+    "CLEAN": "sim.expert",
+    "HUMAN": "sim.expert",
+    "STYLES": "sim.expert",
+    "Expert": "sim.expert",
+    "ExpertStyle": "sim.expert",
+    "make_expert": "sim.expert",
+    "TaskInterface": "sim.interface",
+    "make_interface": "sim.interface",
+    "RobotSim": "sim.robot_sim",
+    "RobotConfig": "sim.robots.config",
+    "TASKS": "sim.tasks",
+    "Task": "sim.tasks",
+    "MujocoVecEnv": "sim.vec_env",
+}
+
+__all__ = [
+    "CLEAN", "HUMAN", "STYLES", "TASKS", "Expert", "ExpertStyle", "MujocoVecEnv", "RobotConfig", "RobotSim", "Task", "TaskInterface",
+    "make_expert", "make_interface", "make_vec",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'sim' has no attribute {name!r}")
+    return getattr(importlib.import_module(_LAZY[name]), name)
+
+
+def make_vec(
+    task: str,
+    num_envs: int,
+    seed: int = 0,
+    action: str = "ee_delta",
+    cameras: Sequence[str] = (),
+    image_size: int = 84,
+    num_threads: int | None = None,
+) -> MujocoVecEnv:
+    """N worlds of a registered task as a `sinew.protocols.VecEnv`; the reward is 1 on the step that solves the task, else 0.
+
+    Args:
+        task: its name: "reach", "push", "lift", "peg", "drawer" or "handover", or one of your own.
+        num_envs: N.
+        seed: worlds start with seeds seed, seed + 1, … where `reset` is called without one.
+        action: "ee_delta" or "joint_position".
+        cameras: "front", "wrist" or both, to have images in the observation.
+        image_size: height and width of the images in pixels.
+        num_threads: physics threads; None for one per core where N fills them.
+
+    Raises:
+        InputError: unknown task, action or camera; the nearest names are offered.
+        MissingDependency: cameras are wanted and no OpenGL library can be loaded.
+    """
+    from sim.interface import make_interface
+    from sim.vec_env import MujocoVecEnv
+
+    return MujocoVecEnv(make_interface(task, action, cameras, image_size), num_envs, seed, num_threads)

@@ -1,0 +1,171 @@
+"""Forward kinematics and Jacobians of many copies of one arm at once.
+
+Arrays are laid out with the worlds last and every product is written element by element, so that a row's result does not
+depend, to the bit, on how many rows are computed together: batched BLAS calls give no such promise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import mujoco
+import numpy as np
+
+from sim.robots.config import find
+from sinew.errors import InputError
+
+
+def matmul3(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """(3, 3, N) times (3, 3, N), element by element."""
+    return a[:, 0, None] * b[None, 0] + a[:, 1, None] * b[None, 1] + a[:, 2, None] * b[None, 2]
+
+
+def rotate(rotation: np.ndarray, vector: np.ndarray) -> np.ndarray:
+    """(3, 3, N) times one constant vector (3,) → (3, N); zero elements cost nothing."""
+    terms = [rotation[:, k] * vector[k] for k in range(3) if vector[k] != 0.0]
+    return sum(terms[1:], terms[0]) if terms else np.zeros_like(rotation[:, 0])
+
+
+@dataclass(frozen=True)
+class Frames:
+    """World frames along an arm in N worlds."""
+
+    position: np.ndarray
+    """(3, N) tool position, metres."""
+    rotation: np.ndarray
+    """(3, 3, N) tool rotation, tool to world."""
+    anchors: np.ndarray
+    """(J, 3, N) a point on each joint axis."""
+    axes: np.ndarray
+    """(J, 3, N) unit joint axes."""
+
+    def columns(self, part: slice) -> Frames:
+        """The frames of some of the worlds."""
+        return Frames(self.position[..., part], self.rotation[..., part], self.anchors[..., part], self.axes[..., part])
+
+
+class Chain:
+    """The joints between the world and a tool frame.
+
+    Args:
+        model: compiled model.
+        joints: names of the joints that are commanded, in command order.
+        tool: name of a site, or else of a body.
+
+    Raises:
+        InputError: a name does not exist, or a joint does not move the tool.
+    """
+
+    def __init__(self, model: mujoco.MjModel, joints: Sequence[str], tool: str) -> None:
+        self.joint_ids = [find(model, "joint", name) for name in joints]
+        site = mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_SITE, tool)
+        body = int(model.site_bodyid[site]) if site >= 0 else find(model, "body", tool)
+        tool_frame = (model.site_pos[site], _matrix(model.site_quat[site])) if site >= 0 else (np.zeros(3), np.eye(3))
+        self._links = _links(model, body, self.joint_ids, tool_frame)
+        order = [link.joint for link in self._links if link.joint >= 0]
+        missing = [name for name, j in zip(joints, self.joint_ids, strict=True) if j not in order]
+        if missing:
+            raise InputError(f"joint {missing[0]!r} does not move tool {tool!r}; joints that do: {', '.join(model.joint(j).name for j in order)}")
+        self._constants = _rotation_constants(self._links)
+        self._sliding = np.array([link.slides for link in self._links if link.joint >= 0], dtype=bool)
+        self._columns = np.array([self.joint_ids.index(j) for j in order])
+        self._reference = model.qpos0[model.jnt_qposadr[order]]
+
+    def forward(self, q: np.ndarray) -> Frames:
+        """Frames at joint positions q (N, J), rad or m."""
+        ordered = np.ascontiguousarray(q.T[self._columns]) - self._reference[:, None]
+        angle = np.where(self._sliding[:, None], 0.0, ordered)
+        sine, cosine = np.sin(angle), np.cos(angle)
+        constant, of_sine, of_cosine = self._constants
+        local = constant + of_sine * sine[:, None, None] + of_cosine * cosine[:, None, None]
+        rotation, position = None, np.zeros((3, q.shape[0]))
+        anchors, axes = np.empty((len(self._columns), 3, q.shape[0])), np.empty((len(self._columns), 3, q.shape[0]))
+        row = 0
+        for link in self._links:
+            position = position + (link.offset[:, None] if rotation is None else rotate(rotation, link.offset))
+            if link.joint < 0:
+                fixed = np.broadcast_to(link.rotation[:, :, None], (3, 3, q.shape[0]))
+                rotation = fixed if rotation is None else matmul3(rotation, fixed)
+                continue
+            rotation = local[row] if rotation is None else matmul3(rotation, local[row])
+            axis = rotate(rotation, link.axis)
+            if link.slides:
+                position = position + axis * ordered[row]
+            anchors[self._columns[row]], axes[self._columns[row]] = position, axis
+            row += 1
+        assert rotation is not None
+        return Frames(position, rotation, anchors, axes)
+
+    def jacobian(self, frames: Frames) -> np.ndarray:
+        """(6, J, N): linear over angular velocity of the tool per joint velocity, world axes."""
+        axes = frames.axes.transpose(1, 0, 2)
+        arm = frames.position[:, None] - frames.anchors.transpose(1, 0, 2)
+        jacobian = np.empty((6, *axes.shape[1:]))
+        for i, (j, k) in enumerate(((1, 2), (2, 0), (0, 1))):
+            jacobian[i] = axes[j] * arm[k] - axes[k] * arm[j]
+        jacobian[3:] = axes
+        for column, slides in zip(self._columns, self._sliding, strict=True):
+            if slides:
+                jacobian[:3, column], jacobian[3:, column] = axes[:, column], 0.0
+        return jacobian
+
+
+@dataclass(frozen=True)
+class _Link:
+    joint: int
+    """Id of the joint after the fixed transform, -1 for none."""
+    offset: np.ndarray
+    rotation: np.ndarray
+    axis: np.ndarray
+    slides: bool
+
+
+def _links(model: mujoco.MjModel, body: int, commanded: Sequence[int], tool: tuple[np.ndarray, np.ndarray]) -> list[_Link]:
+    """Fixed transforms and joints from the world to the tool; joints that are not commanded stay at their reference."""
+    bodies = []
+    while body > 0:
+        bodies.append(body)
+        body = int(model.body_parentid[body])
+    links: list[_Link] = []
+    offset, rotation = np.zeros(3), np.eye(3)
+    for b in reversed(bodies):
+        offset, rotation = offset + rotation @ model.body_pos[b], rotation @ _matrix(model.body_quat[b])
+        for j in range(model.body_jntadr[b], model.body_jntadr[b] + model.body_jntnum[b]):
+            if j not in commanded:
+                continue
+            kind = int(model.jnt_type[j])
+            if kind not in (int(mujoco.mjtJoint.mjJNT_HINGE), int(mujoco.mjtJoint.mjJNT_SLIDE)):
+                raise InputError(f"joint {model.joint(j).name!r} is neither a hinge nor a slide and cannot be commanded")
+            anchor = model.jnt_pos[j]
+            links.append(_Link(j, offset + rotation @ anchor, rotation, model.jnt_axis[j].copy(), kind == int(mujoco.mjtJoint.mjJNT_SLIDE)))
+            offset, rotation = -anchor.copy(), np.eye(3)
+    links.append(_Link(-1, offset + rotation @ tool[0], rotation @ tool[1], np.zeros(3), False))
+    return links
+
+
+def _rotation_constants(links: Sequence[_Link]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rotation of each joint frame as C + S sin(q) + K cos(q): Rodrigues' formula, (J, 3, 3, 1) each."""
+    parts = []
+    for link in links:
+        if link.joint < 0:
+            continue
+        x, y, z = link.axis
+        cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
+        parts.append((link.rotation @ (np.eye(3) + cross @ cross), link.rotation @ cross, -link.rotation @ cross @ cross))
+    constant, sine, cosine = (np.array(p)[..., None] for p in zip(*parts, strict=True))
+    return constant, sine, cosine
+
+
+def _matrix(quaternion: np.ndarray) -> np.ndarray:
+    matrix = np.zeros(9)
+    mujoco.mju_quat2Mat(matrix, quaternion)
+    return matrix.reshape(3, 3)
+
+
+def quaternion_columns(quaternion: np.ndarray) -> np.ndarray:
+    """First two columns of the rotation matrices of wxyz quaternions (N, 4), as (N, 6)."""
+    w, x, y, z = quaternion.T
+    first = (1 - 2 * (y * y + z * z), 2 * (x * y + w * z), 2 * (x * z - w * y))
+    second = (2 * (x * y - w * z), 1 - 2 * (x * x + z * z), 2 * (y * z + w * x))
+    return np.stack((*first, *second), axis=1)

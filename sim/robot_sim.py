@@ -1,0 +1,138 @@
+"""One simulated robot in continuous time: what a process that plays a real robot steps."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import mujoco
+import numpy as np
+
+from sim.interface import TaskInterface, make_interface
+from sinew.errors import SpecError
+
+if TYPE_CHECKING:
+    from sim.render import SceneRenderer
+
+
+class RobotSim:
+    """A single world of a task, driven by joint targets; the same model and servos as the batched environment.
+
+    Given the targets that the batched environment's decoder makes, once per control period, it moves exactly as a world of
+    that environment does.
+
+    Args:
+        task: registered task.
+        seed: episode; fixes where everything starts.
+    """
+
+    def __init__(self, task: str, seed: int = 0) -> None:
+        self.interface: TaskInterface = make_interface(task)
+        self.scene = self.interface.scene
+        self.data = mujoco.MjData(self.scene.model)
+        self._renderer: SceneRenderer | None = None
+        self._owed_s = 0.0
+        self._held_s = 0.0
+        self.seed = seed
+        self.reset(seed)
+
+    def reset(self, seed: int) -> None:
+        """Start the episode that `seed` fixes."""
+        self.seed = seed
+        mujoco.mj_resetData(self.scene.model, self.data)
+        self.data.qpos[:] = self.scene.initial(seed)
+        self.data.ctrl[:] = self.scene.control(self.joint_position[None], self._openings[None])[0]
+        mujoco.mj_forward(self.scene.model, self.data)
+        self._owed_s = self._held_s = 0.0
+
+    def step(self, joint_target: np.ndarray, gripper_target: float | np.ndarray, duration_s: float) -> None:
+        """Move towards the targets for a while; what is left of a physics step is made up for by the next call.
+
+        Args:
+            joint_target: (J,) rad.
+            gripper_target: opening in metres; (G,) for several grippers.
+            duration_s: simulated seconds, any length.
+
+        Raises:
+            SpecError: a target is not finite or has another number of elements; nothing has moved.
+        """
+        joints = np.asarray(joint_target, dtype=np.float64).reshape(1, -1)
+        opening = np.asarray(gripper_target, dtype=np.float64).reshape(1, -1)
+        if joints.shape[1] != len(self.scene.joint_qpos) or opening.shape[1] != len(self.scene.finger_qpos):
+            raise SpecError(f"{joints.shape[1]} joint and {opening.shape[1]} gripper targets for {len(self.scene.joint_qpos)} joints")
+        if not (np.isfinite(joints).all() and np.isfinite(opening).all()):
+            raise SpecError("a target is not finite")
+        self.data.ctrl[:] = self.scene.control(joints, opening)[0]
+        timestep = self.scene.model.opt.timestep
+        self._owed_s += duration_s
+        steps = int(self._owed_s / timestep + 1e-6)
+        self._owed_s -= steps * timestep
+        if steps:
+            # The batched environment starts its solver cold at every control step; so does this one.
+            self.data.qacc_warmstart[:] = 0.0
+            mujoco.mj_step(self.scene.model, self.data, steps)
+            self._held_s = self._held_s + steps * timestep if self._goal_holds() else 0.0
+
+    @property
+    def joint_position(self) -> np.ndarray:
+        """(J,) rad."""
+        return self.data.qpos[self.scene.joint_qpos]
+
+    @property
+    def joint_velocity(self) -> np.ndarray:
+        """(J,) rad/s."""
+        return self.data.qvel[self.scene.joint_qvel]
+
+    @property
+    def gripper(self) -> float | np.ndarray:
+        """Opening in metres; (G,) for several grippers."""
+        return float(self._openings[0]) if len(self._openings) == 1 else self._openings
+
+    @property
+    def _openings(self) -> np.ndarray:
+        return self.scene.openings(self.data.qpos[None])[0]
+
+    @property
+    def poses(self) -> dict[str, np.ndarray]:
+        """{object: (7,)} xyz and wxyz quaternion, world frame."""
+        return {name: value[0].copy() for name, value in self.scene.poses(self.data.qpos[None]).items()}
+
+    @property
+    def tool_pose(self) -> np.ndarray:
+        """(7,) pose of the first tool, xyz and wxyz quaternion, world frame."""
+        frames = self.interface.chains[0].forward(self.joint_position[None, : len(self.scene.robots[0].joints)])
+        quaternion = np.zeros(4)
+        mujoco.mju_mat2Quat(quaternion, np.ascontiguousarray(frames.rotation[..., 0]).reshape(9))
+        return np.concatenate((frames.position[:, 0], quaternion))
+
+    @property
+    def time_s(self) -> float:
+        """Simulated seconds since the reset."""
+        return float(self.data.time)
+
+    @property
+    def success(self) -> bool:
+        """Whether the task's goal has held as long as it must."""
+        needed = (self.scene.task.hold_steps - 1) / self.scene.task.rate_hz
+        return self._goal_holds() and self._held_s >= needed
+
+    def _goal_holds(self) -> bool:
+        qpos, qvel = self.data.qpos[None], self.data.qvel[None]
+        scene = self.scene
+        view = self.interface.observe_and_view(
+            qpos[:, scene.joint_qpos], qvel[:, scene.joint_qvel], scene.openings(qpos), scene.poses(qpos)
+        )[1]
+        return bool(scene.task.success(view)[0])
+
+    def image(self, camera: str, height: int = 240, width: int = 320) -> np.ndarray:
+        """(height, width, 3) uint8 picture of camera "front" or "wrist"."""
+        from sim.render import SceneRenderer
+
+        if self._renderer is None:
+            self._renderer = SceneRenderer(self.scene.model)
+        return self._renderer.images(self.data.qpos[None].copy(), camera, height, width)[0]
+
+    def close(self) -> None:
+        """Free the renderer."""
+        if self._renderer is not None:
+            self._renderer.close()
+            self._renderer = None

@@ -1,0 +1,187 @@
+"""From a task to a compiled MuJoCo model, and where its joints, actuators and objects lie in the state."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import mujoco
+import numpy as np
+
+from sim.robots.arm import DEFAULTS
+from sim.robots.config import RobotConfig, check, find
+from sim.tasks import TASKS, Task
+
+TIMESTEP_S = 0.01
+
+# Contact settings, measured: elliptic cones with impratio 20 keep a 150 g cube in the fingers for minutes (creep below
+# 0.2 mm/s); the step of 10 ms is the longest at which MuJoCo's default contact time constant of 20 ms is still resolved.
+# A diverged world must be seen, so MuJoCo's silent reset to the initial state is off.
+_HEADER = """
+<mujoco model="sinew">
+ <compiler angle="radian" autolimits="true"/>
+ <option timestep="{timestep}" integrator="implicitfast" cone="elliptic" impratio="20" iterations="100" ls_iterations="50" tolerance="1e-8">
+  <flag autoreset="disable"/>
+ </option>
+ <visual>
+  <global offwidth="1280" offheight="960" fovy="45"/><quality shadowsize="0" offsamples="0"/>
+  <headlight ambient=".35 .35 .35" diffuse=".5 .5 .5" specular="0 0 0"/><map znear="0.01" zfar="20"/>
+ </visual>
+ <asset>
+  <texture name="sky" type="skybox" builtin="gradient" rgb1=".86 .9 .95" rgb2=".55 .62 .72" width="64" height="64"/>
+  <texture name="wood" type="2d" builtin="checker" rgb1=".62 .55 .46" rgb2=".58 .51 .43" width="64" height="64"/>
+  <material name="wood" texture="wood" texrepeat="8 8" texuniform="true"/>
+ </asset>
+ <default>
+  <geom contype="0" conaffinity="0" condim="3"/>
+  <default class="object"><geom contype="1" conaffinity="1" friction="1 .02 .0001"/></default>
+  <default class="fixture"><geom contype="1" conaffinity="0" friction="1 .02 .0001"/></default>
+  {defaults}
+ </default>
+ <worldbody>
+  <light pos=".3 -.6 1.6" dir=".1 .4 -1" diffuse=".45 .45 .45" castshadow="false"/>
+  <camera name="front" pos="1.25 0 .62" xyaxes="0 1 0 -.55 0 .83" fovy="42"/>
+  <geom name="table" type="plane" size="1.5 1.5 .1" material="wood" class="fixture"/>
+  {worldbody}
+ </worldbody>
+ <contact>{contact}</contact>
+ <actuator>{actuator}</actuator>
+</mujoco>
+"""
+
+
+@dataclass(frozen=True)
+class TrackedObject:
+    """Where the pose of an object is found in qpos."""
+
+    name: str
+    address: int
+    """First element in qpos: 7 of a free body, 1 of a slide."""
+    slide_origin: np.ndarray | None
+    """(7,) world pose at slide position 0; None for a free body."""
+    slide_axis: np.ndarray
+    """(3,) world direction of the slide; zeros for a free body."""
+
+    def poses(self, qpos: np.ndarray) -> np.ndarray:
+        """Poses (N, 7), xyz and wxyz, from qpos (N, nq)."""
+        if self.slide_origin is None:
+            return qpos[:, self.address : self.address + 7]
+        poses = np.repeat(self.slide_origin[None], len(qpos), axis=0)
+        poses[:, :3] += qpos[:, self.address, None] * self.slide_axis
+        return poses
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A compiled task. The model is shared and must not be changed."""
+
+    task: Task
+    model: mujoco.MjModel
+    robots: tuple[RobotConfig, ...]
+    """One per arm."""
+    joint_qpos: np.ndarray
+    """(J,) indices of the arm joints in qpos, arm after arm."""
+    joint_qvel: np.ndarray
+    """(J,) indices of the arm joints in qvel."""
+    joint_ctrl: np.ndarray
+    """(J,) indices of the arm servos in ctrl."""
+    finger_qpos: np.ndarray
+    """(G, F) indices of the finger joints of each gripper in qpos."""
+    finger_ctrl: np.ndarray
+    """(G, F) indices of the finger servos in ctrl."""
+    objects: tuple[TrackedObject, ...]
+
+    @property
+    def substeps(self) -> int:
+        """Physics steps per control step."""
+        return round(1.0 / (self.task.rate_hz * self.model.opt.timestep))
+
+    def openings(self, qpos: np.ndarray) -> np.ndarray:
+        """Gripper openings (N, G) in metres from qpos (N, nq)."""
+        total = qpos[:, self.finger_qpos[:, 0]]
+        for finger in range(1, self.finger_qpos.shape[1]):
+            total = total + qpos[:, self.finger_qpos[:, finger]]
+        return total
+
+    def control(self, joint_target: np.ndarray, gripper_target: np.ndarray) -> np.ndarray:
+        """ctrl (N, nu) from joint targets (N, J) and opening targets (N, G) or (N,)."""
+        ctrl = np.zeros((len(joint_target), self.model.nu))
+        ctrl[:, self.joint_ctrl] = joint_target
+        opening = gripper_target.reshape(len(joint_target), -1)
+        for finger in range(self.finger_ctrl.shape[1]):
+            ctrl[:, self.finger_ctrl[:, finger]] = opening / self.finger_ctrl.shape[1]
+        return ctrl
+
+    def poses(self, qpos: np.ndarray) -> dict[str, np.ndarray]:
+        """Pose (N, 7) of every tracked object from qpos (N, nq)."""
+        return {o.name: o.poses(qpos) for o in self.objects}
+
+    def initial(self, seed: int) -> np.ndarray:
+        """qpos (nq,) at the start of the episode that `seed` fixes; the grippers are open."""
+        rng = np.random.default_rng(seed)
+        qpos = self.model.qpos0.copy()
+        home = np.concatenate([robot.home_rad for robot in self.robots])
+        qpos[self.joint_qpos] = home + self.task.home_noise_rad * rng.standard_normal(len(home)).clip(-2, 2)
+        qpos[self.finger_qpos] = self.model.jnt_range[[find(self.model, "joint", j) for r in self.robots for j in r.gripper_joints], 1].reshape(
+            self.finger_qpos.shape
+        )
+        spawned = self.task.spawn(rng)
+        for tracked in self.objects:
+            value = np.asarray(spawned[tracked.name], dtype=np.float64)
+            qpos[tracked.address : tracked.address + len(value)] = value
+        return qpos
+
+
+def mjcf(task: Task, timestep_s: float = TIMESTEP_S) -> str:
+    """The whole scene of a task as MJCF text."""
+    arms = task.arms()
+    return _HEADER.format(
+        timestep=timestep_s,
+        defaults=DEFAULTS,
+        worldbody="\n".join([part.body for part in arms] + [task.fixtures()]),
+        contact="".join(part.contact for part in arms),
+        actuator="".join(part.actuators for part in arms),
+    )
+
+
+@lru_cache(maxsize=16)
+def load_scene(task: str) -> Scene:
+    """Compile a registered task once.
+
+    Raises:
+        InputError: no task of that name.
+    """
+    instance = TASKS.get(task)()
+    return build_scene(instance, mujoco.MjModel.from_xml_string(mjcf(instance)))
+
+
+def build_scene(task: Task, model: mujoco.MjModel, robots: tuple[RobotConfig, ...] | None = None) -> Scene:
+    """Find everything a scene needs in its compiled model."""
+    robots = robots or tuple(part.config for part in task.arms())
+    for robot in robots:
+        check(model, robot)
+    joints = [find(model, "joint", name) for robot in robots for name in robot.joints]
+    fingers = [[find(model, "joint", name) for name in robot.gripper_joints] for robot in robots]
+    return Scene(
+        task=task,
+        model=model,
+        robots=robots,
+        joint_qpos=model.jnt_qposadr[joints],
+        joint_qvel=model.jnt_dofadr[joints],
+        joint_ctrl=np.array([find(model, "actuator", name) for robot in robots for name in robot.actuators]),
+        finger_qpos=model.jnt_qposadr[np.array(fingers)],
+        finger_ctrl=np.array([[find(model, "actuator", name) for name in robot.gripper_actuators] for robot in robots]),
+        objects=tuple(_tracked(model, name) for name in task.objects),
+    )
+
+
+def _tracked(model: mujoco.MjModel, name: str) -> TrackedObject:
+    body = find(model, "body", name, "scene")
+    joint = int(model.body_jntadr[body])
+    address = int(model.jnt_qposadr[joint])
+    if int(model.jnt_type[joint]) == int(mujoco.mjtJoint.mjJNT_FREE):
+        return TrackedObject(name, address, None, np.zeros(3))
+    data = mujoco.MjData(model)
+    mujoco.mj_kinematics(model, data)
+    origin = np.concatenate((data.xpos[body], data.xquat[body])) - np.concatenate((data.xaxis[joint] * data.qpos[address], np.zeros(4)))
+    return TrackedObject(name, address, origin, data.xaxis[joint].copy())
