@@ -1,0 +1,165 @@
+"""The Parquet files of a dataset: frames, episodes, tasks. The only user of pyarrow."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from demos.layout import EPISODES, TASKS
+from demos.statistics import Stats
+from sinew.errors import DataError
+
+OUTCOME_COLUMNS = {"success": pa.bool_(), "interrupted": pa.bool_(), "warnings": pa.list_(pa.string())}
+PICTURE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+
+
+def write_frames(path: Path, values: Mapping[str, np.ndarray], pictures: Mapping[str, Sequence[bytes]]) -> None:
+    """Write the frames of an episode.
+
+    Args:
+        path: Parquet file.
+        values: {key: (n, D) or (n,)} columns; vectors of one element are written as plain columns, as LeRobot does.
+        pictures: {camera: n encoded images}, for cameras that are not kept as video.
+    """
+    arrays: dict[str, pa.Array] = {}
+    for key, column in values.items():
+        if column.ndim == 1 or column.shape[1:] == (1,):
+            arrays[key] = pa.array(column.reshape(-1))
+        else:
+            arrays[key] = pa.FixedSizeListArray.from_arrays(pa.array(column.reshape(-1)), column[0].size)
+    for key, encoded in pictures.items():
+        items = [{"bytes": data, "path": f"frame-{i:06d}.png"} for i, data in enumerate(encoded)]
+        arrays[key] = pa.array(items, PICTURE)
+    pq.write_table(pa.table(arrays), path, compression="snappy")
+
+
+def write_episode(path: Path, row: Mapping[str, Any], stats: Mapping[str, Stats]) -> None:
+    """Write the line of one episode, with its statistics.
+
+    Args:
+        path: Parquet file.
+        row: plain columns.
+        stats: {key: statistics}.
+    """
+    arrays = {}
+    for name, value in row.items():
+        kind = OUTCOME_COLUMNS.get(name)
+        arrays[name] = pa.array([value], kind) if kind is not None else pa.array([value])
+    for key, parts in stats.items():
+        for name, value in parts.items():
+            arrays[f"stats/{key}/{name}"] = pa.array([value.tolist()])
+    pq.write_table(pa.table(arrays), path, compression="snappy", use_dictionary=False, write_statistics=False)
+
+
+def write_tasks(path: Path, tasks: Sequence[str]) -> None:
+    """Write the table of tasks as pandas would: the task is the index, task_index the only column."""
+    index, text = "__index_level_0__", {"pandas_type": "unicode", "numpy_type": "object"}
+    description = {
+        "index_columns": [index],
+        "column_indexes": [{"name": None, "field_name": None, **text, "metadata": {"encoding": "UTF-8"}}],
+        "columns": [
+            {"name": "task_index", "field_name": "task_index", "pandas_type": "int64", "numpy_type": "int64", "metadata": None},
+            {"name": None, "field_name": index, **text, "metadata": None},
+        ],
+        "creator": {"library": "pyarrow", "version": pa.__version__},
+    }
+    table = pa.table({"task_index": pa.array(range(len(tasks)), pa.int64()), index: pa.array(list(tasks), pa.string())})
+    pq.write_table(table.replace_schema_metadata({"pandas": json.dumps(description)}), path)
+
+
+def read_tasks(root: Path) -> list[str]:
+    """Task texts in the order of task_index.
+
+    Raises:
+        DataError: the file is missing or damaged.
+    """
+    table = read_table(root / TASKS)
+    texts = next((n for n in table.column_names if n != "task_index"), None)
+    if texts is None or "task_index" not in table.column_names:
+        raise DataError(f"{root / TASKS} has columns {', '.join(table.column_names)}; expected task_index and the task")
+    order = np.argsort(table["task_index"].to_numpy())
+    found = table[texts].to_pylist()
+    return [str(found[i]) for i in order]
+
+
+def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """A Parquet file.
+
+    Raises:
+        DataError: the file is missing, truncated or no Parquet.
+    """
+    try:
+        return pq.ParquetFile(path).read(columns=list(columns) if columns is not None else None)
+    except FileNotFoundError:
+        raise DataError(f"{path} is missing; run sinew data repair") from None
+    except (pa.ArrowException, OSError) as e:
+        raise DataError(f"{path} is truncated or damaged ({str(e).splitlines()[0][:100]}); run sinew data repair") from None
+
+
+def episode_files(root: Path) -> list[Path]:
+    """Files that hold lines of episodes, in order."""
+    return sorted((root / EPISODES.split("/chunk")[0]).glob("chunk-*/file-*.parquet"))
+
+
+def read_episodes(root: Path, *, stats: bool = False, files: Iterable[Path] | None = None) -> list[dict[str, Any]]:
+    """Lines of all episodes, in order of episode_index; with `stats` also the columns stats/….
+
+    Raises:
+        DataError: a file is damaged or lacks a column.
+    """
+    rows: list[dict[str, Any]] = []
+    for path in files if files is not None else episode_files(root):
+        try:
+            parquet = pq.ParquetFile(path)
+            names = [n for n in parquet.schema_arrow.names if stats or not n.startswith("stats/")]
+            rows += parquet.read(columns=names).to_pylist()
+        except (pa.ArrowException, OSError) as e:
+            raise DataError(f"{path} is truncated or damaged ({str(e).splitlines()[0][:100]}); run sinew data repair {root}") from None
+        for name in ("episode_index", "length", "data/chunk_index", "data/file_index"):
+            if name not in names:
+                raise DataError(f"{path} has no column {name!r}; run sinew data repair {root}")
+    return sorted(rows, key=lambda r: r["episode_index"])
+
+
+def row_stats(row: Mapping[str, Any]) -> dict[str, Stats]:
+    """{key: statistics} of an episode's line that was read with `stats`."""
+    result: dict[str, Stats] = {}
+    for name, value in row.items():
+        if name.startswith("stats/") and value is not None:
+            key, part = name.removeprefix("stats/").rsplit("/", 1)
+            result.setdefault(key, {})[part] = np.asarray(value)
+    return result
+
+
+def column_array(table: pa.Table, key: str, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
+    """A numeric column as (n, *shape).
+
+    Raises:
+        DataError: values are missing or do not have that shape.
+    """
+    column = table[key].combine_chunks()
+    if isinstance(column, pa.ChunkedArray):
+        column = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
+    if isinstance(column, pa.ExtensionArray):
+        column = column.storage
+    while pa.types.is_nested(column.type):
+        if column.null_count:
+            raise DataError(f"column {key!r} has missing values")
+        column = column.flatten()
+    if column.null_count:
+        raise DataError(f"column {key!r} has missing values")
+    try:
+        return np.asarray(column.to_numpy(zero_copy_only=False)).astype(dtype, copy=False).reshape(len(table), *shape)
+    except (ValueError, TypeError) as e:
+        raise DataError(f"column {key!r} cannot be read as {dtype} {shape}: {e}") from None
+
+
+def picture_bytes(table: pa.Table, key: str) -> pa.Array | pa.ChunkedArray:
+    """The encoded images of a camera that is kept in the Parquet files."""
+    return pa.chunked_array([c.field("bytes") for c in table[key].chunks], pa.binary())

@@ -1,0 +1,340 @@
+"""The recorder: every frame is on disk when `add_frame` returns, every episode is loadable when `save_episode` returns."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import threading
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from demos import layout
+from demos.journal import Journal
+from demos.layout import EpisodeInfo, cameras, columns
+from demos.ledger import Ledger
+from demos.video import FrameEncoder
+from sinew.errors import DataError, InputError
+from sinew.rundir import atomic_write, write_json
+from sinew.specs import ActionSpec, ObservationSpec
+
+SYNC_PERIOD_S = 0.5
+"""How much may be lost to a power failure; nothing is lost to a killed process."""
+STILL_S = 1.0
+"""A camera whose picture does not change for so long while others or the robot do is reported as stuck."""
+PARALLEL_PIXELS = 200 * 200
+"""Cameras above this size are encoded in threads of their own."""
+
+
+class Writer:
+    """Records episodes into a LeRobotDataset v3. Use `Writer.create` or `Writer.resume`; it is a context manager.
+
+    A frame that `add_frame` took survives kill -9. The frames of an episode that was not saved stay in `recording/`;
+    `Writer.resume` or `demos.repair` brings them in, marked as interrupted.
+    """
+
+    def __init__(self, ledger: Ledger, lock: int, observation: ObservationSpec, action: ActionSpec, task: str | None) -> None:
+        self.root, self.task = ledger.root, task
+        self.observation_spec, self.action_spec = observation, action
+        self.recovered: list[EpisodeInfo] = []
+        """Episodes of an earlier, killed process that entered when this one resumed."""
+        self._ledger, self._lock = ledger, lock
+        self._journal: Journal | None = None
+        self._encoders: dict[str, FrameEncoder] = {}
+        self._pictures = _Stillness(max(2, round(STILL_S * self.fps)))
+        self._full: str | None = None
+        self._columns = {k: v for k, v in columns(ledger.info).items() if k not in {*_MADE_AT_SAVE, layout.STAMP}}
+        self._cameras = cameras(ledger.info)
+        self._shapes = {k: layout.image_shape(ledger.info["features"][k]) for k in self._cameras}
+        large = [k for k, s in self._shapes.items() if s[0] * s[1] >= PARALLEL_PIXELS]
+        self._pool = ThreadPoolExecutor(len(large)) if len(large) > 1 else None
+        self._closing = threading.Event()
+        threading.Thread(target=self._sync_often, name="demos-sync", daemon=True).start()
+
+    @classmethod
+    def create(
+        cls,
+        root: Path | str,
+        *,
+        fps: int,
+        observation_spec: ObservationSpec,
+        action_spec: ActionSpec,
+        robot_type: str = "",
+        task: str | None = None,
+        video: bool = True,
+    ) -> Writer:
+        """Start a new dataset.
+
+        Args:
+            root: folder; must not exist or be empty.
+            fps: frames per second, a whole number.
+            observation_spec: vectors (D,) and cameras (height, width, 3) uint8.
+            action_spec: the recorded command, in physical units.
+            robot_type: free text, kept in info.json.
+            task: what `add_frame` uses when it is given none.
+            video: keep cameras as H.264 (small), else as lossless PNG in the Parquet files.
+
+        Raises:
+            InputError: the folder is taken or cannot be written.
+            SpecError: a LeRobotDataset cannot hold these tensors.
+        """
+        root = Path(root)
+        layout.check_recordable(observation_spec, action_spec)
+        if isinstance(fps, bool) or fps != int(fps) or fps < 1:
+            raise InputError(f"fps {fps} cannot be recorded: LeRobotDataset wants a whole number of frames per second, 1 or more")
+        if root.is_dir() and any(root.iterdir()):
+            raise InputError(f"{root} is not empty: go on with its recording (--resume, Writer.resume) or choose another folder")
+        info = layout.new_info(int(fps), observation_spec, action_spec, robot_type, "video" if video else "image")
+        atomic_write(root / layout.SPECS, layout.save_specs(observation_spec, action_spec))
+        write_json(root / layout.INFO, info)
+        return cls(Ledger(root), _lock(root), observation_spec, action_spec, task)
+
+    @classmethod
+    def resume(cls, root: Path | str, *, task: str | None = None, keep_interrupted: bool = True) -> Writer:
+        """Go on with a dataset, whatever ended the process before.
+
+        Args:
+            root: dataset folder.
+            task: as in `create`.
+            keep_interrupted: bring in the frames of an episode that was never saved, as an episode of its own (see
+                `recovered`); otherwise they are dropped. An episode whose saving was cut short always enters.
+
+        Raises:
+            DataError: no dataset, foreign, damaged, or another process records into it.
+        """
+        root = Path(root)
+        info = layout.load_info(root)
+        lock = _lock(root)
+        try:
+            ledger = Ledger(root)
+            recovered = ledger.settle(keep_interrupted=keep_interrupted)
+            observation, action = layout.load_specs(root, info, {k: dict(v) for k, v in ledger.stats.items()})
+        except BaseException:
+            os.close(lock)
+            raise
+        writer = cls(ledger, lock, observation, action, task)
+        writer.recovered = recovered
+        return writer
+
+    @property
+    def fps(self) -> int:
+        """Frames per second."""
+        return self._ledger.info["fps"]
+
+    @property
+    def num_episodes(self) -> int:
+        """Saved episodes."""
+        return len(self._ledger.rows)
+
+    @property
+    def num_frames(self) -> int:
+        """Frames of the saved episodes."""
+        return self._ledger.num_frames
+
+    @property
+    def episode_length(self) -> int:
+        """Frames of the episode in progress."""
+        return self._journal.length if self._journal else 0
+
+    def add_frame(self, values: Mapping[str, np.ndarray], *, task: str | None = None, stamp_ns: int | None = None) -> None:
+        """Record one frame; when this returns it survives the end of this process.
+
+        Args:
+            values: {key: array} of every observation key and "action", with exactly the shape and dtype of the specs.
+            task: what is being done, in words; None for the writer's own.
+            stamp_ns: when it was measured, nanoseconds (wall clock or simulation time), kept as "timestamp_ns"; None
+                for the wall clock now.
+
+        Raises:
+            DataError: a key is missing or unknown, a shape or dtype differs, a value is not finite, the task is empty.
+            InputError: the disk is full; the frames before are kept.
+        """
+        if self._full:
+            raise InputError(self._full)
+        at = self.episode_length
+        task = self.task if task is None else task
+        if not isinstance(task, str) or not task.strip():
+            raise DataError(f"frame {at}: the task is empty; say in words what is done, for example task='lift the cube'")
+        self._check(values, at)
+        journal = self._journal or self._begin()
+        packets = self._encode(values)
+        row = {k: values[k] for k in self._columns}
+        if layout.STAMP in columns(self._ledger.info):
+            row[layout.STAMP] = np.array([time.time_ns() if stamp_ns is None else int(stamp_ns)])
+        try:
+            journal.append(row, packets, task)
+        except InputError as e:
+            # The encoder is one frame ahead of the file now, so this episode takes no more.
+            self._full = f"{e}; then save_episode or discard_episode"
+            raise
+        self._pictures.see(at, values, self._cameras)
+
+    def save_episode(self, success: bool | None = None) -> EpisodeInfo:
+        """Make the recorded frames an episode of the dataset.
+
+        Args:
+            success: whether the task was done; None for unknown.
+
+        Returns:
+            The episode, with `warnings` for cameras that stood still or showed one colour.
+
+        Raises:
+            DataError: no frame was recorded.
+            InputError: the disk is full; the frames are kept and saving may be tried again.
+        """
+        if self._journal is None or not self._journal.length:
+            raise DataError("save_episode without a frame: call add_frame first")
+        warnings = self._pictures.warnings(self.episode_length)
+        self._journal.seal({"success": None if success is None else bool(success), "warnings": warnings})
+        episode = self._ledger.commit(self._journal.folder)
+        self._forget()
+        return episode
+
+    def discard_episode(self) -> None:
+        """Drop the frames of the episode in progress."""
+        if self._journal is not None:
+            folder = self._journal.folder
+            self._forget()
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def finalize(self) -> None:
+        """Close the recorder. Saved episodes need nothing of it; unsaved frames stay for `resume` or `repair`."""
+        if self._closing.is_set():
+            return
+        self._closing.set()
+        self._forget()
+        if self._pool:
+            self._pool.shutdown()
+        folder = self.root / layout.RECORDING
+        if not any(folder.glob("episode-*")):
+            shutil.rmtree(folder, ignore_errors=True)
+        os.close(self._lock)
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.finalize()
+
+    def _check(self, values: Mapping[str, np.ndarray], at: int) -> None:
+        wanted = {**self._columns, **{k: ("uint8", s) for k, s in self._shapes.items()}}
+        if values.keys() != wanted.keys():
+            missing, extra = wanted.keys() - values.keys(), values.keys() - wanted.keys()
+            what = f"key {min(missing)!r} is missing" if missing else f"key {min(extra)!r} is unknown"
+            raise DataError(f"frame {at}: {what}; the dataset records {', '.join(wanted)}")
+        for key, (dtype, shape) in wanted.items():
+            value = values[key]
+            if not isinstance(value, np.ndarray):
+                raise DataError(f"frame {at}: {key!r} is a {type(value).__name__}; give a NumPy array {dtype} {shape}")
+            if value.shape != shape:
+                raise DataError(f"frame {at}: {key!r} has shape {value.shape}, the dataset records {shape}")
+            if value.dtype != dtype:
+                raise DataError(f"frame {at}: {key!r} is {value.dtype}, the dataset records {dtype}; convert it with .astype('{dtype}')")
+            if value.dtype.kind == "f" and not np.isfinite(value).all():
+                element = int(np.flatnonzero(~np.isfinite(value))[0])
+                raise DataError(f"frame {at}: {key!r} element {element} is {value[element]}; the frame was not recorded, mend its source")
+
+    def _begin(self) -> Journal:
+        info = self._ledger.info
+        self._encoders = {k: FrameEncoder(kind, self._shapes[k], self.fps) for k, kind in self._cameras.items()}
+        recorded = dict(self._columns)
+        if layout.STAMP in info["features"]:
+            recorded[layout.STAMP] = ("int64", (1,))
+        header = {"episode_index": self.num_episodes, "fps": self.fps, "started_unix_ns": time.time_ns(), "pid": os.getpid()}
+        folder = self.root / layout.RECORDING / f"episode-{self.num_episodes:06d}"
+        self._pictures.reset()
+        self._journal = Journal(folder, header, recorded, self._cameras)
+        return self._journal
+
+    def _encode(self, values: Mapping[str, np.ndarray]) -> dict[str, bytes]:
+        if self._pool is None:
+            return {k: e.encode(values[k]) for k, e in self._encoders.items()}
+        running = {k: self._pool.submit(e.encode, values[k]) for k, e in self._encoders.items()}
+        return {k: f.result() for k, f in running.items()}
+
+    def _forget(self) -> None:
+        if self._journal is not None:
+            self._journal.close()
+        self._journal, self._encoders, self._full = None, {}, None
+
+    def _sync_often(self) -> None:
+        while not self._closing.wait(SYNC_PERIOD_S):
+            journal = self._journal
+            try:
+                if journal is not None:
+                    journal.flush()
+            except OSError:
+                # The episode was saved or dropped meanwhile, or the disk is full, which the next frame will say.
+                continue
+
+
+_MADE_AT_SAVE = (layout.REWARD, layout.DONE, layout.SUCCESS, *layout.INDEX_FEATURES)
+
+
+class _Stillness:
+    """Watches for cameras that do not change while something else does, and for pictures of one colour."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self.reset()
+
+    def reset(self) -> None:
+        self._last: dict[str, np.ndarray] = {}
+        self._since: dict[str, int] = {}
+        self._longest: dict[str, tuple[int, int]] = {}
+        self._blank: dict[str, int] = {}
+        self._moved_at = 0
+
+    def see(self, at: int, values: Mapping[str, np.ndarray], pictures: Mapping[str, Any]) -> None:
+        for key, value in values.items():
+            if key not in pictures and not key.startswith("observation."):
+                continue
+            # A stride keeps the cost far below that of encoding.
+            small = value[:: max(1, value.shape[0] // 48), :: max(1, value.shape[1] // 48)].copy() if key in pictures else value.copy()
+            same = key in self._last and np.array_equal(small, self._last[key])
+            if key not in pictures:
+                self._moved_at = self._moved_at if same else at
+            else:
+                if small.min() == small.max():
+                    self._blank[key] = self._blank.get(key, 0) + 1
+                if not same:
+                    self._since[key] = at
+                elif self._moved_at > self._since[key]:
+                    if at - self._since[key] + 1 > self._longest.get(key, (0, 0))[1]:
+                        self._longest[key] = (self._since[key], at - self._since[key] + 1)
+            self._last[key] = small
+
+    def warnings(self, length: int) -> list[str]:
+        """One line for each camera that was odd in an episode of `length` frames."""
+        found = [f"{k}: one colour in {n} of {length} frames" for k, n in self._blank.items() if n >= min(self._limit, length)]
+        for key, (first, count) in self._longest.items():
+            if count >= min(self._limit, length) and count > 1:
+                found.append(f"{key}: the picture did not change from frame {first} to {first + count - 1}")
+        return found
+
+
+def _lock(root: Path) -> int:
+    """Hold the dataset for this process; the system lets go when the process ends, however it ends."""
+    path = root / layout.RECORDING / "lock"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as e:
+        raise InputError(f"cannot record into {root}: {e.strerror or e}") from None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        holder = os.pread(fd, 32, 0).decode(errors="replace").strip() or "unknown"
+        os.close(fd)
+        raise DataError(f"{root} is being recorded by another process (pid {holder}); stop it or choose another folder") from None
+    os.ftruncate(fd, 0)
+    os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+    return fd
+
+
