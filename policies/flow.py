@@ -129,7 +129,8 @@ class FlowPolicy(PolicyModule):
         Each guidance is called as g(x, D, sigma, ctx) → D' in the variance-exploding form, on (B * n, H, A).
         """
         noise = noise_for(self.spec, ctx, n, noise, generator, ctx.embedding.device)
-        times = sigma_to_time(self.sigmas(steps)).to(noise.device)
+        sigmas = self.sigmas(steps)
+        times, levels = sigma_to_time(sigmas).to(noise.device), sigmas.tolist()
         embedded = self.net.embed_time(times)
         wide = ctx.expand(n)
         y = times[0] * noise.reshape(-1, wide.candidates, *self.spec.noise_shape)
@@ -137,7 +138,7 @@ class FlowPolicy(PolicyModule):
         for k, (t, following) in enumerate(pairwise(times.tolist())):
             velocity, hidden = self.net(y, embedded[k], ctx.embedding)
             if guidance:
-                clean = self._guided(y, y - t * velocity, t, guidance, wide)
+                clean = self._guided(y, y - t * velocity, levels[k], guidance, wide)
                 y = clean + (y - clean) * (following / t)
             else:
                 y = y + (following - t) * velocity
@@ -149,11 +150,11 @@ class FlowPolicy(PolicyModule):
         )
 
     @staticmethod
-    def _guided(y: Tensor, clean: Tensor, t: float, guidance: Sequence[Any], ctx: EmbeddingContext) -> Tensor:
-        x, flat = (y / (1 - t)).flatten(0, 1), clean.flatten(0, 1)
-        sigma = x.new_full((x.shape[0],), t / (1 - t))
+    def _guided(y: Tensor, clean: Tensor, sigma: float, guidance: Sequence[Any], ctx: EmbeddingContext) -> Tensor:
+        x, flat = (y * (1 + sigma)).flatten(0, 1), clean.flatten(0, 1)
+        levels = x.new_full((x.shape[0],), sigma)
         for guide in guidance:
-            flat = guide(x, flat, sigma, ctx)
+            flat = guide(x, flat, levels, ctx)
         return flat.view_as(clean)
 
     def sigmas(self, steps: int | None = None) -> Tensor:
@@ -166,8 +167,9 @@ class FlowPolicy(PolicyModule):
 
     def denoise(self, x: Tensor, sigma: Tensor, ctx: Any) -> Tensor:
         """Variance-exploding denoiser: D = y - t v(y, t) at t = sigma / (1 + sigma), y = (1 - t) x; at sigma = 0 it gives x."""
-        t = sigma_to_time(sigma).view(-1, ctx.candidates)
-        y = x.view(*t.shape, *x.shape[1:]) * (1 - t)[..., None, None]
+        level = sigma.view(-1, ctx.candidates)
+        t = sigma_to_time(level)
+        y = x.view(*t.shape, *x.shape[1:]) / (1 + level)[..., None, None]
         velocity, _ = self.net(y, self.net.embed_time(t), ctx.embedding)
         return (y - t[..., None, None] * velocity).view_as(x)
 

@@ -65,7 +65,6 @@ class Normalizer(nn.Module):
 
     def forward(self, obs: Mapping[str, Tensor], leading: int) -> Tensor:
         """Vectors {key: (*lead, *shape)} with `leading` leading axes → (*lead, D) float32, normalised."""
-        parts = [obs[key].to(self.mean.dtype).flatten(leading) if obs[key].ndim > leading else obs[key].to(self.mean.dtype).unsqueeze(-1)
-                 for key in self.keys]
+        parts = [obs[key].to(self.mean.dtype).reshape(*obs[key].shape[:leading], -1) for key in self.keys]
         x = torch.cat(parts, dim=-1) if len(parts) > 1 else parts[0]
         return ((x - self.mean) / self.scale).clamp(-CLIP, CLIP)

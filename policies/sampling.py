@@ -14,7 +14,7 @@ from torch import Tensor
 
 
 def sigma_to_time(sigma: Tensor) -> Tensor:
-    """Noise level → time t = sigma / (1 + sigma) of the straight path y = t eps + (1 - t) a, with y = (1 - t) x."""
+    """Noise level → time t = sigma / (1 + sigma) of the straight path y = t eps + (1 - t) a, with y = x / (1 + sigma)."""
     return sigma / (1 + sigma)
 
 

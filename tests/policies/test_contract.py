@@ -1,0 +1,233 @@
+"""What every policy promises, whatever it is: run over all registered policies."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+import policies
+from policies.base import require
+from policies.catalog import type_name
+from policies.sampling import euler
+from sinew.errors import InputError, SpecError
+from sinew.protocols import HasCorrection, HasDenoiser, HasFeatures
+
+
+@pytest.fixture
+def made(case, toys):
+    """(policy, batch of 8) of one case."""
+    policy, data = toys.make(case)
+    return policy, toys.batch(data, policy.spec)
+
+
+def observations(policy, batch, rows=slice(None)):
+    return {key: batch[key][rows] for key in policy.spec.observation}
+
+
+def noise_for(policy, rows, n, seed=0):
+    return torch.randn(rows, n, *policy.spec.noise_shape, generator=torch.Generator().manual_seed(seed))
+
+
+def test_no_registered_policy_is_left_out_of_the_suite(toys):
+    assert {type_name(toys.make(case)[0]) for case in toys.CASES} == set(policies.registry)
+
+
+def test_same_noise_gives_the_same_action_bit_for_bit(made):
+    policy, batch = made
+    noise = noise_for(policy, 8, 2)
+    first = policy.sample(policy.encode(observations(policy, batch)), n=2, noise=noise)
+    torch.rand(17)  # neither the global generator nor earlier calls matter
+    policy.sample(policy.encode(observations(policy, batch)), n=3)
+    second = policy.sample(policy.encode(observations(policy, batch)), n=2, noise=noise)
+    assert torch.equal(first.actions, second.actions)
+    assert torch.equal(first.noise, noise)
+    assert first.actions.shape == (8, 2, policy.spec.horizon, policy.spec.action_dim)
+    assert first.actions.abs().max() <= 1
+
+
+def test_sample_does_not_depend_on_its_batch(made):
+    policy, batch = made
+    noise = noise_for(policy, 8, 3)
+    together = policy.sample(policy.encode(observations(policy, batch)), n=3, noise=noise).actions
+    for row in (0, 5):
+        alone = policy.sample(policy.encode(observations(policy, batch, slice(row, row + 1))), noise=noise[row : row + 1, 2:]).actions
+        torch.testing.assert_close(alone[0, 0], together[row, 2], rtol=0, atol=1e-5)
+
+
+def test_noise_is_standard_normal_and_reproducible_from_a_generator(made):
+    policy, batch = made
+    context = policy.encode(observations(policy, batch, slice(0, 1)))
+    draw = policy.sample(context, n=400, generator=torch.Generator().manual_seed(5))
+    again = policy.sample(context, n=400, generator=torch.Generator().manual_seed(5))
+    assert torch.equal(draw.actions, again.actions)
+    count = draw.noise.numel()
+    assert abs(draw.noise.mean()) < 5 / math.sqrt(count)
+    assert abs(draw.noise.var() - 1) < 5 * math.sqrt(2 / count)
+    # The policy owns the scaling: its own draw, given back as noise, is the same sample.
+    assert torch.equal(policy.sample(context, n=400, noise=draw.noise).actions, draw.actions)
+
+
+def test_candidates_share_one_encode_and_expand_copies_nothing(made):
+    policy, batch = made
+    innermost = policy
+    while innermost.bases():
+        innermost = innermost.bases()[0]
+    calls = []
+    innermost.encoder.register_forward_hook(lambda *_: calls.append(1))
+    context = policy.encode(observations(policy, batch))
+    wide = context.expand(4)
+    assert wide.batch == 32 and wide.expand(2).batch == 64 and context.batch == 8
+    assert wide.embedding.untyped_storage().data_ptr() == context.embedding.untyped_storage().data_ptr()
+    noise = noise_for(policy, 8, 4)
+    by_n = policy.sample(context, n=4, noise=noise).actions
+    by_expand = policy.sample(wide, noise=noise.reshape(32, 1, *noise.shape[2:])).actions
+    torch.testing.assert_close(by_expand.reshape(by_n.shape), by_n, rtol=0, atol=1e-6)
+    assert len(calls) == 1
+
+
+def test_sampling_through_the_denoiser_equals_native_sampling(made):
+    policy, batch = made
+    if "denoise" not in policy.spec.capabilities:
+        pytest.skip("no denoiser")
+    assert isinstance(policy, HasDenoiser)
+    context = policy.encode(observations(policy, batch))
+    noise = noise_for(policy, 8, 2)
+    for steps in (1, 4, 9):
+        native = policy.sample(context, n=2, noise=noise, steps=steps).actions
+        wide, flat = context.expand(2), noise.flatten(0, 1)
+        exchanged = euler(lambda x, sigma, wide=wide: policy.denoise(x, sigma, wide), flat, policy.sigmas(steps)).clamp(-1, 1)
+        torch.testing.assert_close(exchanged.reshape(native.shape), native, rtol=0, atol=1e-5)
+
+
+def test_denoiser_without_noise_gives_its_input(made):
+    policy, batch = made
+    context = policy.encode(observations(policy, batch))
+    torch.testing.assert_close(policy.denoise(batch["action"], torch.zeros(8), context), batch["action"], rtol=0, atol=1e-6)
+
+
+def test_guidance_that_changes_nothing_changes_nothing_and_one_that_pulls_pulls(made):
+    policy, batch = made
+    context = policy.encode(observations(policy, batch))
+    noise = noise_for(policy, 8, 2)
+    plain = policy.sample(context, n=2, noise=noise).actions
+    kept = policy.sample(context, n=2, noise=noise, guidance=[lambda x, clean, sigma, ctx: clean]).actions
+    torch.testing.assert_close(kept, plain, rtol=0, atol=1e-5)
+    goal = torch.full((16, *policy.spec.noise_shape), 0.25)
+    pulled = policy.sample(context, n=2, noise=noise, guidance=[lambda x, clean, sigma, ctx: goal]).actions
+    torch.testing.assert_close(pulled, goal.view_as(pulled), rtol=0, atol=1e-4)
+
+
+def test_policy_keeps_no_queue_and_no_clock(made):
+    policy, batch = made
+    before = {name: value.clone() for name, value in policy.state_dict().items()}
+    obs = observations(policy, batch)
+    noise = noise_for(policy, 8, 1)
+    chunks = [policy.sample(policy.encode(obs), noise=noise, features=True) for _ in range(3)]
+    assert all(torch.equal(chunks[0].actions, c.actions) and torch.equal(chunks[0].features, c.features) for c in chunks)
+    assert chunks[0].features.shape == (8, 1, policy.spec.feature_dim)
+    assert all(torch.equal(before[name], value) for name, value in policy.state_dict().items())
+
+
+def test_steps_of_a_sample_can_be_chosen_and_wrong_noise_is_refused(made):
+    policy, batch = made
+    context = policy.encode(observations(policy, batch))
+    with pytest.raises(SpecError, match=r"noise has shape \(8, 2.*expected"):
+        policy.sample(context, n=3, noise=noise_for(policy, 8, 2))
+    with pytest.raises(SpecError, match="at least 1 step, not 0"):
+        policy.sample(context, steps=0)
+
+
+def test_loss_is_the_mean_over_samples_and_pinned_by_time_and_noise(made):
+    policy, batch = made
+    drawn = policy.draw(8, torch.Generator().manual_seed(2))
+    loss = policy.loss(batch, t=drawn["t"], noise=drawn["noise"])
+    assert loss.per_sample.shape == (8,) and loss.scalar.shape == ()
+    torch.testing.assert_close(loss.per_sample.mean(), loss.scalar)
+    assert torch.equal(policy.loss(batch, t=drawn["t"], noise=drawn["noise"]).per_sample, loss.per_sample)
+    part = {key: value[3:5] for key, value in batch.items()}
+    torch.testing.assert_close(policy.loss(part, t=drawn["t"][3:5], noise=drawn["noise"][3:5]).per_sample, loss.per_sample[3:5])
+    assert torch.isfinite(policy.loss(batch).scalar)
+
+
+def test_saved_and_loaded_is_bit_exact(made, tmp_path):
+    policy, batch = made
+    policies.save(policy, tmp_path / "run")
+    loaded = policies.load(tmp_path / "run")
+    assert type(loaded) is type(policy) and loaded.spec == policy.spec and loaded.config == policy.config
+    obs, noise = observations(policy, batch), noise_for(policy, 8, 2)
+    assert torch.equal(loaded.sample(loaded.encode(obs), n=2, noise=noise).actions, policy.sample(policy.encode(obs), n=2, noise=noise).actions)
+    newest = {key: value[:, -1] for key, value in obs.items()}
+    assert torch.equal(loaded.observe(newest), policy.observe(newest))
+    if "correct" in policy.spec.capabilities:
+        planned = torch.rand(8, policy.spec.action_dim) * 2 - 1
+        assert torch.equal(loaded.correct(newest, planned), policy.correct(newest, planned))
+
+
+def test_observed_features_are_normalised_and_of_the_told_length(made):
+    policy, batch = made
+    assert isinstance(policy, HasFeatures)
+    newest = {key: value[:, -1] for key, value in observations(policy, batch).items()}
+    features = policy.observe(newest)
+    assert features.shape == (8, policy.observation_dim) and not features.requires_grad
+    assert features[:, :7].abs().max() < 5  # the vectors, in scales of the data
+
+
+def test_correction_stays_in_range_and_is_declared(made):
+    policy, batch = made
+    if "correct" not in policy.spec.capabilities:
+        pytest.skip("does not correct")
+    assert isinstance(policy, HasCorrection)
+    newest = {key: value[:, -1] for key, value in observations(policy, batch).items()}
+    planned = torch.rand(8, policy.spec.action_dim) * 2 - 1
+    executed = policy.correct(newest, planned)
+    assert executed.abs().max() <= 1 and not torch.equal(executed, planned)
+
+
+def test_overfits_a_tiny_batch(made):
+    policy, batch = made
+    innermost = policy
+    while innermost.bases():
+        innermost = innermost.bases()[0]
+    innermost.requires_grad_(True)
+    optimizer = torch.optim.Adam(innermost.parameters(), lr=3e-3)
+    fixed = policy.draw(64, torch.Generator().manual_seed(0))
+    rows = torch.arange(64) % 8
+    many = {key: value[rows] for key, value in batch.items()}
+    first = policy.loss(many, t=fixed["t"], noise=fixed["noise"]).scalar.item()
+    for _ in range(150):
+        optimizer.zero_grad()
+        loss = policy.loss(many, t=fixed["t"], noise=fixed["noise"]).scalar
+        loss.backward()
+        optimizer.step()
+    assert loss.item() < 0.15 * first
+
+
+def test_a_wrapper_refuses_a_base_without_the_capability(made):
+    policy, _ = made
+    policy.spec = replace(policy.spec, capabilities=("noise",))
+    with pytest.raises(SpecError, match="Residual needs a policy with capability 'observe'; .* has: noise"):
+        policies.Residual(policy)
+    with pytest.raises(SpecError, match="'energy'"):
+        require(policy, "energy", "BestOfN")
+
+
+def test_unknown_names_and_wrong_configs_are_told(toys):
+    data = toys.ToyData()
+    with pytest.raises(InputError, match="did you mean 'flow'"):
+        policies.make("flwo", toys.policy_spec(), data.stats())
+    with pytest.raises(InputError, match="wraps another policy"):
+        policies.make("residual", toys.policy_spec(), data.stats())
+    with pytest.raises(InputError, match="takes a FlowConfig, not a ResidualConfig"):
+        policies.make("flow", toys.policy_spec(), data.stats(), policies.ResidualConfig())
+
+
+def test_made_with_the_same_seed_is_the_same_and_leaves_the_global_generator_alone(toys):
+    data = toys.ToyData()
+    state = torch.get_rng_state()
+    one, two, other = (policies.make("flow", toys.policy_spec(), data.stats(), seed=s).state_dict() for s in (1, 1, 2))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert not all(torch.equal(one[name], other[name]) for name in one)

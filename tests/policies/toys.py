@@ -1,0 +1,171 @@
+"""Small data, worlds and policies with known answers, shared by the tests of this folder and the processes they start."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import policies
+from policies.base import PolicyModule
+from policies.encoders import ImageConfig
+from policies.flow import FlowConfig
+from policies.residual import Residual
+from sinew.protocols import Chunk
+from sinew.specs import ENVIRONMENT_STATE, STATE, ActionSpec, ObservationSpec, PolicySpec, TensorSpec
+
+CAMERA = "observation.images.front"
+ACTION_SPEC = ActionSpec(kind="ee_delta", low=(-0.5, -2.0, 0.0), high=(0.5, 2.0, 1.0), rate_hz=20.0, names=("x", "y", "gripper"))
+IMAGE = ImageConfig(channels=(8, 16), keypoints=8, feature_dim=8, groups=4, shift_px=2)
+
+
+def policy_spec(*, camera: bool = False, horizon: int = 6, n_obs_steps: int = 1) -> PolicySpec:
+    """A spec with two vectors and perhaps a camera of 16 x 20 pixels."""
+    tensors = {STATE: TensorSpec(shape=(4,), unit="rad"), ENVIRONMENT_STATE: TensorSpec(shape=(3,), unit="m")}
+    if camera:
+        tensors[CAMERA] = TensorSpec(shape=(16, 20, 3), dtype="uint8")
+    return PolicySpec(observation=ObservationSpec(tensors), action=ACTION_SPEC, horizon=horizon, n_obs_steps=n_obs_steps)
+
+
+class ToyData:
+    """Episodes of random observations whose action is a smooth function of the state."""
+
+    action_spec = ACTION_SPEC
+
+    def __init__(self, episodes: int = 6, length: int = 20, *, camera: bool = False, seed: int = 0) -> None:
+        stream = np.random.default_rng(seed)
+        frames = episodes * length
+        self.length, self.num_episodes = length, episodes
+        self.observation_spec = policy_spec(camera=camera).observation
+        self.frames: dict[str, np.ndarray] = {
+            STATE: stream.normal(1.0, 2.0, (frames, 4)).astype(np.float32),
+            ENVIRONMENT_STATE: stream.normal(-1.0, 0.5, (frames, 3)).astype(np.float32),
+        }
+        if camera:
+            self.frames[CAMERA] = stream.integers(0, 256, (frames, 16, 20, 3), dtype=np.uint8)
+        self.actions = ACTION_SPEC.denormalize(np.tanh(self.frames[STATE][:, :3] - 1)).astype(np.float32)
+
+    def __len__(self) -> int:
+        return self.num_episodes * self.length
+
+    def stats(self) -> dict[str, dict[str, np.ndarray]]:
+        return {key: {"mean": v.mean(0), "std": v.std(0)} for key, v in self.frames.items() if v.dtype != np.uint8}
+
+    def window(self, indices: np.ndarray, n_obs_steps: int, horizon: int, keys: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+        first = indices // self.length * self.length
+        past = np.maximum(indices[:, None] - np.arange(n_obs_steps - 1, -1, -1), first[:, None])
+        ahead = indices[:, None] + np.arange(horizon)
+        last = first[:, None] + self.length - 1
+        window = {key: self.frames[key][past] for key in (keys or self.frames)}
+        return {**window, "action": self.actions[np.minimum(ahead, last)], "action_is_pad": ahead > last}
+
+
+def batch(data: ToyData, spec: PolicySpec, rows: int = 8) -> dict[str, Tensor]:
+    """A training batch with actions in [-1, 1]."""
+    window = data.window(np.arange(rows) * 5 % len(data), spec.n_obs_steps, spec.horizon)
+    tensors = {key: torch.from_numpy(value) for key, value in window.items()}
+    return {**tensors, "action": ACTION_SPEC.normalize(tensors["action"])}
+
+
+FLOWS: dict[str, dict[str, Any]] = {
+    "flow-mlp": {"backbone": "mlp"},
+    "flow-unet": {"backbone": "unet"},
+    "flow-mlp-camera": {"backbone": "mlp", "camera": True, "n_obs_steps": 2},
+    "flow-unet-camera": {"backbone": "unet", "camera": True, "time_sampling": "beta"},
+}
+CASES = (*FLOWS, *(f"residual-{name}" for name in FLOWS), "residual-residual-flow-mlp")
+"""Every registered policy, in its variants; the contract suite checks that none is left out."""
+
+
+def make(case: str) -> tuple[PolicyModule, ToyData]:
+    """The policy of a case, small and with a correction that is not zero, and data for it."""
+    if case.startswith("residual-"):
+        base, data = make(case.removeprefix("residual-"))
+        policy = Residual(base, scale=0.4, hidden=(16,))
+        with torch.random.fork_rng():
+            torch.manual_seed(1)
+            for parameter in policy.actor.parameters():
+                nn.init.normal_(parameter, std=0.5)
+        return policy.eval(), data
+    settings = dict(FLOWS[case])
+    camera, n_obs_steps = settings.pop("camera", False), settings.pop("n_obs_steps", 1)
+    data = ToyData(camera=camera)
+    config = FlowConfig(hidden=(64, 64), channels=(16, 32), embedding_dim=32, kernel=3, groups=4, steps=4, image=IMAGE, **settings)
+    spec = policy_spec(camera=camera, n_obs_steps=n_obs_steps, horizon=5)
+    return policies.make("flow", spec, data.stats(), config, seed=3).eval(), data
+
+
+class ScriptedPolicy:
+    """A policy whose chunks are known: action[h] = 0.1 * first state element + 0.01 * h + 0.001 * noise, all axes alike."""
+
+    def __init__(self, horizon: int = 4, n_obs_steps: int = 1) -> None:
+        self.spec = PolicySpec(
+            observation=ObservationSpec({STATE: TensorSpec(shape=(2,))}),
+            action=ACTION_SPEC,
+            horizon=horizon,
+            n_obs_steps=n_obs_steps,
+            noise_shape=(1,),
+            capabilities=("noise",),
+        )
+        self.windows: list[Tensor] = []
+
+    def encode(self, obs: Any) -> Any:
+        self.windows.append(obs[STATE].clone())
+        return policies.base.EmbeddingContext(obs[STATE][:, -1, :1])  # type: ignore[attr-defined]
+
+    def sample(self, ctx: Any, *, n: int = 1, noise: Tensor | None = None, steps: int | None = None, **_: Any) -> Chunk:
+        assert n == 1 and noise is not None
+        ramp = 0.01 * torch.arange(self.spec.horizon, dtype=torch.float32)
+        value = 0.1 * ctx.embedding[:, None] + ramp[None, None] + 0.001 * noise
+        return Chunk(actions=value.unsqueeze(-1).expand(-1, -1, -1, 3).clone(), noise=noise)
+
+
+class PointEnv:
+    """Points on a plane that must reach the origin; start and wind are functions of the episode's seed.
+
+    The state is (x, y), the action the motion of the first two axes; within 0.2 of the origin is success.
+    """
+
+    max_episode_steps = 12
+    action_spec = ACTION_SPEC
+    observation_spec = ObservationSpec({STATE: TensorSpec(shape=(2,))})
+
+    def __init__(self, num_envs: int) -> None:
+        self.num_envs = num_envs
+        self.seeds = list(range(num_envs))
+        self.position = torch.zeros(num_envs, 2, dtype=torch.float64)
+        self.wind = torch.zeros(num_envs, 2, dtype=torch.float64)
+        self.steps = torch.zeros(num_envs, dtype=torch.int64)
+
+    def _start(self, world: int, seed: int) -> None:
+        stream = np.random.default_rng(seed)
+        self.seeds[world], self.steps[world] = seed, 0
+        self.position[world] = torch.from_numpy(stream.uniform(-2, 2, 2))
+        self.wind[world] = torch.from_numpy(stream.uniform(-0.1, 0.1, 2))
+
+    def _observe(self) -> dict[str, Tensor]:
+        return {STATE: self.position.float()}
+
+    def reset(self, seed: int | Sequence[int] | None = None, ids: Sequence[int] | None = None) -> dict[str, Tensor]:
+        ids = range(self.num_envs) if ids is None else ids
+        seeds = [seed + i for i in range(len(ids))] if isinstance(seed, int) else [0] * len(ids) if seed is None else seed
+        for world, s in zip(ids, seeds, strict=True):
+            self._start(world, s)
+        return self._observe()
+
+    def step(self, action: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor, Tensor, dict[str, Any]]:
+        self.position += action[:, :2].double() + self.wind
+        self.steps += 1
+        success = self.position.norm(dim=-1) < 0.2
+        truncated = (self.steps >= self.max_episode_steps) & ~success
+        final, lengths = self._observe(), self.steps.clone()
+        for world in (success | truncated).nonzero()[:, 0].tolist():
+            self._start(world, self.seeds[world] + 1000)
+        info = {"success": success, "final_observation": final, "episode_length": lengths}
+        return self._observe(), success.float(), success, truncated, info
+
+    def close(self) -> None:
+        pass
