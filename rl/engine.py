@@ -1,0 +1,205 @@
+"""How an ensemble is evaluated and differentiated. The mathematics is one; which way is fastest depends on the machine.
+
+- `loop` (CPU): head after head, forward and backward written out over buffers that are made once. On a CPU the products
+  are bound by arithmetic, so batching them gains nothing; what costs besides is fresh memory for activations and gradients
+  (page faults), gradients nobody asked for, and bookkeeping. This does without.
+- `autograd`: batched products under PyTorch's autograd. The reference, and the way on an accelerator.
+- `compile`: the same through `torch.compile`; the first call takes a while and needs a C++ compiler on a CPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from rl.critic import LAYER_NORM_EPS, EnsembleMLP
+from sinew.errors import InputError
+
+EngineName = Literal["auto", "loop", "autograd", "compile"]
+_layer_norm_backward = torch.ops.aten.native_layer_norm_backward.default
+_threshold_backward = torch.ops.aten.threshold_backward.grad_input
+
+
+class Engine(Protocol):
+    """Evaluates one ensemble whose parameters change in place."""
+
+    def evaluate(self, x: Tensor, heads: Sequence[int] | None = None) -> Tensor:
+        """(B, in) → (K, B, out) without any gradient; overwritten by the next call."""
+        ...
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in) → (E, B, out), keeping what `backward` needs; overwritten by the next call."""
+        ...
+
+    def backward(self, grad: Tensor, *, parameters: bool, inputs: bool) -> Tensor | None:
+        """Gradient (E, B, out) of the last `forward` → `.grad` of the parameters (overwritten) and (B, in) of its input."""
+        ...
+
+
+def make_engine(net: EnsembleMLP, name: EngineName = "auto") -> Engine:
+    """The engine called `name`; "auto" is `loop` on a CPU and `autograd` elsewhere.
+
+    Raises:
+        InputError: no such engine, or `loop` on an accelerator.
+    """
+    on_cpu = net.weight[0].device.type == "cpu"
+    if name == "auto":
+        name = "loop" if on_cpu else "autograd"
+    if name == "loop":
+        if not on_cpu:
+            raise InputError(f"engine 'loop' is for the CPU but the critic is on {net.weight[0].device}; use 'autograd' or 'compile'")
+        return LoopEngine(net)
+    if name in ("autograd", "compile"):
+        return AutogradEngine(net, compiled=name == "compile")
+    raise InputError(f"unknown engine {name!r}: known are auto, loop, autograd, compile")
+
+
+class AutogradEngine:
+    """Batched products under autograd, compiled or not."""
+
+    def __init__(self, net: EnsembleMLP, *, compiled: bool = False) -> None:
+        self.net = net
+        self._call = torch.compile(net, dynamic=False) if compiled else net
+        self._parameters = list(net.parameters())
+        self._x: Tensor | None = None
+        self._out: Tensor | None = None
+
+    def evaluate(self, x: Tensor, heads: Sequence[int] | None = None) -> Tensor:
+        index = None if heads is None or len(heads) == self.net.heads else torch.as_tensor(heads, device=x.device)
+        with torch.no_grad():
+            return self._call(x, index)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.enable_grad():
+            self._x = x.detach().requires_grad_()
+            self._out = self._call(self._x)
+        return self._out.detach()
+
+    def backward(self, grad: Tensor, *, parameters: bool, inputs: bool) -> Tensor | None:
+        if self._out is None or self._x is None:
+            raise RuntimeError("backward needs a forward before it, and each forward has one backward")
+        wanted = [*(self._parameters if parameters else ()), *((self._x,) if inputs else ())]
+        grads = torch.autograd.grad(self._out, wanted, grad)
+        self._out = None
+        if parameters:
+            for p, g in zip(self._parameters, grads, strict=False):
+                p.grad = g
+        return grads[-1] if inputs else None
+
+
+class LoopEngine:
+    """Head after head over buffers made once, backward written out."""
+
+    def __init__(self, net: EnsembleMLP) -> None:
+        self.net = net
+        self.depth = len(net.hidden)
+        heads = range(net.heads)
+        with torch.no_grad():
+            self._w = [[w[e] for w in net.weight] for e in heads]
+            self._wt = [[w[e].t() for w in net.weight] for e in heads]
+            self._b = [[b[e] for b in net.bias] for e in heads]
+            self._g = [[g[e, 0] for g in net.gain] for e in heads]
+            self._s = [[s[e, 0] for s in net.shift] for e in heads]
+        self._batch = -1
+        self._kept = False
+        self._gradients: list[list[list[Tensor]]] | None = None
+
+    def _buffers(self, batch: int) -> None:
+        """Buffers for batches of this size, where they differ from the last."""
+        if batch == self._batch:
+            return
+        net, new = self.net, self.net.weight[0].new_empty
+        self._batch, self._kept = batch, False
+        # one buffer per layer, shared by all heads, so that it stays in the cache
+        self._scratch = [new(batch, h) for h in net.hidden]
+        self._value = new(net.heads, batch, net.out_dim)
+        self._out = new(net.heads, batch, net.out_dim)
+        self._z = [[new(batch, h) for h in net.hidden] for _ in range(net.heads)]
+        self._h: list[list[Tensor]] = [[new(0)] * self.depth for _ in range(net.heads)]
+        self._stats: list[list[tuple[Tensor, Tensor]]] = [[(new(0), new(0))] * self.depth for _ in range(net.heads)]
+
+    @torch.no_grad()
+    def evaluate(self, x: Tensor, heads: Sequence[int] | None = None) -> Tensor:
+        self._buffers(x.shape[0])
+        chosen = range(self.net.heads) if heads is None else heads
+        norm, widths, last = self.net.layer_norm, self.net.hidden, self.depth
+        for k, e in enumerate(chosen):
+            h, w, b = x, self._w[e], self._b[e]
+            for layer, width in enumerate(widths):
+                z = torch.addmm(b[layer], h, w[layer], out=self._scratch[layer])
+                h = (
+                    torch.native_layer_norm(z, (width,), self._g[e][layer], self._s[e][layer], LAYER_NORM_EPS)[0].relu_()
+                    if norm
+                    else z.relu_()
+                )
+            torch.addmm(b[last], h, w[last], out=self._value[k])
+        return self._value[: len(chosen)]
+
+    @torch.no_grad()
+    def forward(self, x: Tensor) -> Tensor:
+        self._buffers(x.shape[0])
+        norm, widths, last = self.net.layer_norm, self.net.hidden, self.depth
+        for e in range(self.net.heads):
+            h, w, b, kept = x, self._w[e], self._b[e], self._h[e]
+            for layer, width in enumerate(widths):
+                h = torch.addmm(b[layer], h, w[layer], out=self._z[e][layer])
+                if norm:
+                    h, mean, rstd = torch.native_layer_norm(h, (width,), self._g[e][layer], self._s[e][layer], LAYER_NORM_EPS)
+                    self._stats[e][layer] = (mean, rstd)
+                kept[layer] = h.relu_()
+            torch.addmm(b[last], h, w[last], out=self._out[e])
+        self._x, self._kept = x, True
+        return self._out
+
+    @torch.no_grad()
+    def backward(self, grad: Tensor, *, parameters: bool, inputs: bool) -> Tensor | None:
+        if not self._kept:
+            raise RuntimeError("backward needs a forward before it, and each forward has one backward")
+        self._kept = False
+        if parameters:
+            self._set_gradients()
+        grad_x = None
+        for e in range(self.net.heads):
+            g = self._head_backward(e, grad[e], parameters, inputs)
+            if inputs:
+                grad_x = g if grad_x is None else grad_x.add_(g)
+        return grad_x
+
+    def _set_gradients(self) -> None:
+        """Point `.grad` of every parameter to its buffer, made once."""
+        net = self.net
+        if self._gradients is None:
+            groups = (net.weight, net.bias, net.gain, net.shift)
+            self._stacked = [[torch.zeros_like(p) for p in group] for group in groups]
+            self._gradients = [[[g[e] for g in group] for e in range(net.heads)] for group in self._stacked]
+        for group, grads in zip((net.weight, net.bias, net.gain, net.shift), self._stacked, strict=True):
+            for p, g in zip(group, grads, strict=True):
+                p.grad = g
+
+    def _head_backward(self, e: int, g: Tensor, parameters: bool, inputs: bool) -> Tensor:
+        kept, wt, norm = self._h[e], self._wt[e], self.net.layer_norm
+        grads = self._gradients
+        for layer in range(self.depth, -1, -1):
+            if layer < self.depth:
+                h = kept[layer]
+                g = _threshold_backward(g, h, 0.0, grad_input=g)
+                if norm:
+                    mean, rstd = self._stats[e][layer]
+                    mask = [True, parameters, parameters]
+                    g, g_gain, g_shift = _layer_norm_backward(
+                        g, self._z[e][layer], (g.shape[1],), mean, rstd, self._g[e][layer], self._s[e][layer], mask
+                    )
+                    if parameters and grads is not None:
+                        grads[2][e][layer].copy_(g_gain)
+                        grads[3][e][layer].copy_(g_shift)
+            below = kept[layer - 1] if layer else self._x
+            if parameters and grads is not None:
+                torch.mm(below.t(), g, out=grads[0][e][layer])
+                torch.sum(g, 0, keepdim=True, out=grads[1][e][layer])
+            if not layer:
+                return torch.mm(g, wt[0]) if inputs else g
+            g = torch.mm(g, wt[layer], out=self._scratch[layer - 1])  # free here: its activation was consumed forward
+        return g

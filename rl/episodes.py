@@ -1,0 +1,108 @@
+"""Recorded episodes as replay: what a demonstration did, beside what the base policy would have planned there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from rl.replay import DEMO, Ring
+from sinew.errors import DataError
+from sinew.protocols import Executor
+
+
+def add_episode(
+    ring: Ring,
+    features: Tensor,
+    action: Tensor,
+    *,
+    success: bool,
+    base_action: Tensor | None = None,
+    final_features: Tensor | None = None,
+    final_base_action: Tensor | None = None,
+    source: int = DEMO,
+) -> int:
+    """Append one recorded episode to a ring of one world.
+
+    The reward is 1 on the last step of a success, which is terminal, and 0 else. An episode without success ended by time
+    and bootstraps: where its final state is not given, its last frame serves as the final state and its last action is left out.
+
+    Args:
+        ring: with frames "features" and "base_action".
+        features: (L, D) what the policy observes before each action.
+        action: (L, A) executed, in [-1, 1].
+        success: whether the last step reached the goal.
+        base_action: (L, A) what the base planned at each frame; the executed action if left out.
+        final_features: (D,) after the last action.
+        final_base_action: (A,) planned there; needed with `final_features` unless the episode is a success.
+        source: source bits of its steps.
+
+    Returns:
+        Number of steps appended.
+
+    Raises:
+        DataError: lengths differ, a value is not finite, or the final base action is missing.
+    """
+    if ring.num_envs != 1:
+        raise DataError(f"recorded episodes need a ring of one world, this one has {ring.num_envs}")
+    base_action = action if base_action is None else base_action
+    if not len(features) == len(action) == len(base_action) or not len(action):
+        raise DataError(
+            f"an episode has {len(features)} features, {len(action)} actions and {len(base_action)} base actions; they must agree"
+        )
+    for name, values in (("features", features), ("action", action), ("base_action", base_action)):
+        bad = torch.nonzero(~torch.isfinite(values.reshape(len(values), -1)).all(1))
+        if len(bad):
+            raise DataError(f"{name} of a recorded episode is not finite at frame {int(bad[0])}; repair or drop the episode")
+    steps = len(action)
+    final = None
+    if not success and final_features is None:
+        steps -= 1
+        if steps < 1:
+            return 0
+        final_features, final_base_action = features[-1], base_action[-1]
+    if final_features is not None and (final_base_action is not None or success):
+        final = {"features": final_features[None], "base_action": (action[-1] if final_base_action is None else final_base_action)[None]}
+    if not success and final is None:
+        raise DataError("an episode that ended by time needs final_base_action beside final_features: its last state bootstraps")
+    off, on = torch.zeros(1, dtype=torch.bool), torch.ones(1, dtype=torch.bool)
+    executed, planned = action.clamp(-1, 1), base_action.clamp(-1, 1)
+    for t in range(steps):
+        last = t == steps - 1
+        ring.add(
+            {"features": features[t : t + 1], "base_action": planned[t : t + 1]},
+            executed[t : t + 1],
+            torch.tensor([1.0 if last and success else 0.0]),
+            on if last and success else off,
+            on if last and not success else off,
+            final=final if last else None,
+            source=source,
+        )
+    return steps
+
+
+def plan_along(executor: Executor, episodes: Sequence[Mapping[str, Tensor]], num_envs: int, *, seed: int = 0) -> list[Tensor]:
+    """What the base would have planned at every frame of recorded episodes, chunks advancing as they do in a rollout.
+
+    Args:
+        executor: of `num_envs` worlds.
+        episodes: one {key: (L, ...)} per episode.
+        num_envs: worlds of the executor; as many episodes are walked side by side.
+        seed: of the base's noise.
+
+    Returns:
+        One (L, A) in [-1, 1] per episode.
+    """
+    planned: list[Tensor] = []
+    for first in range(0, len(episodes), num_envs):
+        group = [episodes[min(first + i, len(episodes) - 1)] for i in range(num_envs)]
+        lengths = [len(next(iter(e.values()))) for e in group]
+        executor.reset(None, [seed + first + i for i in range(num_envs)])
+        steps = []
+        for t in range(max(lengths)):
+            obs = {k: torch.stack([e[k][min(t, n - 1)] for e, n in zip(group, lengths, strict=True)]) for k in group[0]}
+            steps.append(executor.plan(obs).clamp(-1, 1))
+        walked = torch.stack(steps, 1)
+        planned += [walked[i, : lengths[i]].clone() for i in range(min(num_envs, len(episodes) - first))]
+    return planned

@@ -1,0 +1,78 @@
+"""Keep the best weights by the evidence of evaluations, so that improving a policy never hands back a worse one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sinew.errors import InputError
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Successes in an evaluation."""
+
+    step: int
+    """Environment steps of training before it."""
+    k: int
+    """Successes."""
+    n: int
+    """Episodes."""
+
+    @property
+    def rate(self) -> float:
+        """Share of successes, k / n."""
+        return self.k / self.n
+
+    @classmethod
+    def of(cls, result: Mapping[str, Any], step: int) -> Evaluation:
+        """From what an evaluation gave: at least "k" and "n".
+
+        Raises:
+            InputError: these are missing or make no rate.
+        """
+        k, n = result.get("k"), result.get("n")
+        if not isinstance(k, int) or not isinstance(n, int) or not 0 <= k <= n or n < 1:
+            raise InputError(f"an evaluation must give whole numbers k <= n with n > 0, found k={k!r}, n={n!r}")
+        return cls(step, k, n)
+
+
+class Gate:
+    """Remembers the best weights of a module.
+
+    A candidate replaces the start (the base) only if its success rate is higher by more than `margin`; among candidates a
+    later one wins a tie. Give evaluations on the same seeds each time.
+
+    Args:
+        module: whose weights are kept; as it is now, it is the base.
+        margin: by how much the base must be beaten.
+    """
+
+    def __init__(self, module: nn.Module, margin: float = 0.0) -> None:
+        self.module, self.margin = module, margin
+        self.base: Evaluation | None = None
+        self.best: Evaluation | None = None
+        self.weights = self._copy()
+
+    def _copy(self) -> dict[str, Tensor]:
+        return {k: v.detach().clone() for k, v in self.module.state_dict().items()}
+
+    def consider(self, evaluation: Evaluation) -> bool:
+        """Take in an evaluation of the module as it is now; the first is the base's. Whether its weights are now the best."""
+        if self.base is None or self.best is None:
+            self.base = self.best = evaluation
+            self.weights = self._copy()
+            return True
+        better = evaluation.rate > self.base.rate + self.margin and evaluation.rate >= self.best.rate
+        if better:
+            self.best, self.weights = evaluation, self._copy()
+        return better
+
+    def restore(self) -> None:
+        """Put the best weights into the module."""
+        with torch.no_grad():
+            self.module.load_state_dict(self.weights)

@@ -1,0 +1,216 @@
+"""One off-policy update: critics towards a bootstrapped target, then the actor up the critics' values.
+
+A method fills five slots: the replay it samples from, the actor, `decode` (what the actor's output does to the action), the
+critic's head and the actor's objective. Nothing here waits for the device: no value is read back during an update.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from rl.checkpoint import load_module_state, load_optimizer_state, module_state, optimizer_state
+from rl.critic import Critic, polyak
+from rl.engine import EngineName, make_engine
+from rl.replay import Batch
+from sinew.errors import InputError
+
+Frames = Mapping[str, Tensor]
+Propose = Callable[[nn.Module, Frames], Tensor]
+"""(actor, frames) → u (B, U): what the actor puts out."""
+Decode = Callable[[Frames, Tensor], Tensor]
+"""(frames, u) → action (B, A) in [-1, 1] as it would be executed."""
+CriticInput = Callable[[Frames, Tensor], Tensor]
+"""(frames, action) → (B, D): what the critic looks at."""
+Reduce = Literal["min", "mean"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearnerConfig:
+    """Settings of an update."""
+
+    critic_lr: float = 3e-4
+    """Adam step size of the critics."""
+    actor_lr: float = 1e-4
+    """Adam step size of the actor."""
+    tau: float = 0.005
+    """Share by which targets follow, per update."""
+    actor_every: int = 2
+    """Critic updates per actor update."""
+    target_heads: int = 2
+    """Target heads drawn at random for each update (REDQ); all if not fewer than the ensemble has."""
+    target_reduce: Reduce = "min"
+    """How the drawn target heads become one value."""
+    actor_reduce: Reduce = "min"
+    """How the heads become the value that the actor climbs."""
+    target_low: float | None = 0.0
+    """Targets are clipped from below; 0 for a sparse success reward, None for no clipping."""
+    target_high: float | None = 1.0
+    """Targets are clipped from above; 1 for a sparse success reward, None for no clipping."""
+    smoothing_std: float = 0.1
+    """Standard deviation of the noise on the target action, in units of the normalised action."""
+    smoothing_clip: float = 0.3
+    """That noise is clipped to plus or minus this."""
+    output_l2: float = 0.1
+    """Weight of the mean squared actor output in the actor's loss."""
+    engine: EngineName = "auto"
+    """How the critics are computed: auto, loop, autograd, compile."""
+
+    def __post_init__(self) -> None:
+        if self.actor_every < 1 or self.target_heads < 1 or not 0 < self.tau <= 1:
+            raise InputError(
+                f"actor_every {self.actor_every} and target_heads {self.target_heads} must be at least 1, tau {self.tau} in (0, 1]"
+            )
+
+
+METRICS = ("loss", "q", "target", "actor_q", "output_rms")
+
+
+class Learner:
+    """Actor, critics, their targets and optimisers.
+
+    Args:
+        actor: the trained module; its target is a copy.
+        critic: the trained ensemble; its target is a copy.
+        propose: runs an actor on frames.
+        decode: makes the executed action of the actor's output.
+        critic_input: what the critic sees.
+        config: settings.
+        generator: of all randomness of the updates; on the CPU, noise is moved where it is needed.
+    """
+
+    def __init__(
+        self,
+        actor: nn.Module,
+        critic: Critic,
+        *,
+        propose: Propose,
+        decode: Decode,
+        critic_input: CriticInput,
+        config: LearnerConfig,
+        generator: torch.Generator,
+    ) -> None:
+        self.actor, self.critic, self.config, self.generator = actor, critic, config, generator
+        self.propose, self.decode, self.critic_input = propose, decode, critic_input
+        self.actor_target = copy.deepcopy(actor).requires_grad_(False)
+        self.critic_target = copy.deepcopy(critic).requires_grad_(False)
+        self._actor = [p for p in actor.parameters() if p.requires_grad]
+        trained = [n for n, p in actor.named_parameters() if p.requires_grad]
+        targets = dict(self.actor_target.named_parameters())
+        self._actor_target = [targets[n] for n in trained]
+        self._critic, self._critic_target = list(critic.parameters()), list(self.critic_target.parameters())
+        self.actor_optimizer = torch.optim.Adam(self._actor, lr=config.actor_lr, fused=True)
+        self.critic_optimizer = torch.optim.Adam(self._critic, lr=config.critic_lr, fused=True)
+        self.engine = make_engine(critic.net, config.engine)
+        self.target_engine = make_engine(self.critic_target.net, config.engine)
+        self.updates = 0
+        self._sums = torch.zeros(len(METRICS), device=self._critic[0].device)
+        self._critic_updates = self._actor_updates = 0
+
+    # ------------------------------------------------------------ updates
+
+    def update(self, batch: Batch, *, train_actor: bool = True) -> None:
+        """One critic update and, every `actor_every`-th time, one actor update; then the targets follow."""
+        self.critic_step(batch, self.target(batch))
+        self.updates += 1
+        if train_actor and self.updates % self.config.actor_every == 0:
+            self.actor_step(batch.frames)
+            polyak(self._actor_target, self._actor, self.config.tau)
+        polyak(self._critic_target, self._critic, self.config.tau)
+
+    @torch.no_grad()
+    def target(self, batch: Batch, heads: list[int] | None = None, noise: Tensor | None = None) -> Tensor:
+        """Bootstrapped targets (B,).
+
+        Args:
+            batch: transitions.
+            heads: target heads to use; drawn if left out.
+            noise: (B, U) smoothing noise before clipping; drawn if left out.
+        """
+        config = self.config
+        u = self.propose(self.actor_target, batch.next_frames)
+        if config.smoothing_std > 0:
+            if noise is None:
+                noise = torch.randn(u.shape, generator=self.generator).to(u.device).mul_(config.smoothing_std)
+            u = u + noise.clamp(-config.smoothing_clip, config.smoothing_clip)
+        x = self.critic_input(batch.next_frames, self.decode(batch.next_frames, u))
+        out = self.target_engine.evaluate(x, self.draw_heads() if heads is None else heads)
+        value = _reduce(self.critic_target.head.value(out), config.target_reduce)
+        target = torch.addcmul(batch.reward, batch.discount, value)
+        if config.target_low is not None or config.target_high is not None:
+            target = target.clamp_(config.target_low, config.target_high)
+        self._sums[2] += target.mean()
+        return target
+
+    def draw_heads(self) -> list[int] | None:
+        """A random subset of the target heads, drawn on the host; None for all."""
+        total, wanted = self.critic.net.heads, self.config.target_heads
+        return None if wanted >= total else torch.randperm(total, generator=self.generator)[:wanted].tolist()
+
+    def critic_step(self, batch: Batch, target: Tensor) -> None:
+        """One Adam step of all heads towards `target` (B,)."""
+        out = self.engine.forward(self.critic_input(batch.frames, batch.action))
+        loss, grad = self.critic.head.loss(out, target)
+        self._sums[0] += loss
+        self._sums[1] += out.mean() if out.shape[-1] == 1 else self.critic.head.value(out).mean()
+        self.engine.backward(grad, parameters=True, inputs=False)
+        self.critic_optimizer.step()
+        self._critic_updates += 1
+
+    def actor_step(self, frames: Frames) -> None:
+        """One Adam step of the actor up the critics' value. The critics get no gradient."""
+        u = self.propose(self.actor, frames)
+        x = self.critic_input(frames, self.decode(frames, u))
+        out = self.engine.forward(x.detach()).detach().requires_grad_()
+        value = _reduce(self.critic.head.value(out), self.config.actor_reduce).mean()
+        (grad_out,) = torch.autograd.grad(-value, out)
+        grad_x = self.engine.backward(grad_out, parameters=False, inputs=True)
+        size = u.square().mean()
+        self.actor_optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward([x, self.config.output_l2 * size], [grad_x, None])
+        self.actor_optimizer.step()
+        self._sums[3] += value.detach()
+        self._sums[4] += size.detach()
+        self._actor_updates += 1
+
+    def read_metrics(self) -> dict[str, float]:
+        """Means since the last call; the one place that waits for the device."""
+        sums = self._sums.tolist()
+        counts = [self._critic_updates] * 3 + [self._actor_updates] * 2
+        means = {n: s / c for n, s, c in zip(METRICS, sums, counts, strict=True) if c}
+        if "output_rms" in means:
+            means["output_rms"] **= 0.5
+        self._sums.zero_()
+        self._critic_updates = self._actor_updates = 0
+        return means
+
+    # ------------------------------------------------------------ saving
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, int]]:
+        """Tensors and numbers that `load_state` needs."""
+        tensors: dict[str, Tensor] = {"learner_rng": self.generator.get_state(), "metric_sums": self._sums}
+        for name in ("actor", "actor_target", "critic", "critic_target"):
+            tensors |= module_state(name, getattr(self, name))
+        for name in ("actor_optimizer", "critic_optimizer"):
+            tensors |= optimizer_state(name, getattr(self, name))
+        return tensors, {"updates": self.updates, "critic_updates": self._critic_updates, "actor_updates": self._actor_updates}
+
+    def load_state(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, int]) -> None:
+        """Become the learner that `state` was taken from."""
+        for name in ("actor", "actor_target", "critic", "critic_target"):
+            load_module_state(name, getattr(self, name), tensors)
+        for name in ("actor_optimizer", "critic_optimizer"):
+            load_optimizer_state(name, getattr(self, name), tensors)
+        self.generator.set_state(tensors["learner_rng"])
+        self._sums.copy_(tensors["metric_sums"])
+        self.updates, self._critic_updates, self._actor_updates = (numbers[k] for k in ("updates", "critic_updates", "actor_updates"))
+
+
+def _reduce(values: Tensor, how: Reduce) -> Tensor:
+    """(K, B) → (B,)."""
+    return values.amin(0) if how == "min" else values.mean(0)

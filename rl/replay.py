@@ -1,0 +1,414 @@
+"""Replay: every frame is kept once, and everything that is a choice of the learner is made when sampling.
+
+A `Ring` holds the last T steps of N worlds, time-major. The observation after a step is the next slot's frame; only where an
+episode ended is it kept apart, in a side table behind the slots of the same tensor, so that a batch is one gather. n-step
+length, discount and chunk stride are arguments of `sample`: nothing of them is baked into what is stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from sinew.errors import DataError, InputError, SpecError
+
+POLICY, HUMAN, DEMO, SYNTHETIC = 1, 2, 4, 8
+"""Bits of `source`: who chose the action of a step."""
+
+FrameSpec = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Transitions, batch first. A transition spans the steps from its start to its bootstrap state."""
+
+    frames: dict[str, Tensor]
+    """{key: (B, ...)} at the start."""
+    action: Tensor
+    """(B, A) executed at the start; (B, stride, A) for a chunk stride above 1, zeros after the episode's end."""
+    reward: Tensor
+    """(B,) float32: sum of gamma^k r_k over the span."""
+    discount: Tensor
+    """(B,) float32: gamma^span, and 0 if the episode terminated (never for a time-out)."""
+    next_frames: dict[str, Tensor]
+    """{key: (B, ...)} at the bootstrap state; meaningless where `discount` is 0."""
+    span: Tensor
+    """(B,) int64: environment steps covered, at least 1."""
+    source: Tensor
+    """(B,) uint8: source bits of the first step."""
+    slot: Tensor
+    """(B,) int64: flat slot of the start, time * N + world, to relabel or to prioritise."""
+
+    def map(self, function: Any) -> Batch:
+        """`function` applied to every tensor."""
+        values = {}
+        for name in ("action", "reward", "discount", "span", "source", "slot"):
+            values[name] = function(getattr(self, name))
+        for name in ("frames", "next_frames"):
+            values[name] = {k: function(v) for k, v in getattr(self, name).items()}
+        return Batch(**values)
+
+
+def concatenate(a: Batch, b: Batch) -> Batch:
+    """Two batches one after the other."""
+    values = {}
+    for name in ("action", "reward", "discount", "span", "source", "slot"):
+        values[name] = torch.cat((getattr(a, name), getattr(b, name)))
+    for name in ("frames", "next_frames"):
+        left, right = getattr(a, name), getattr(b, name)
+        values[name] = {k: torch.cat((left[k], right[k])) for k in left}
+    return Batch(**values)
+
+
+class Sampler(Protocol):
+    """What a learner draws from: the "replay" slot."""
+
+    def sample(
+        self,
+        batch_size: int,
+        *,
+        updates: int = 1,
+        n_step: int = 1,
+        gamma: float = 0.99,
+        stride: int = 1,
+        generator: torch.Generator | None = None,
+    ) -> list[Batch]:
+        """Draw `updates` batches of `batch_size`."""
+        ...
+
+
+class Ring:
+    """The last `length` steps of `num_envs` worlds.
+
+    Args:
+        length: slots in time, T.
+        num_envs: worlds, N; N = 1 for recorded episodes one after the other.
+        frame: {key: (shape, dtype)} of what a state consists of and is needed at the bootstrap state too, for example
+            features, images and the base policy's action.
+        action_dim: elements of the executed action, A.
+        device: where the tensors live.
+    """
+
+    def __init__(self, length: int, num_envs: int, frame: FrameSpec, action_dim: int, *, device: torch.device | str = "cpu") -> None:
+        if length < 2 or num_envs < 1:
+            raise SpecError(f"a ring of {length} steps x {num_envs} worlds cannot hold a transition; at least 2 x 1 is needed")
+        self.length, self.num_envs, self.action_dim = length, num_envs, action_dim
+        self.frame = {k: (tuple(shape), dtype) for k, (shape, dtype) in frame.items()}
+        self.device = torch.device(device)
+        slots = length * num_envs
+        self._final_rows = max(16, 2 * num_envs, slots // 32)
+        make = {"device": self.device}
+        self._frames = {k: torch.zeros(slots + self._final_rows, *shape, dtype=dtype, **make) for k, (shape, dtype) in self.frame.items()}
+        self._free = list(range(self._final_rows - 1, -1, -1))
+        self.action = torch.zeros(slots, action_dim, **make)
+        self.reward = torch.zeros(slots, **make)
+        self.terminated = torch.zeros(slots, dtype=torch.bool, **make)
+        self.truncated = torch.zeros(slots, dtype=torch.bool, **make)
+        self.source = torch.zeros(slots, dtype=torch.uint8, **make)
+        self.episode_step = torch.zeros(slots, dtype=torch.int64, **make)
+        self._final = torch.full((slots,), -1, dtype=torch.int64, **make)
+        self._next_step = torch.zeros(num_envs, dtype=torch.int64, **make)
+        self.count = 0
+        self._eligible: dict[tuple[int, int | None], Tensor] = {}
+
+    def __len__(self) -> int:
+        """Frames that are held."""
+        return min(self.count, self.length) * self.num_envs
+
+    def frames(self, key: str) -> Tensor:
+        """(T, N, ...) view of the frames of `key`."""
+        return self._frames[key][: self.length * self.num_envs].view(self.length, self.num_envs, *self.frame[key][0])
+
+    # ------------------------------------------------------------ writing
+
+    def add(
+        self,
+        frame: Mapping[str, Tensor],
+        action: Tensor,
+        reward: Tensor,
+        terminated: Tensor,
+        truncated: Tensor,
+        *,
+        final: Mapping[str, Tensor] | None = None,
+        source: int | Tensor = POLICY,
+    ) -> None:
+        """Append one step of all worlds.
+
+        Args:
+            frame: {key: (N, ...)} before the step.
+            action: (N, A) as it was executed.
+            reward: (N,).
+            terminated: (N,) bool.
+            truncated: (N,) bool; never both.
+            final: {key: (M, ...)} after the step, of the M worlds whose episode ended, in the order of worlds. May be left
+                out when none was truncated: nothing is bootstrapped from a terminal state.
+            source: source bits, one for all or (N,).
+
+        Raises:
+            SpecError: a world is both terminated and truncated, or a truncated one comes without final frame.
+        """
+        N = self.num_envs
+        low = (self.count % self.length) * N
+        here = slice(low, low + N)
+        ended = terminated | truncated
+        any_ended = bool(ended.any())
+        if any_ended:
+            if bool((terminated & truncated).any()):
+                raise SpecError("a world is both terminated and truncated; a terminated one must not be truncated")
+            if final is None and bool(truncated.any()):
+                raise SpecError("an episode was truncated but no final frame was given; pass final= with the frames after the step")
+        if self.count >= self.length:
+            self._release(here)
+        for key, store in self._frames.items():
+            store[here] = frame[key]
+        self.action[here] = action
+        self.reward[here] = reward
+        self.terminated[here] = terminated
+        self.truncated[here] = truncated
+        self.source[here] = source
+        self.episode_step[here] = self._next_step
+        self._next_step += 1
+        if any_ended:
+            self._next_step[ended] = 0
+            if final is not None:
+                self._keep_final(torch.nonzero(ended)[:, 0] + low, final)
+        self.count += 1
+        self._eligible.clear()
+
+    def cut(self, final: Mapping[str, Tensor]) -> None:
+        """Mark the newest step of every world whose episode runs on as truncated, `final` {key: (N, ...)} being the state after it."""
+        if not self.count:
+            return
+        low = ((self.count - 1) % self.length) * self.num_envs
+        here = slice(low, low + self.num_envs)
+        open_ = ~(self.terminated[here] | self.truncated[here])
+        self.truncated[here] |= open_
+        self._next_step[open_] = 0
+        self._keep_final(torch.nonzero(open_)[:, 0] + low, {k: v[open_] for k, v in final.items()})
+        self._eligible.clear()
+
+    def _release(self, here: slice) -> None:
+        """Give back the side-table rows of slots that are overwritten."""
+        rows = self._final[here]
+        self._free.extend(rows[rows >= 0].tolist())
+        self._final[here] = -1
+
+    def _keep_final(self, slots: Tensor, final: Mapping[str, Tensor]) -> None:
+        while len(self._free) < len(slots):
+            self._grow()
+        rows = torch.tensor([self._free.pop() for _ in range(len(slots))], dtype=torch.int64, device=self.device)
+        self._final[slots] = rows
+        base = self.length * self.num_envs
+        for key, store in self._frames.items():
+            store[base + rows] = final[key].to(store)
+
+    def _grow(self) -> None:
+        extra = max(16, self._final_rows // 2)
+        for key, store in self._frames.items():
+            self._frames[key] = torch.cat((store, store.new_zeros(extra, *store.shape[1:])))
+        self._free.extend(range(self._final_rows + extra - 1, self._final_rows - 1, -1))
+        self._final_rows += extra
+
+    # ------------------------------------------------------------ sampling
+
+    def starts(self, stride: int = 1, source: int | None = None) -> Tensor:
+        """Absolute times * N + world of every step that a transition can start at.
+
+        Left out are steps whose bootstrap state is not there yet (the newest step of a running episode), for a stride above 1
+        steps that no chunk starts at or whose chunk is unfinished, and steps without any bit of `source`.
+        """
+        key = (stride, source)
+        if key not in self._eligible:
+            size, N = min(self.count, self.length), self.num_envs
+            time = torch.arange(self.count - size, self.count, device=self.device)
+            flat = ((time % self.length)[:, None] * N + torch.arange(N, device=self.device)).reshape(-1)
+            ended = (self.terminated | self.truncated)[flat].view(size, N)
+            good = torch.zeros(size, N, dtype=torch.bool, device=self.device)
+            good[: max(0, size - stride)] = True
+            tail = ended[max(0, size - stride) :].flip(0).cumsum(0).flip(0) > 0
+            good[max(0, size - stride) :] = tail
+            if stride > 1:
+                good &= (self.episode_step[flat].view(size, N) % stride) == 0
+            if source is not None:
+                good &= (self.source[flat].view(size, N) & source) > 0
+            self._eligible[key] = torch.nonzero(good.reshape(-1))[:, 0] + (self.count - size) * N
+        return self._eligible[key]
+
+    def _draw(self, number: int, stride: int, source: int | None, generator: torch.Generator | None) -> Tensor:
+        """Uniform draw from `starts` (number,), without listing them in the plain case."""
+        if stride > 1 or source is not None:
+            pool = self.starts(stride, source)
+            if not len(pool):
+                raise InputError(f"the replay holds no transition to sample (stride {stride}, source bits {source})")
+            return pool[torch.randint(len(pool), (number,), generator=generator, device=self.device)]
+        size, N = min(self.count, self.length), self.num_envs
+        if not size:
+            raise InputError("the replay is empty; add steps before sampling")
+        low = (self.count - size) * N
+        if "last" not in self._eligible:  # the newest step counts only where its episode ended
+            here = slice(((self.count - 1) % self.length) * N, ((self.count - 1) % self.length) * N + N)
+            self._eligible["last"] = torch.nonzero(self.terminated[here] | self.truncated[here])[:, 0]  # type: ignore[index]
+        last = self._eligible["last"]  # type: ignore[index]
+        whole = (size - 1) * N
+        if not whole + len(last):
+            raise InputError("the replay holds one unfinished step; add more before sampling")
+        k = torch.randint(whole + len(last), (number,), generator=generator, device=self.device)
+        if not len(last):
+            return k + low
+        return low + torch.where(k < whole, k, whole + last[(k - whole).clamp(min=0)])
+
+    def sample(
+        self,
+        batch_size: int,
+        *,
+        updates: int = 1,
+        n_step: int = 1,
+        gamma: float = 0.99,
+        stride: int = 1,
+        source: int | None = None,
+        generator: torch.Generator | None = None,
+    ) -> list[Batch]:
+        """Draw `updates` batches in one gather; each is a view of the whole.
+
+        Args:
+            batch_size: transitions per batch.
+            updates: batches.
+            n_step: a transition covers up to n_step chunks of `stride` steps; fewer where the episode ends or the newest
+                step is reached. It never crosses the end of an episode.
+            gamma: discount per environment step.
+            stride: steps per chunk; above 1, transitions start only where an episode's step number is a multiple of it.
+            source: only transitions whose first step has one of these source bits.
+            generator: of this ring's device.
+
+        Raises:
+            InputError: there is nothing to sample.
+        """
+        start = self._draw(batch_size * updates, stride, source, generator)
+        batch = self.gather(start, n_step=n_step, gamma=gamma, stride=stride)
+        if updates == 1:
+            return [batch]
+        return [batch.map(lambda x, i=i: x[i * batch_size : (i + 1) * batch_size]) for i in range(updates)]
+
+    def gather(self, start: Tensor, *, n_step: int = 1, gamma: float = 0.99, stride: int = 1) -> Batch:
+        """The transitions that start at `start` (M,), given as in `starts`."""
+        N, window = self.num_envs, n_step * stride
+        time, world = start // N, start % N
+        offsets = torch.arange(window, device=self.device)
+        times = time[:, None] + offsets
+        flat = (times % self.length) * N + world[:, None]
+        terminated, truncated = self.terminated[flat], self.truncated[flat]
+        ended = terminated | truncated
+        written = times < self.count
+        usable = written & ((times < self.count - 1) | ended)
+        before = torch.zeros_like(ended)
+        before[:, 1:] = (ended & written)[:, :-1].cumsum(1) > 0
+        inside = usable & ~before
+        span = inside.sum(1)
+        if stride > 1:
+            whole = span - span % stride
+            complete = (ended & inside).any(1)
+            span = torch.where(complete, span, whole)
+            inside &= offsets < span[:, None]
+        powers = gamma ** torch.arange(window + 1, device=self.device, dtype=torch.float32)
+        reward = (self.reward[flat] * inside * powers[:-1]).sum(1)
+        discount = powers[span] * ~(terminated & inside).any(1)
+        slot = flat[:, 0]
+        last = flat.gather(1, (span - 1)[:, None])[:, 0]
+        row = self._final[last]
+        after = ((time + span) % self.length) * N + world
+        over = self.terminated[last] | self.truncated[last]
+        after = torch.where(row >= 0, self.length * N + row, torch.where(over, slot, after))
+        action = self.action[slot]
+        if stride > 1:
+            action = self.action[flat[:, :stride]] * inside[:, :stride, None]
+        return Batch(
+            frames={k: v[slot] for k, v in self._frames.items()},
+            action=action,
+            reward=reward,
+            discount=discount,
+            next_frames={k: v[after] for k, v in self._frames.items()},
+            span=span,
+            source=self.source[slot],
+            slot=slot,
+        )
+
+    # ------------------------------------------------------------ saving
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything that `load_state` needs, as tensors for a safetensors file."""
+        used = min(self.count, self.length) * self.num_envs
+        slots = self.length * self.num_envs
+        shape = (self.length, self.num_envs, self.action_dim, self.count, self._final_rows)
+        out = {f"frames.{k}": v[:used].clone() for k, v in self._frames.items()}
+        out |= {f"final.{k}": v[slots:].clone() for k, v in self._frames.items()}
+        for name in ("action", "reward", "terminated", "truncated", "source", "episode_step", "_final"):
+            out[name] = getattr(self, name)[:used].clone()
+        out["next_step"] = self._next_step.clone()
+        out["free"] = torch.tensor(self._free, dtype=torch.int64)
+        out["shape"] = torch.tensor(shape)
+        return out
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Become the ring that `state` was taken from.
+
+        Raises:
+            DataError: it is of a ring of another size or with other frames.
+        """
+        length, num_envs, action_dim, count, final_rows = state["shape"].tolist()
+        mine = (self.length, self.num_envs, self.action_dim, set(self.frame))
+        theirs = (length, num_envs, action_dim, {k.removeprefix("frames.") for k in state if k.startswith("frames.")})
+        if mine != theirs:
+            raise DataError(f"the saved replay is of another shape: {theirs} (steps, worlds, action, frames), expected {mine}")
+        slots, used = length * num_envs, min(count, length) * num_envs
+        self._final_rows = final_rows
+        for key, (shape, dtype) in self.frame.items():
+            store = torch.zeros(slots + final_rows, *shape, dtype=dtype, device=self.device)
+            store[:used], store[slots:] = state[f"frames.{key}"], state[f"final.{key}"]
+            self._frames[key] = store
+        for name in ("action", "reward", "terminated", "truncated", "source", "episode_step", "_final"):
+            getattr(self, name)[:used] = state[name].to(self.device)
+        self._final[used:] = -1
+        self._next_step.copy_(state["next_step"])
+        self._free = state["free"].tolist()
+        self.count = count
+        self._eligible.clear()
+
+
+class Mix:
+    """Batches of which a fixed share comes from a second replay: online and demonstrations, half and half.
+
+    Args:
+        online: first replay.
+        demos: second replay.
+        demo_fraction: share of `demos` in each batch, 0 to 1.
+    """
+
+    def __init__(self, online: Sampler, demos: Sampler, demo_fraction: float = 0.5) -> None:
+        if not 0.0 <= demo_fraction <= 1.0:
+            raise InputError(f"demo_fraction is {demo_fraction}; it is a share between 0 and 1")
+        self.online, self.demos, self.demo_fraction = online, demos, demo_fraction
+
+    def sample(
+        self,
+        batch_size: int,
+        *,
+        updates: int = 1,
+        n_step: int = 1,
+        gamma: float = 0.99,
+        stride: int = 1,
+        generator: torch.Generator | None = None,
+    ) -> list[Batch]:
+        """Like `Ring.sample`; the online transitions come first in each batch."""
+        from_demos = round(batch_size * self.demo_fraction)
+        options: dict[str, Any] = {"updates": updates, "n_step": n_step, "gamma": gamma, "stride": stride, "generator": generator}
+        if not from_demos:
+            return self.online.sample(batch_size, **options)
+        if from_demos == batch_size:
+            return self.demos.sample(batch_size, **options)
+        online = self.online.sample(batch_size - from_demos, **options)
+        demos = self.demos.sample(from_demos, **options)
+        return [concatenate(a, b) for a, b in zip(online, demos, strict=True)]
