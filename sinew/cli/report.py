@@ -57,7 +57,7 @@ def claim(summary: Mapping[str, Any]) -> str:
     counts = f"{_count(improved)} against {_count(bc)}"
     if not paired:
         return f"Improved {counts}; the two were not compared on common seeds."
-    split = f"{paired['wins']} wins, {paired['losses']} losses on the same seeds, p = {p_value(paired)}"
+    split = f"{_split(paired)} on the same seeds, p = {p_value(paired)}"
     verdict = _verdict(paired)
     if verdict == NO_EVIDENCE:
         return f"No evidence that the improved policy differs from the base: {counts} ({split})."
@@ -107,7 +107,7 @@ def _success(summary: Mapping[str, Any]) -> str:
     if not rows:
         return ""
     head = [("Policy", ""), ("k / n", "n"), ("Rate", "n"), ("Wilson 95 %", "n hide"), ("0 to 100 %", "wide")]
-    return section("Success", table(head, rows), _control_note(summary))
+    return section("Success", table(head, rows, "stack"), _control_note(summary))
 
 
 def _rate_row(name: str, note: str, style: str, group: Mapping[str, Any]) -> list[str]:
@@ -158,7 +158,7 @@ def _same_seeds(summary: Mapping[str, Any]) -> str:
     said = {NO_EVIDENCE: "no evidence of a difference", BETTER: "improved is better", WORSE: "improved is worse"}[verdict]
     style = "" if verdict == NO_EVIDENCE else verdict
     text = (
-        f'<p>Exact McNemar test: {paired["wins"]} wins, {paired["losses"]} losses, p = {p_value(paired)}: '
+        f"<p>Exact McNemar test: {_split(paired)}, p = {p_value(paired)}: "
         f'<span class="verdict {style}">{said}</span>.</p>'
     )
     return section("The same seeds, before and after", text, strip, legend)
@@ -206,7 +206,7 @@ def _stages(summary: Mapping[str, Any]) -> str:
     if not total:
         return ""
     rows = [[escape(name), duration(s), f"{100 * s / total:.0f} %", share_bar(s / total, "control")] for name, s in stages.items()]
-    return section("Where the time went", table([("Stage", ""), ("Time", "n"), ("Share", "n"), ("", "wide")], rows))
+    return section("Where the time went", table([("Stage", ""), ("Time", "n"), ("Share", "n"), ("", "wide")], rows, "stack"))
 
 
 def _provenance(provenance: Mapping[str, Any]) -> str:
@@ -236,6 +236,11 @@ def _provenance(provenance: Mapping[str, Any]) -> str:
 
 def _group(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
+
+
+def _split(paired: Mapping[str, Any]) -> str:
+    wins, losses = paired["wins"], paired["losses"]
+    return f"{wins} {'win' if wins == 1 else 'wins'}, {losses} {'loss' if losses == 1 else 'losses'}"
 
 
 def _count(group: Mapping[str, Any]) -> str:

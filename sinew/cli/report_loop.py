@@ -91,7 +91,7 @@ def _loop(name: str, loop: Mapping[str, Any]) -> str:
         facts.append(f"{loop['rate_hz']:g} Hz wanted{achieved}")
     if loop.get("ticks"):
         late = loop.get("late_ticks", 0)
-        facts.append(f"{late:,} of {loop['ticks']:,} ticks late by more than a period ({100 * late / loop['ticks']:.2g} %)")
+        facts.append(f"{late:,} of {loop['ticks']:,} ticks late by more than a period ({100 * late / loop['ticks']:.2g}\u00a0%)")
     if loop.get("scheduler"):
         facts.append(str(loop["scheduler"]))
     head = [("Stage", ""), *((q, "n") for q in QUANTILES)]
@@ -101,11 +101,11 @@ def _loop(name: str, loop: Mapping[str, Any]) -> str:
     if drawn.get("counts"):
         marks = {k: v for k, v in (loop.get("lateness_us") or {}).items() if k != "max"}
         chart = histogram(drawn["edges_us"], drawn["counts"], x_label="lateness, µs", marks=marks)
-        bars = f"<div><h3>How late each tick began</h3>{chart}</div>"
+        bars = f'<h3 style="margin-top:18px">How late each tick began</h3>{chart}'
     title = LOOP_NAMES.get(name, name.replace("_", " ").capitalize())
     return (
-        f'<div style="margin:14px 0 20px"><h3>{escape(title)}</h3><p class="note">{escape(". ".join(facts))}.</p>'
-        f'<div class="columns"><div>{table(head, rows)}</div><div>{latency_chart(stages)}</div>{bars}</div></div>'
+        f'<div style="margin:14px 0 20px"><h3>{escape(title)}</h3><p class="note" style="margin-top:0">{escape(". ".join(facts))}.</p>'
+        f'<div class="columns"><div>{table(head, rows)}</div><div>{latency_chart(stages)}{bars}</div></div></div>'
     )
 
 
@@ -121,7 +121,7 @@ def _gate(deploy: Mapping[str, Any]) -> str:
     parts = ["<h3>Safety gate</h3>"]
     if counts:
         rows = [[escape(str(reason)), f"{n:,}"] for reason, n in sorted(counts.items(), key=lambda item: -item[1])]
-        parts.append(table([("Reason", ""), ("Ticks", "n")], rows))
+        parts.append(table([("Reason", ""), ("Ticks", "n")], rows, "narrow"))
     if events:
         parts.append(_events(events))
     return "".join(parts)
@@ -136,4 +136,4 @@ def _events(events: Any) -> str:
         rows.append([when, *(escape(str(e.get(k, ""))) for k in ("outcome", "reason", "detail"))])
     more = f"<p class='note'>{number(len(events) - 200)} more are in the run's eval folder.</p>" if len(events) > 200 else ""
     head = [("After", "n"), ("Answer", ""), ("Reason", ""), ("Detail", "hide")]
-    return f"<details><summary>{len(events)} changes of the gate's mind</summary>{table(head, rows)}{more}</details>"
+    return f"<details><summary>The gate's answer changed {len(events)} times</summary>{table(head, rows)}{more}</details>"

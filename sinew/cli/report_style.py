@@ -30,12 +30,13 @@ h2 { font-size: 17px; letter-spacing: -.01em; margin: 0 0 4px; font-weight: 620;
 h3 { font-size: 13px; margin: 0 0 8px; color: var(--soft); font-weight: 600; }
 p { margin: 0 0 12px; }
 .lead { font-size: 17px; max-width: 68ch; margin: 0; }
-.note { color: var(--soft); max-width: 72ch; font-size: 14px; }
+section > :last-child { margin-bottom: 0; }
+.note { color: var(--soft); max-width: 76ch; font-size: 14px; margin-top: 12px; }
 .none { color: var(--soft); font-style: italic; }
 section { background: var(--card); border: 1px solid var(--line); border-radius: 12px; padding: 22px 24px; margin: 0 0 18px; }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: 12px; margin: 0 0 18px; }
+.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(165px, 1fr)); gap: 12px; margin: 0 0 18px; }
 .tile { background: var(--card); border: 1px solid var(--line); border-radius: 12px; padding: 14px 16px; }
-.tile b { display: block; font-size: 26px; line-height: 1.2; letter-spacing: -.02em; font-weight: 640; white-space: nowrap; }
+.tile b { display: block; font-size: 24px; line-height: 1.2; letter-spacing: -.02em; font-weight: 640; white-space: nowrap; }
 .tile span { color: var(--soft); font-size: 13px; }
 .tile.base b { color: var(--base); } .tile.improved b { color: var(--improved); } .tile.deployed b { color: var(--deployed); }
 .columns { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 340px), 1fr)); gap: 26px; }
@@ -45,6 +46,7 @@ table { border-collapse: collapse; width: 100%; font-size: 14px; }
 th { text-align: left; color: var(--soft); font-weight: 550; font-size: 12.5px; }
 td, th { padding: 7px 14px 7px 0; border-bottom: 1px solid var(--line); vertical-align: middle; }
 tr:last-child td { border-bottom: 0; }
+table.narrow { max-width: 420px; }
 td.n, th.n { text-align: right; white-space: nowrap; }
 td.wide { width: 40%; min-width: 130px; }
 td small { color: var(--soft); display: block; font-size: 12.5px; line-height: 1.35; }
@@ -77,7 +79,7 @@ svg .curve { fill: none; stroke: currentColor; stroke-width: 2; stroke-linejoin:
 svg .band { fill: currentColor; opacity: .16; } svg circle { fill: currentColor; }
 svg .level { stroke: currentColor; stroke-width: 1.5; stroke-dasharray: 5 4; }
 svg .column { fill: var(--deployed); opacity: .75; } svg .mark { stroke: var(--ink); stroke-width: 1; stroke-dasharray: 2 3; }
-.videos { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 220px), 1fr)); gap: 16px; }
+.videos { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(45%, 220px), 1fr)); gap: 16px; }
 figure { margin: 0; } figcaption { font-size: 13px; color: var(--soft); margin-top: 6px; }
 figcaption b { color: var(--ink); font-weight: 580; }
 video { width: 100%; border-radius: 8px; background: var(--track); display: block; }
@@ -89,7 +91,12 @@ footer { color: var(--soft); font-size: 13px; padding: 4px 2px; }
 @media (max-width: 560px) {
   main { padding: 22px 12px 40px; } section { padding: 18px 16px; } h1 { font-size: 24px; } .lead { font-size: 16px; }
   td.hide, th.hide { display: none; } dl { grid-template-columns: 1fr; gap: 0; } dd { margin-bottom: 8px; }
-  td, th { padding-right: 10px; } .tiles { grid-template-columns: repeat(2, 1fr); } .tile b { font-size: 22px; }
+  .stack thead { display: none; }
+  .stack tr { display: grid; grid-template-columns: minmax(78px, max-content) minmax(44px, max-content) 1fr; align-items: center; column-gap: 14px; padding: 8px 0;
+    border-bottom: 1px solid var(--line); }
+  .stack tr:last-child { border-bottom: 0; } .stack td { border: 0; padding: 2px 0; } .stack td:first-child { grid-column: 1 / -1; }
+  .stack td.wide { width: auto; } .stack td small { display: inline; margin-left: 6px; }
+  td, th { padding-right: 10px; } .tiles { grid-template-columns: repeat(2, 1fr); } .tile b { font-size: 21px; }
 }
 @media print { body { background: #fff; } section, .tile { break-inside: avoid; } }
 """
@@ -109,13 +116,14 @@ def section(title: str, *parts: str) -> str:
     return f"<section>\n<h2>{escape(title)}</h2>\n" + "\n".join(p for p in parts if p) + "\n</section>"
 
 
-def table(head: list[tuple[str, str]], rows: list[list[str]]) -> str:
+def table(head: list[tuple[str, str]], rows: list[list[str]], style: str = "") -> str:
     """A table that scrolls sideways when it must.
 
     Args:
         head: (name, CSS class) of each column.
         rows: cells as HTML, in the order of the columns.
+        style: CSS class of the table; "stack" puts the first column above the others on a phone, "narrow" limits the width.
     """
     top = "".join(f'<th class="{style}">{escape(name)}</th>' for name, style in head)
     body = "".join("<tr>" + "".join(f'<td class="{s}">{c}</td>' for c, (_, s) in zip(row, head, strict=True)) + "</tr>" for row in rows)
-    return f'<div class="scroll"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
+    return f'<div class="scroll"><table class="{style}"><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
