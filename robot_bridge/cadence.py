@@ -1,0 +1,109 @@
+"""How regularly a loop runs and where its time goes."""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+KEPT = 1 << 16
+"""Newest ticks that percentiles are taken over."""
+FIFO_PRIORITY = 50
+SWITCH_INTERVAL_S = 2e-4
+
+
+class Cadence:
+    """Durations of the stages of every tick, and how late each tick began. Written by one thread.
+
+    Args:
+        stages: names of the stages, in the order in which they are told.
+        period_s: what the loop should keep.
+    """
+
+    def __init__(self, stages: Sequence[str], period_s: float) -> None:
+        self.stages = tuple(stages)
+        self.period_s = period_s
+        self.ticks = 0
+        self.late = 0
+        """Ticks that began more than a period after their deadline."""
+        self._marks = np.zeros((KEPT, len(self.stages)), dtype=np.int64)
+        self._lateness = np.zeros(KEPT, dtype=np.int64)
+        self._last_ns = self._running_ns = self._gaps = 0
+
+    def add(self, deadline_ns: int, marks_ns: Sequence[int]) -> None:
+        """One tick: when it was due, and the times at its start and after each stage (stages + 1 values)."""
+        i = self.ticks % KEPT
+        lateness = marks_ns[0] - deadline_ns
+        self._lateness[i] = lateness
+        row = self._marks[i]
+        for j in range(len(self.stages)):
+            row[j] = marks_ns[j + 1] - marks_ns[j]
+        if lateness > self.period_s * 1e9:
+            self.late += 1
+        # pauses between episodes do not count as a slow loop
+        if self.ticks and marks_ns[0] - self._last_ns < 0.5e9:
+            self._running_ns += marks_ns[0] - self._last_ns
+            self._gaps += 1
+        self._last_ns = marks_ns[0]
+        self.ticks += 1
+
+    def report(self) -> dict[str, Any]:
+        """JSON-able: rate wanted and achieved, ticks, late ticks, lateness and stages in microseconds."""
+        n = min(self.ticks, KEPT)
+        running_s = self._running_ns / 1e9
+        return {
+            "rate_hz": round(1.0 / self.period_s, 3),
+            "achieved_hz": round(self._gaps / running_s, 3) if running_s else None,
+            "ticks": self.ticks,
+            "late_ticks": self.late,
+            "lateness_us": quantiles_us(self._lateness[:n]),
+            "stages_us": {name: quantiles_us(self._marks[:n, j]) for j, name in enumerate(self.stages)},
+        }
+
+
+def quantiles_us(values_ns: np.ndarray) -> dict[str, float] | None:
+    """p50, p99 and max of durations in nanoseconds, as microseconds; None of none."""
+    if not len(values_ns):
+        return None
+    us = values_ns / 1e3
+    return {"p50": round(float(np.percentile(us, 50)), 1), "p99": round(float(np.percentile(us, 99)), 1), "max": round(float(us.max()), 1)}
+
+
+def raise_priority() -> str:
+    """Put the calling thread under SCHED_FIFO where the system allows it.
+
+    Returns:
+        What it runs under now, for the report: "SCHED_FIFO 50" or "SCHED_OTHER (why)".
+    """
+    if not hasattr(os, "sched_setscheduler"):
+        return "default (this system has no SCHED_FIFO)"
+    try:
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(FIFO_PRIORITY))
+    except OSError as e:
+        return f"SCHED_OTHER ({e.strerror}: grant CAP_SYS_NICE or an rtprio limit)"
+    return f"SCHED_FIFO {FIFO_PRIORITY}"
+
+
+@contextmanager
+def quiet_interpreter() -> Iterator[None]:
+    """Let a control thread get the interpreter lock soon, and keep collections of what is already loaded out of the loop."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+        sys.setswitchinterval(interval)
+
+
+def next_deadline(deadline_ns: int, period_ns: int, now_ns: int) -> int:
+    """The next deadline on the grid; periods that have passed are skipped, never made up for in a burst."""
+    missed = max(0, (now_ns - deadline_ns) // period_ns)
+    return deadline_ns + (missed + 1) * period_ns

@@ -1,0 +1,196 @@
+"""The control loop: from policy rate to controller rate, through the gate, on absolute deadlines.
+
+A policy gives a joint target every 50 ms or so; a robot wants a smooth stream at 100 Hz and more, whatever the policy does.
+The loop's own thread moves along a straight line from where the stream is to the newest target, sends every point through
+the safety gate, and lets the gate hold when the target's time to live has passed. It waits for nothing but its deadline.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any
+
+import numpy as np
+
+from robot_bridge.cadence import Cadence, next_deadline, quiet_interpreter, raise_priority
+from robot_bridge.clock import Clock, MonotonicClock, SteppedClock
+from robot_bridge.gate import SafetyGate, Verdict
+from sinew.errors import SinewError
+from sinew.protocols import Command, Observation, Robot
+
+WRITE_TTL_S = 0.1
+"""Time to live of what is sent: the robot's own watchdog holds after this."""
+
+
+class ControlLoop:
+    """Sends interpolated, gated commands to a robot at `rate_hz`.
+
+    Args:
+        robot: connected.
+        gate: its `dt_s` is the loop's period.
+        blend_s: time over which the stream moves from one target to the next; the policy's period makes it continuous.
+        clock: `SteppedClock` runs the loop inside its `wait_until`, without a thread.
+        realtime: ask for SCHED_FIFO.
+    """
+
+    def __init__(self, robot: Robot, gate: SafetyGate, *, blend_s: float, clock: Clock | None = None, realtime: bool = True) -> None:
+        self.robot, self.gate = robot, gate
+        self.cadence = Cadence(("read", "gate", "write"), gate.config.dt_s)
+        self.scheduler = "stepped"
+        self.verdict: Verdict | None = None
+        """What the gate said at the newest tick."""
+        self.outcomes: Counter[str] = Counter()
+        """Ticks per outcome of the gate."""
+        self._blend_ns = max(int(blend_s * 1e9), 1)
+        self._clock = clock or MonotonicClock()
+        self._realtime = realtime
+        self._period_ns = round(gate.config.dt_s * 1e9)
+        self._submitted: Command | None = None
+        self._frame: Command | None = None
+        self._frame_seen_ns = 0
+        self._from: np.ndarray | None = None
+        self._reference: np.ndarray | None = None
+        self._running = False
+        self._resting = False
+        self._seq = 0
+        self._tick_lock = threading.Lock()  # held for one tick; taken elsewhere only to pause and resume
+        self._stack = ExitStack()
+        self._end: Callable[[], None] = lambda: None
+        self._quit = threading.Event()
+
+    # ------------------------------------------------------------ what the policy side calls
+
+    def start(self) -> None:
+        """Start ticking; nothing is sent before `resume`."""
+        if isinstance(self._clock, SteppedClock):
+            self._end = self._clock.every(self._period_ns, lambda: self._tick(self._clock.now_ns()))
+            return
+        self._stack.enter_context(quiet_interpreter())
+        thread = threading.Thread(target=self._run, name="control", daemon=True)
+        thread.start()
+
+        def end() -> None:
+            self._quit.set()
+            thread.join()
+
+        self._end = end
+
+    def resume(self, timeout_s: float = 2.0) -> str:
+        """Seed the gate from the newest measurement and begin to send the pose that the robot stands in.
+
+        Returns:
+            Empty, or why the gate stays closed.
+        """
+        deadline_ns = self._clock.now_ns() + int(timeout_s * 1e9)
+        while True:
+            with self._tick_lock:
+                now_ns = self._clock.now_ns()
+                observation = self.robot.read()
+                if now_ns - observation.stamp_ns <= self.gate.config.observation_ttl_s * 1e9 or now_ns >= deadline_ns:
+                    reason = self.gate.seed(observation, now_ns)
+                    self._submitted = self._frame = self._reference = None
+                    self._frame_seen_ns = now_ns
+                    self._running, self._resting = not reason, False
+                    return reason
+            self._clock.wait_until(now_ns + self._period_ns)
+
+    def pause(self) -> None:
+        """Stop sending; the robot holds by its own watchdog. After the return no command of before is on its way out."""
+        with self._tick_lock:
+            self._running = False
+            self._submitted = self._frame = None
+
+    def submit(self, command: Command) -> None:
+        """Hand over the newest target; never blocks. `stamp_ns` is when the observation behind it was read."""
+        self._submitted = command
+
+    def ramp_down(self, timeout_s: float = 1.0) -> None:
+        """Forget the target and wait until the stream stands still."""
+        self._resting = True
+        deadline_ns = self._clock.now_ns() + int(timeout_s * 1e9)
+        while self._running and self.gate.speed > 0 and self._clock.now_ns() < deadline_ns:
+            self._clock.wait_until(self._clock.now_ns() + self._period_ns)
+
+    def close(self) -> None:
+        """Ramp down and end the thread."""
+        self.ramp_down()
+        self._end()
+        self._end = lambda: None
+        self._stack.close()
+
+    def report(self) -> dict[str, Any]:
+        """JSON-able cadence of this loop, with the scheduler it ran under."""
+        return {**self.cadence.report(), "scheduler": self.scheduler}
+
+    # ------------------------------------------------------------ the loop's thread
+
+    def _run(self) -> None:
+        self.scheduler = raise_priority() if self._realtime else "SCHED_OTHER (not asked for)"
+        deadline_ns = self._clock.now_ns() + self._period_ns
+        while not self._quit.is_set():
+            self._clock.wait_until(deadline_ns)
+            self._tick(deadline_ns)
+            deadline_ns = next_deadline(deadline_ns, self._period_ns, self._clock.now_ns())
+
+    def _tick(self, deadline_ns: int) -> None:
+        with self._tick_lock:
+            if not self._running:
+                return
+            now_ns = self._clock.now_ns()
+            try:
+                observation = self.robot.read()
+                read_ns = self._clock.now_ns()
+                self.verdict = self._judge(observation, now_ns)
+                self.outcomes[self.verdict.outcome] += 1
+                judged_ns = self._clock.now_ns()
+                self._send(self.verdict, now_ns)
+            except SinewError as e:
+                self._fault(e, now_ns)
+                return
+            self.cadence.add(deadline_ns, (now_ns, read_ns, judged_ns, self._clock.now_ns()))
+
+    def _judge(self, observation: Observation, now_ns: int) -> Verdict:
+        if self._resting:
+            self._frame = self._submitted = None
+            return self.gate.rest(now_ns)
+        frame, self._submitted = self._submitted, None
+        if frame is not None:
+            reason = self.gate.admit(frame, now_ns)
+            if not reason:
+                self._begin(frame, now_ns)
+            elif reason != "out_of_order":
+                self._frame = None
+        if self._frame is None or self.gate.expired(self._frame, now_ns):
+            self._reference = None
+            return self.gate.step(None, None, observation, now_ns)
+        part = min(1.0, (now_ns - self._frame_seen_ns + self._period_ns) / self._blend_ns)
+        assert self._from is not None
+        goal = np.asarray(self._frame.values["joint_position"], dtype=float)
+        self._reference = self._from + part * (goal - self._from)
+        return self.gate.step(self._reference, self._frame.values.get("gripper"), observation, now_ns)
+
+    def _begin(self, frame: Command, now_ns: int) -> None:
+        moving = self.verdict is not None and self.verdict.outcome in ("pass", "clamp") and self._reference is not None
+        self._from = self._reference if moving else self.gate.last_command
+        self._frame, self._frame_seen_ns = frame, now_ns
+
+    def _send(self, verdict: Verdict, now_ns: int) -> None:
+        if verdict.joint_position is None:
+            return
+        self._seq += 1
+        values = {"joint_position": verdict.joint_position, "gripper": openings(verdict.gripper)}
+        self.robot.write(Command(now_ns, self._seq, WRITE_TTL_S, values))
+
+    def _fault(self, error: SinewError, now_ns: int) -> None:
+        """The robot refused: close the gate and keep ticking, so that a stop is still possible."""
+        if not self.gate.latched:
+            self.gate.stop("robot_fault", now_ns, str(error))
+            self.robot.stop(str(error))
+
+
+def openings(grippers: tuple[float, ...]) -> np.ndarray:
+    """Openings as commands carry them: () for one gripper, (G,) for several."""
+    return np.array(grippers[0] if len(grippers) == 1 else grippers)
