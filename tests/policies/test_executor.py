@@ -1,0 +1,194 @@
+"""The chunk executor against loops written by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+import policies.base  # noqa: F401 - the scripted policy makes its contexts
+from policies.executor import ChunkExecutor
+from sinew.errors import InputError, SafetyStop, SpecError
+from sinew.specs import STATE
+
+
+def observed(*values):
+    """Observations whose first state element is given for each world."""
+    return {STATE: torch.tensor([[float(v), 0.0] for v in values])}
+
+
+def test_sync_executes_act_steps_of_each_chunk(toys):
+    """Chunk from x: 0.1 x + 0.01 h. Worlds 0 and 1 see x = t and x = 10 + t; a chunk is taken at t = 0, 3, 6."""
+    executor = ChunkExecutor(toys.ScriptedPolicy(horizon=4), 2, act_steps=3, noise="zero")
+    executor.reset(seeds=[0, 1])
+    for t in range(8):
+        queried = t // 3 * 3
+        expected = [0.1 * queried + 0.01 * (t - queried), 0.1 * (10 + queried) + 0.01 * (t - queried)]
+        actions = executor.plan(observed(t, 10 + t))
+        torch.testing.assert_close(actions, torch.tensor(expected)[:, None].expand(2, 3))
+
+
+def test_whole_chunk_is_executed_by_default_and_worlds_run_out_of_step(toys):
+    policy = toys.ScriptedPolicy(horizon=3)
+    executor = ChunkExecutor(policy, 2, noise="zero")
+    executor.plan(observed(0, 0))
+    executor.reset([1], seeds=[5])  # truncated or terminated alike: the old chunk is gone
+    torch.testing.assert_close(executor.plan(observed(1, 7))[:, 0], torch.tensor([0.01, 0.7]))
+    torch.testing.assert_close(executor.plan(observed(2, 8))[:, 0], torch.tensor([0.02, 0.71]))
+    torch.testing.assert_close(executor.plan(observed(3, 9))[:, 0], torch.tensor([0.3, 0.72]))
+    assert [len(w) for w in policy.windows] == [2, 1, 1]  # only worlds that need a chunk are encoded
+
+
+def test_ensemble_weights_the_oldest_prediction_most(toys):
+    """At t, the chunk from time s <= t predicts 0.1 x_s + 0.01 (t - s); weights exp(-0.01 i), i = 0 for the oldest."""
+    horizon = 4
+    executor = ChunkExecutor(toys.ScriptedPolicy(horizon=horizon), 1, mode="ensemble", noise="zero")
+    executor.reset(seeds=[0])
+    seen = [3.0, -1.0, 4.0, 1.0, 5.0, -9.0, 2.0]
+    for t, x in enumerate(seen):
+        sources = range(max(0, t - horizon + 1), t + 1)
+        weights = [math.exp(-0.01 * i) for i in range(len(sources))]
+        predictions = [0.1 * seen[s] + 0.01 * (t - s) for s in sources]
+        expected = sum(w * p for w, p in zip(weights, predictions, strict=True)) / sum(weights)
+        assert float(executor.plan(observed(x))[0, 0]) == pytest.approx(expected, abs=1e-6)
+    executor.reset([0], seeds=[1])
+    assert float(executor.plan(observed(6.0))[0, 0]) == pytest.approx(0.6, abs=1e-6)
+
+
+def test_history_repeats_the_first_observation_and_then_slides(toys):
+    policy = toys.ScriptedPolicy(horizon=2, n_obs_steps=3)
+    executor = ChunkExecutor(policy, 2, act_steps=1)
+    executor.reset(seeds=[0, 1])
+    for t in range(3):
+        executor.plan(observed(t, 10 + t))
+    executor.reset([0], seeds=[2])
+    executor.plan(observed(50, 13))
+    windows = [w[:, :, 0].tolist() for w in policy.windows]
+    assert windows[0] == [[0, 0, 0], [10, 10, 10]]
+    assert windows[1] == [[0, 0, 1], [10, 10, 11]]
+    assert windows[2] == [[0, 1, 2], [10, 11, 12]]
+    assert windows[3] == [[50, 50, 50], [11, 12, 13]]
+
+
+@pytest.mark.parametrize("mode", ["sync", "ensemble"])
+@pytest.mark.parametrize("n_obs_steps", [1, 2])
+def test_peek_tells_the_next_plan_and_changes_nothing(toys, mode, n_obs_steps):
+    settings = {"mode": mode, "act_steps": 2 if mode == "sync" else None}
+    peeking, plain = (ChunkExecutor(toys.ScriptedPolicy(n_obs_steps=n_obs_steps), 3, **settings) for _ in range(2))
+    for executor in (peeking, plain):
+        executor.reset(seeds=[4, 5, 6])
+    for t in range(6):
+        obs = observed(t, 2 * t, -t)
+        told = peeking.peek({STATE: obs[STATE][[2, 0]]}, [2, 0])
+        peeking.peek(observed(99, 98), [1, 2])
+        planned = peeking.plan(obs)
+        assert torch.equal(planned, plain.plan(obs))
+        torch.testing.assert_close(told, planned[[2, 0]], rtol=0, atol=1e-6)
+        if t == 3:
+            for executor in (peeking, plain):
+                executor.reset([1], seeds=[77])
+
+
+@pytest.mark.parametrize("mode", ["sync", "ensemble"])
+@pytest.mark.parametrize("name", ["flow-mlp-camera", "residual-flow-mlp"])
+def test_a_world_does_not_depend_on_the_others(toys, mode, name):
+    """World with seed 9 alone, against the same world among seven that are reset at other times."""
+    policy, data = toys.make(name)
+    kwargs = {"mode": mode, "act_steps": 2 if mode == "sync" else None}
+    alone, among = ChunkExecutor(policy, 1, **kwargs), ChunkExecutor(policy, 7, **kwargs)
+    alone.reset([0], seeds=[9])
+    among.reset(seeds=range(100, 107))
+    among.plan(frames(data, policy, range(7)))
+    among.reset([3], seeds=[9])
+    for t in range(5):
+        rows = [11, 5, 7, 20 + t, 3, 2, t]
+        one = alone.act(frames(data, policy, [20 + t]))
+        many = among.act(frames(data, policy, rows))
+        torch.testing.assert_close(many[3], one[0], rtol=0, atol=1e-5)
+        among.reset([t], seeds=[t]) if t != 3 else None
+
+
+def frames(data, policy, rows):
+    return {key: torch.from_numpy(data.frames[key][list(rows)]) for key in policy.spec.observation}
+
+
+def test_worlds_left_out_stay_as_they_are(toys):
+    whole, partly = (ChunkExecutor(toys.ScriptedPolicy(), 3, act_steps=2) for _ in range(2))
+    for executor in (whole, partly):
+        executor.reset(seeds=[1, 2, 3])
+    for t in range(4):
+        expected = whole.plan(observed(t, 0, 2 * t))
+        got = partly.plan({STATE: observed(t, 0, 2 * t)[STATE][[0, 2]]}, [0, 2])
+        assert torch.equal(got, expected[[0, 2]])
+    fresh = ChunkExecutor(toys.ScriptedPolicy(), 3, act_steps=2)
+    fresh.reset(seeds=[1, 2, 3])
+    assert torch.equal(partly.plan({STATE: observed(8)[STATE]}, [1]), fresh.plan({STATE: observed(8)[STATE]}, [1]))
+
+
+def test_noise_is_that_of_the_episode_and_moves_with_every_chunk(toys):
+    executor = ChunkExecutor(toys.ScriptedPolicy(), 2, act_steps=1)
+    executor.reset(seeds=[3, 3])
+    first, second = executor.plan(observed(0, 0)), executor.plan(observed(0, 0))
+    assert torch.equal(first[0], first[1]) and not torch.equal(first, second)
+    executor.reset([1], seeds=[3])
+    assert torch.equal(executor.plan(observed(0, 0))[1], first[0])
+    executor.reset()  # without seeds: new episodes of the worlds' own streams, which differ
+    one = executor.plan(observed(0, 0))
+    executor.reset()
+    assert not torch.equal(one[0], one[1]) and not torch.equal(one, executor.plan(observed(0, 0)))
+
+
+def test_fixed_noise_is_used_for_every_chunk(toys):
+    executor = ChunkExecutor(toys.ScriptedPolicy(), 1, act_steps=1, noise=torch.tensor([2.0]))
+    for _ in range(3):
+        assert float(executor.plan(observed(0))[0, 0]) == pytest.approx(0.002)
+    with pytest.raises(InputError, match=r"shape \(2,\), the policy's noise_shape is \(1,\)"):
+        ChunkExecutor(toys.ScriptedPolicy(), 1, noise=torch.zeros(2))
+    with pytest.raises(InputError, match="unknown noise 'none'"):
+        ChunkExecutor(toys.ScriptedPolicy(), 1, noise="none")
+
+
+def test_no_action_that_is_not_finite_leaves(toys):
+    executor = ChunkExecutor(toys.ScriptedPolicy(), 2)
+    with pytest.raises(SafetyStop, match=r"world 1: its observation 'observation.state' is not finite"):
+        executor.plan(observed(0, math.nan))
+    with pytest.raises(SafetyStop, match="weights or noise"):
+        ChunkExecutor(toys.ScriptedPolicy(), 1, noise=torch.tensor([math.inf])).act(observed(0))
+    torch.testing.assert_close(executor.plan(observed(1, 1)).shape, torch.Size([2, 3]))
+
+
+def test_broken_weights_of_the_correction_are_stopped_too(toys):
+    policy, data = toys.make("residual-flow-mlp")
+    torch.nn.init.constant_(policy.actor.layers[-1].bias, math.nan)
+    executor = ChunkExecutor(policy, 2)
+    assert torch.isfinite(executor.plan(frames(data, policy, [0, 1]))).all()
+    with pytest.raises(SafetyStop, match="weights"):
+        executor.act(frames(data, policy, [0, 1]))
+
+
+def test_observations_that_do_not_fit_are_told(toys):
+    executor = ChunkExecutor(toys.ScriptedPolicy(), 2)
+    with pytest.raises(SpecError, match=r"needs observation 'observation.state'; given are other"):
+        executor.plan({"other": torch.zeros(2, 2)})
+    with pytest.raises(SpecError, match=r"has shape \(3, 2\), expected \(2, 2\)"):
+        executor.plan({STATE: torch.zeros(3, 2)})
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"mode": "async"}, "unknown executor mode 'async': known are sync, ensemble"),
+        ({"act_steps": 5}, r"act_steps 5 is not within 1\.\.4"),
+        ({"act_steps": 0}, r"act_steps 0 is not within 1\.\.4"),
+        ({"mode": "ensemble", "act_steps": 2}, "ensemble samples a chunk at every tick"),
+    ],
+)
+def test_wrong_settings_are_told(toys, settings, message):
+    with pytest.raises(InputError, match=message):
+        ChunkExecutor(toys.ScriptedPolicy(), 1, **settings)
+
+
+def test_seeds_must_match_worlds(toys):
+    with pytest.raises(InputError, match="3 seeds given for 2 worlds"):
+        ChunkExecutor(toys.ScriptedPolicy(), 2).reset(seeds=[1, 2, 3])
