@@ -30,7 +30,7 @@ class ExpertStyle:
     aim_error_probability: float = 0.0
     """Share of the episodes whose grasp is aimed wrong along world x."""
     aim_error_m: tuple[float, float] = (0.0, 0.0)
-    """Size of the wrong aim, uniform between the two; its sign is random."""
+    """The wrong aim along world x, uniform between the two: one-sided, as a parallax error is."""
     aim_jitter_m: float = 0.0
     """Standard deviation of the aim in x and y, in every episode."""
     speed: tuple[float, float] = (1.0, 1.0)
@@ -98,7 +98,7 @@ class Expert:
                 # The scene is drawn from the same seed; the second word keeps the two streams apart.
                 self._rng[row] = np.random.default_rng((int(list(seeds)[i]), 1))
             rng = self._rng[row]
-            wrong = (rng.random() < style.aim_error_probability) * rng.uniform(*style.aim_error_m) * rng.choice((-1.0, 1.0))
+            wrong = (rng.random() < style.aim_error_probability) * rng.uniform(*style.aim_error_m)
             self._aim[row, :2] = style.aim_jitter_m * rng.standard_normal(2) + (wrong, 0.0)
             self._first[row] = (0.0, style.side_m * rng.choice((-1.0, 1.0)), rng.uniform(*style.height_m))
             self._speed[row] = rng.uniform(*style.speed)

@@ -25,7 +25,7 @@ _DARK = 'rgba=".25 .27 .30 1"'
 
 # Damping and stiffness give each servo about 45 rad/s at its share of the arm's inertia: a lag below one control step.
 _SERVOS = {"1": (1100, 48), "2": (1100, 48), "3": (700, 30), "4": (700, 30), "5": (220, 9), "6": (220, 9), "7": (160, 7)}
-_FINGER_KP, _FINGER_KV = 450, 26
+_FINGER_KP, _FINGER_KV = 500, 100
 
 _BODY = """
 <body name="{p}base" pos="{x} {y} {z}" euler="0 0 {yaw}">
@@ -79,7 +79,7 @@ _BODY = """
 DEFAULTS = """
 <default class="arm"><joint armature=".1" damping=".5"/></default>
 <default class="finger"><joint type="slide" range="0 .04" armature=".12" damping="1"/></default>
-<default class="pad"><geom size=".008" mass=".01" contype="1" conaffinity="1" friction="1.5 .02 .0001" rgba=".1 .1 .1 1"/></default>
+<default class="pad"><geom size=".008" mass=".01" condim="4" contype="1" conaffinity="1" friction="1.5 .02 .0001" rgba=".1 .1 .1 1"/></default>
 """
 
 

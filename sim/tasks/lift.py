@@ -42,6 +42,6 @@ class Lift(Task):
         return (
             Phase(name="approach", goal=above("cube", 0.09), tolerance_m=0.025),
             Phase(name="descend", goal=above("cube", 0.0), tolerance_m=0.008),
-            Phase(name="grasp", goal=lambda now, start: start.tool, opening_m=0.0, dwell_steps=4),
+            Phase(name="grasp", goal=lambda now, start: start.tool, opening_m=0.0, dwell_steps=5),
             Phase(name="lift", goal=raised(0.14), opening_m=0.0, aimed=False),
         )
