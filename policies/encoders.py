@@ -81,7 +81,7 @@ class ImageEncoder(nn.Module):
         for index, channels in enumerate(config.channels):
             stages.append(ResidualBlock(previous, channels, 1 if index == 0 else 2, config.groups))
             previous = channels
-        self.trunk = nn.Sequential(*stages, nn.Conv2d(previous, config.keypoints, 1), SpatialSoftmax())
+        self.trunk = nn.Sequential(*stages, nn.Conv2d(previous, config.keypoints, 1, bias=False), SpatialSoftmax())
         self.head = nn.Linear(2 * config.keypoints, config.feature_dim)
 
     def forward(self, image: Tensor) -> Tensor:
