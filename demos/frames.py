@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from demos.video import Videos, decode_picture
 from sinew.errors import DataError
 
 PARQUET_FILES_KEPT = 4
+CHUNK_BYTES = 32 << 20
 
 
 class Frames:
@@ -70,14 +71,19 @@ class Frames:
         running = {k: self._pool.submit(read, k, np.asarray(indices[k])) for k in keys}
         return {k: f.result() for k, f in running.items()}
 
-    def decode_episode(self, key: str, episode: int) -> np.ndarray:
-        """All pictures of an episode, uint8 (length, height, width, 3), past every cache; fewer where the file ends early."""
-        row = self._rows[episode]
-        if self._kinds[key] == "video":
-            reader = self._videos[key].get(self._video_path(key, row))
-            return reader.read_all(self._first_in_video(key, row), int(row["length"]))
-        start = int(self._starts[episode])
-        return np.stack([self._picture(key, start + i) for i in range(int(row["length"]))])
+    def chunks(self, key: str, episode: int) -> Iterator[np.ndarray]:
+        """The pictures of an episode in order, a few at a time, past every cache; ends early where the file does."""
+        row, start = self._rows[episode], int(self._starts[episode])
+        size = max(1, CHUNK_BYTES // int(np.prod(self.shapes[key])))
+        for at in range(0, int(row["length"]), size):
+            count = min(size, int(row["length"]) - at)
+            if self._kinds[key] == "video":
+                found = self._videos[key].get(self._video_path(key, row)).read_all(self._first_in_video(key, row) + at, count)
+            else:
+                found = np.stack([self._picture(key, start + at + i) for i in range(count)])
+            yield found
+            if len(found) < count:
+                return
 
     def __getstate__(self) -> dict[str, Any]:
         kept = ("_root", "_info", "_rows", "_kinds", "shapes", "_starts", "_count", "_budget", "_whole")
@@ -110,12 +116,14 @@ class Frames:
 
     def _fill(self, key: str, episode: int, block: np.ndarray) -> None:
         start, length = int(self._starts[episode]), int(self._rows[episode]["length"])
-        found = self.decode_episode(key, episode)
-        if len(found) < length:
-            raise DataError(f"{key} of episode {episode} has {len(found)} of {length} frames; run sinew data repair {self._root}")
-        if found.shape[1:] != self.shapes[key]:
-            raise DataError(f"{key} of episode {episode} shows {found.shape[1:]}, {self._root}/meta/info.json says {self.shapes[key]}")
-        block[start : start + length] = found
+        at = start
+        for found in self.chunks(key, episode):
+            if found.shape[1:] != self.shapes[key]:
+                raise DataError(f"{key} of episode {episode} shows {found.shape[1:]}, {self._root}/meta/info.json says {self.shapes[key]}")
+            block[at : at + len(found)] = found
+            at += len(found)
+        if at < start + length:
+            raise DataError(f"{key} of episode {episode} has {at - start} of {length} frames; run sinew data repair {self._root}")
         self._have[key][episode] = True
 
     def _pick(self, key: str, indices: np.ndarray) -> np.ndarray:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -153,7 +154,7 @@ def read_journal(folder: Path) -> Recorded:
         return Recorded({}, np.zeros(0, np.dtype([("task", np.int32)])), [], None)
     except (OSError, ValueError, KeyError, TypeError) as e:
         raise DataError(f"{folder / HEADER} is damaged ({e}); move {folder} away to go on without it") from None
-    data = (folder / ROWS).read_bytes()
+    data = (folder / ROWS).read_bytes() if (folder / ROWS).exists() else b""
     count = len(data) // dtype.itemsize
     rows = np.frombuffer(data[: count * dtype.itemsize], dtype)
     tasks = _whole_lines(folder / TASKS)
@@ -169,6 +170,14 @@ def read_journal(folder: Path) -> Recorded:
         good = int(np.searchsorted(ends, path.stat().st_size if path.exists() else 0, side="right"))
     seal = folder / SEAL
     return Recorded(header, rows[:good], tasks, json.loads(seal.read_text()) if seal.exists() else None)
+
+
+def remove_journal(folder: Path) -> None:
+    """Delete a journal; killed on the way, it is no journal any more, never half of one."""
+    gone = folder.with_name(f"gone-{folder.name}")
+    shutil.rmtree(gone, ignore_errors=True)
+    os.replace(folder, gone)
+    shutil.rmtree(gone, ignore_errors=True)
 
 
 def packet_ends(recorded: Recorded, camera: str) -> np.ndarray:

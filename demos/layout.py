@@ -114,9 +114,7 @@ def file_indices(number: int) -> tuple[int, int]:
     return divmod(number, FILES_PER_CHUNK)
 
 
-def new_info(
-    fps: int, observation: ObservationSpec, action: ActionSpec, robot_type: str, cameras_as: str
-) -> dict[str, Any]:
+def new_info(fps: int, observation: ObservationSpec, action: ActionSpec, robot_type: str, cameras_as: str) -> dict[str, Any]:
     """info.json of an empty dataset.
 
     Args:
@@ -191,16 +189,27 @@ def load_specs(root: Path, info: Mapping[str, Any], stats: Mapping[str, Mapping[
         raise DataError(f"{root / INFO} has no feature 'action'; it has {', '.join(info['features'])}")
     if not path.exists():
         return _foreign_observation(info), _foreign_action(info, stats)
+    observation, action = read_specs(root)
+    for key, spec in {**observation.tensors, ACTION: TensorSpec(shape=(action.dim,))}.items():
+        have = info["features"].get(key, {}).get("shape")
+        if have is None or tuple(have) != spec.shape:
+            raise DataError(f"{path} does not fit {INFO}: {key!r} is {spec.shape} in one and {have} in the other")
+    return observation, action
+
+
+def read_specs(root: Path) -> tuple[ObservationSpec, ActionSpec]:
+    """meta/sinew.json.
+
+    Raises:
+        DataError: missing or damaged.
+    """
+    path = root / SPECS
     try:
         told = json.loads(path.read_text())
         observation = ObservationSpec({k: from_json(TensorSpec, v, f"{SPECS} {k}") for k, v in told["observation"].items()})
         action = from_json(ActionSpec, told["action"], f"{SPECS} action")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
         raise DataError(f"{path} cannot be read ({e}); delete it to go on with what {INFO} says") from None
-    for key, spec in {**observation.tensors, ACTION: TensorSpec(shape=(action.dim,))}.items():
-        have = info["features"].get(key, {}).get("shape")
-        if have is None or tuple(have) != spec.shape:
-            raise DataError(f"{path} does not fit {INFO}: {key!r} is {spec.shape} in one and {have} in the other")
     return observation, action
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from demos import layout, tables, video
-from demos.journal import HEADER, Recorded, blob_name, packet_ends, read_journal
+from demos.journal import HEADER, Recorded, blob_name, packet_ends, read_journal, remove_journal
 from demos.layout import EpisodeInfo, cameras, columns, file_indices
 from demos.statistics import Stats, aggregate, image_stats, vector_stats
 from sinew.errors import DataError, InputError
@@ -69,7 +69,7 @@ class Ledger:
             if len(recorded) and not done and (recorded.seal is not None or keep_interrupted):
                 entered.append(self.commit(folder))
             else:
-                shutil.rmtree(folder)
+                remove_journal(folder)
         return entered
 
     def commit(self, folder: Path) -> EpisodeInfo:
@@ -90,7 +90,7 @@ class Ledger:
         except (OSError, video.VideoError) as e:
             shutil.rmtree(staged, ignore_errors=True)
             raise InputError(f"cannot save episode {len(self.rows)} in {self.root}: {e.strerror or e}; its frames are kept") from None
-        shutil.rmtree(folder)
+        remove_journal(folder)
         return episode
 
     def _stage(self, folder: Path, recorded: Recorded, staged: Path) -> EpisodeInfo:

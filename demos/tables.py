@@ -102,6 +102,66 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
         raise DataError(f"{path} is truncated or damaged ({str(e).splitlines()[0][:100]}); run sinew data repair") from None
 
 
+def count_rows(path: Path) -> int:
+    """Rows of a Parquet file, from its footer.
+
+    Raises:
+        DataError: the file is missing or truncated.
+    """
+    try:
+        return pq.ParquetFile(path).metadata.num_rows
+    except FileNotFoundError:
+        raise DataError(f"{path} is missing; run sinew data repair") from None
+    except (pa.ArrowException, OSError) as e:
+        raise DataError(f"{path} is truncated or damaged ({str(e).splitlines()[0][:100]}); run sinew data repair") from None
+
+
+def is_readable(path: Path) -> bool:
+    """Whether a Parquet file has its footer."""
+    try:
+        return count_rows(path) >= 0
+    except DataError:
+        return False
+
+
+def copy_episode(source: Path, target: Path, old: int, new: int, start: int) -> None:
+    """Copy the frames of one episode into a file of its own.
+
+    Args:
+        source: file that holds them, among others.
+        target: file to write.
+        old: episode_index there.
+        new: episode_index to write.
+        start: "index" of the first frame to write.
+    """
+    table = read_table(source)
+    table = rows_where(table, np.asarray(table["episode_index"].to_numpy()).reshape(-1) == old)
+    for name, values in (("episode_index", np.full(len(table), new)), ("index", start + np.arange(len(table)))):
+        table = table.set_column(table.column_names.index(name), name, pa.array(values))
+    pq.write_table(table, target, compression="snappy")
+
+
+def features_of(path: Path) -> dict[str, dict[str, Any]]:
+    """Features of info.json as far as the columns of a data file tell them."""
+    features: dict[str, dict[str, Any]] = {}
+    for field in pq.read_schema(path):
+        kind, shape = field.type, []
+        if pa.types.is_struct(kind):
+            features[field.name] = {"dtype": "image", "shape": [], "names": ["height", "width", "channels"]}
+            continue
+        while pa.types.is_nested(kind):
+            shape.append(getattr(kind, "list_size", None) or len(pq.read_table(path, columns=[field.name])[field.name][0]))
+            kind = kind.value_type
+        dtype = {"float": "float32", "double": "float64"}.get(str(kind), str(kind))
+        features[field.name] = {"dtype": dtype, "shape": shape or [1], "names": None}
+    return features
+
+
+def rows_where(table: pa.Table, chosen: np.ndarray) -> pa.Table:
+    """The rows of a table where `chosen` (n,) bool is true."""
+    return table.filter(pa.array(chosen))
+
+
 def episode_files(root: Path) -> list[Path]:
     """Files that hold lines of episodes, in order."""
     return sorted((root / EPISODES.split("/chunk")[0]).glob("chunk-*/file-*.parquet"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import threading
@@ -16,9 +15,10 @@ from typing import Any
 import numpy as np
 
 from demos import layout
-from demos.journal import Journal
+from demos.journal import Journal, remove_journal
 from demos.layout import EpisodeInfo, cameras, columns
 from demos.ledger import Ledger
+from demos.lock import hold
 from demos.video import FrameEncoder
 from sinew.errors import DataError, InputError
 from sinew.rundir import atomic_write, write_json
@@ -93,7 +93,7 @@ class Writer:
         info = layout.new_info(int(fps), observation_spec, action_spec, robot_type, "video" if video else "image")
         atomic_write(root / layout.SPECS, layout.save_specs(observation_spec, action_spec))
         write_json(root / layout.INFO, info)
-        return cls(Ledger(root), _lock(root), observation_spec, action_spec, task)
+        return cls(Ledger(root), hold(root), observation_spec, action_spec, task)
 
     @classmethod
     def resume(cls, root: Path | str, *, task: str | None = None, keep_interrupted: bool = True) -> Writer:
@@ -110,7 +110,7 @@ class Writer:
         """
         root = Path(root)
         info = layout.load_info(root)
-        lock = _lock(root)
+        lock = hold(root)
         try:
             ledger = Ledger(root)
             recovered = ledger.settle(keep_interrupted=keep_interrupted)
@@ -201,7 +201,7 @@ class Writer:
         if self._journal is not None:
             folder = self._journal.folder
             self._forget()
-            shutil.rmtree(folder, ignore_errors=True)
+            remove_journal(folder)
 
     def finalize(self) -> None:
         """Close the recorder. Saved episodes need nothing of it; unsaved frames stay for `resume` or `repair`."""
@@ -306,35 +306,14 @@ class _Stillness:
                 if not same:
                     self._since[key] = at
                 elif self._moved_at > self._since[key]:
-                    if at - self._since[key] + 1 > self._longest.get(key, (0, 0))[1]:
-                        self._longest[key] = (self._since[key], at - self._since[key] + 1)
+                    still = at - self._since[key] + 1
+                    self._longest[key] = max(self._longest.get(key, (0, 0)), (still, self._since[key]))
             self._last[key] = small
 
     def warnings(self, length: int) -> list[str]:
         """One line for each camera that was odd in an episode of `length` frames."""
         found = [f"{k}: one colour in {n} of {length} frames" for k, n in self._blank.items() if n >= min(self._limit, length)]
-        for key, (first, count) in self._longest.items():
+        for key, (count, first) in self._longest.items():
             if count >= min(self._limit, length) and count > 1:
                 found.append(f"{key}: the picture did not change from frame {first} to {first + count - 1}")
         return found
-
-
-def _lock(root: Path) -> int:
-    """Hold the dataset for this process; the system lets go when the process ends, however it ends."""
-    path = root / layout.RECORDING / "lock"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    except OSError as e:
-        raise InputError(f"cannot record into {root}: {e.strerror or e}") from None
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        holder = os.pread(fd, 32, 0).decode(errors="replace").strip() or "unknown"
-        os.close(fd)
-        raise DataError(f"{root} is being recorded by another process (pid {holder}); stop it or choose another folder") from None
-    os.ftruncate(fd, 0)
-    os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
-    return fd
-
-

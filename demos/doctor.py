@@ -1,0 +1,317 @@
+"""What a dataset holds (`info`) and what is wrong with it (`check`), with file, key and frame named. Nothing is changed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from demos import layout, tables, video
+from demos.dataset import Dataset
+from demos.frames import Frames
+from demos.journal import read_journal
+from demos.layout import cameras, columns
+from sinew.config import to_json
+from sinew.errors import DataError
+from sinew.progress import SILENT, Progress
+from sinew.specs import ACTION, STATE
+
+STILL_LEVELS = 16
+"""Of 255: pictures that differ less everywhere are the same picture; codecs change still scenes by less."""
+BLANK_LEVELS = 3
+MOVED_PART = 0.02
+"""Of a state element's range: less is standing still."""
+GAP_PERIODS = 1.5
+TOLERANCE_S = 1e-4
+"""LeRobot's own tolerance between "timestamp" and frame_index / fps."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was found."""
+
+    level: str
+    """"error": cannot be read as it is; "warning": can be read but should not be trained on unseen; "note"."""
+    where: str
+    """File or folder within the dataset."""
+    message: str
+    key: str | None = None
+    episode: int | None = None
+    frame: int | None = None
+    """Frame within the episode."""
+
+    def __str__(self) -> str:
+        place = [self.where]
+        place += [f"episode {self.episode}"] if self.episode is not None else []
+        place += [f"frame {self.frame}"] if self.frame is not None else []
+        place += [self.key] if self.key else []
+        return f"{self.level}: {', '.join(place)}: {self.message}"
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `check` found, or what `repair` did and what is left."""
+
+    root: str
+    findings: tuple[Finding, ...]
+    actions: tuple[str, ...] = ()
+    """What repair did, one line each."""
+    episodes: int = 0
+    frames: int = 0
+
+    @property
+    def ok(self) -> bool:
+        """Nothing but notes."""
+        return all(f.level == "note" for f in self.findings)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For `--json`."""
+        return {"ok": self.ok, **to_json(self)}
+
+
+def info(root: Path | str) -> dict[str, Any]:
+    """What a dataset holds: size, rate, tasks, outcomes, cameras, specs, and episodes that were never saved.
+
+    Raises:
+        DataError: no dataset, or it cannot be read.
+    """
+    dataset = Dataset(root)
+    episodes = [dataset.episode(i) for i in range(dataset.num_episodes)]
+    outcomes = Counter({True: "success", False: "failure", None: "unknown"}[e.success] for e in episodes)
+    files = [p for p in dataset.root.rglob("*") if p.is_file()]
+    return {
+        "root": str(root),
+        "version": dataset.info["codebase_version"],
+        "robot_type": dataset.info.get("robot_type"),
+        "fps": dataset.fps,
+        "episodes": len(episodes),
+        "frames": len(dataset),
+        "duration_s": len(dataset) / dataset.fps,
+        "bytes": sum(p.stat().st_size for p in files),
+        "tasks": dict(Counter(e.task for e in episodes)),
+        "outcomes": dict(outcomes),
+        "interrupted": sum(e.interrupted for e in episodes),
+        "cameras": {k: {"kept_as": kind, "shape": dataset.observation_spec[k].shape} for k, kind in cameras(dataset.info).items()},
+        "observation": to_json(dataset.observation_spec.tensors),
+        "action": to_json(dataset.action_spec),
+        "specs_from": layout.SPECS if (dataset.root / layout.SPECS).exists() else layout.INFO,
+        "unsaved": [{"folder": str(p.relative_to(dataset.root)), "frames": n} for p, n in unsaved(dataset.root)],
+    }
+
+
+def unsaved(root: Path) -> list[tuple[Path, int]]:
+    """Folders of episodes that were never saved, with the frames that they hold."""
+    found = []
+    for folder in sorted((root / layout.RECORDING).glob("episode-*")):
+        try:
+            found.append((folder, len(read_journal(folder))))
+        except DataError:
+            found.append((folder, 0))
+    return found
+
+
+def check(root: Path | str, *, pictures: bool = True, progress: Progress = SILENT) -> Report:
+    """Look for everything that would break or poison training.
+
+    Args:
+        root: dataset folder.
+        pictures: decode every picture, to find cameras that are stuck, blank or cut short.
+        progress: advances by one per episode and camera.
+
+    Raises:
+        DataError: there is no LeRobotDataset v3 at `root`.
+    """
+    root = Path(root)
+    facts = layout.load_info(root)
+    findings = [
+        Finding("warning", str(p.relative_to(root)), f"{n} frames of an episode that was never saved; run sinew data repair {root}")
+        for p, n in unsaved(root)
+    ]
+    broken = list(_files(root, facts))
+    findings += broken
+    if any(f.level == "error" for f in broken):
+        return Report(str(root), tuple(findings), (), facts["total_episodes"], facts["total_frames"])
+    try:
+        dataset = Dataset(root)
+    except DataError as e:
+        findings.append(Finding("error", layout.INFO, str(e)))
+        return Report(str(root), tuple(findings), (), facts["total_episodes"], facts["total_frames"])
+    findings += [*_indices(dataset), *_tasks(dataset), *_values(dataset), *_times(dataset)]
+    cut = [i for i in range(dataset.num_episodes) if dataset.episode(i).interrupted]
+    findings += [Finding("note", "meta/episodes", "recording was interrupted", episode=i) for i in cut]
+    if pictures:
+        findings += _pictures(dataset, progress)
+    return Report(str(root), tuple(findings), (), dataset.num_episodes, len(dataset))
+
+
+def _files(root: Path, facts: dict[str, Any]) -> Iterator[Finding]:
+    """Files that are missing, truncated, too short, or that nothing counts."""
+    rows: list[dict[str, Any]] = []
+    for path in tables.episode_files(root):
+        try:
+            rows += tables.read_episodes(root, files=[path])
+        except DataError as e:
+            yield Finding("error", str(path.relative_to(root)), str(e))
+    have = {r["episode_index"] for r in rows}
+    missing = [i for i in range(facts["total_episodes"]) if i not in have]
+    if missing:
+        yield Finding(
+            "error", "meta/episodes", f"{_ranges(missing)} of {facts['total_episodes']} episodes have no line; run sinew data repair {root}"
+        )
+    rows = [r for r in rows if r["episode_index"] < facts["total_episodes"]]
+    used = set()
+    for row in rows:
+        path = root / facts["data_path"].format(chunk_index=row["data/chunk_index"], file_index=row["data/file_index"])
+        if path not in used:
+            used.add(path)
+            try:
+                tables.count_rows(path)
+            except DataError as e:
+                yield Finding("error", str(path.relative_to(root)), str(e), episode=row["episode_index"])
+    for path in sorted(set((root / "data").glob("*/*.parquet")) - used):
+        yield Finding("warning", str(path.relative_to(root)), f"LeRobot loads this file, no episode uses it; run sinew data repair {root}")
+    yield from _video_files(root, facts, rows)
+
+
+def _video_files(root: Path, facts: dict[str, Any], rows: list[dict[str, Any]]) -> Iterator[Finding]:
+    lengths: dict[Path, int] = {}
+    for key, kind in cameras(facts).items():
+        for row in rows if kind == "video" else ():
+            path = root / facts["video_path"].format(
+                video_key=key, chunk_index=row[f"videos/{key}/chunk_index"], file_index=row[f"videos/{key}/file_index"]
+            )
+            try:
+                if path not in lengths:
+                    lengths[path] = video.count_frames(path)
+                needed = round(row[f"videos/{key}/from_timestamp"] * facts["fps"]) + row["length"]
+                if needed > lengths[path]:
+                    problem = f"holds {lengths[path]} frames, the episode ends at {needed}"
+                    frame = max(0, row["length"] - (needed - lengths[path]))
+                    yield Finding("error", str(path.relative_to(root)), problem, key, row["episode_index"], frame)
+            except DataError as e:
+                lengths[path] = 1 << 62
+                yield Finding("error", str(path.relative_to(root)), str(e), key, row["episode_index"])
+
+
+def _indices(dataset: Dataset) -> Iterator[Finding]:
+    for i in range(dataset.num_episodes):
+        e = dataset.episode(i)
+        rows = slice(e.start, e.start + e.length)
+        for key, want in (("episode_index", np.full(e.length, i)), ("frame_index", np.arange(e.length))):
+            wrong = np.flatnonzero(dataset.column(key)[rows, 0] != want)
+            if wrong.size:
+                found, frame = dataset.column(key)[rows, 0][wrong[0]], int(wrong[0])
+                yield Finding("error", "data", f"is {found}, expected {want[wrong[0]]}", key, i, frame)
+
+
+def _tasks(dataset: Dataset) -> Iterator[Finding]:
+    for number, task in enumerate(dataset.tasks):
+        if not task.strip():
+            used = np.flatnonzero(dataset.column("task_index")[:, 0] == number)
+            place = _place(dataset, int(used[0])) if used.size else (None, None)
+            yield Finding("warning", layout.TASKS, "the task is empty", "task", *place)
+    outside = np.flatnonzero((dataset.column("task_index")[:, 0] < 0) | (dataset.column("task_index")[:, 0] >= len(dataset.tasks)))
+    if outside.size:
+        yield Finding("error", "data", f"names a task that {layout.TASKS} lacks", "task_index", *_place(dataset, int(outside[0])))
+
+
+def _values(dataset: Dataset) -> Iterator[Finding]:
+    for key in columns(dataset.info):
+        values = dataset.column(key).reshape(len(dataset), -1)
+        if values.dtype.kind != "f":
+            continue
+        bad = np.argwhere(~np.isfinite(values))
+        if len(bad):
+            frame, element = bad[0]
+            message = f"element {element} is {values[frame, element]}; {len(set(bad[:, 0].tolist()))} frames are not finite"
+            yield Finding("warning", "data", message, key, *_place(dataset, int(frame)))
+    spec = dataset.action_spec
+    low, high = np.asarray(spec.low), np.asarray(spec.high)
+    action = dataset.column(ACTION).reshape(len(dataset), -1)
+    outside = np.argwhere((action < low - 1e-3 * (high - low)) | (action > high + 1e-3 * (high - low)))
+    if len(outside):
+        frame, element = outside[0]
+        name, count = spec.names[element], len(set(outside[:, 0].tolist()))
+        message = f"{name} is {action[frame, element]:.6g}, outside {low[element]:g} … {high[element]:g}; {count} frames are"
+        yield Finding("note", "data", message, ACTION, *_place(dataset, int(frame)))
+
+
+def _times(dataset: Dataset) -> Iterator[Finding]:
+    late = np.abs(dataset.column("timestamp")[:, 0] - dataset.column("frame_index")[:, 0] / dataset.fps)
+    # float32 seconds are coarser than the tolerance late in a long episode.
+    wrong = np.flatnonzero(late > TOLERANCE_S + 1e-6 * np.abs(dataset.column("timestamp")[:, 0]))
+    if wrong.size:
+        message = f"is {late[wrong[0]]:.4f} s away from frame_index / fps; {wrong.size} frames are"
+        yield Finding("warning", "data", message, "timestamp", *_place(dataset, int(wrong[0])))
+    if layout.STAMP not in columns(dataset.info):
+        return
+    stamps, period_ns = dataset.column(layout.STAMP)[:, 0], 1e9 / dataset.fps
+    for i in range(dataset.num_episodes):
+        e = dataset.episode(i)
+        step = np.diff(stamps[e.start : e.start + e.length])
+        back, gaps = np.flatnonzero(step <= 0), np.flatnonzero(step > GAP_PERIODS * period_ns)
+        if back.size:
+            yield Finding("warning", "data", f"does not rise ({step[back[0]] / 1e6:.1f} ms)", layout.STAMP, i, int(back[0]) + 1)
+        if gaps.size:
+            worst = gaps[step[gaps].argmax()]
+            message = f"gap of {step[worst] / 1e6:.1f} ms where {period_ns / 1e6:.1f} ms is usual; {gaps.size} gaps in this episode"
+            yield Finding("warning", "data", message, layout.STAMP, i, int(worst) + 1)
+
+
+def _pictures(dataset: Dataset, progress: Progress) -> Iterator[Finding]:
+    frames = Frames(dataset.root, dict(dataset.info), dataset._rows, 0)
+    progress.start("check pictures", dataset.num_episodes * len(dataset.cameras))
+    moving = dataset.column(STATE).reshape(len(dataset), -1) if STATE in columns(dataset.info) else dataset.column(ACTION)
+    span = np.ptp(moving, axis=0) if len(dataset) else np.ones(1)
+    for key in dataset.cameras:
+        for i in range(dataset.num_episodes):
+            e = dataset.episode(i)
+            path = (layout.VIDEO if cameras(dataset.info)[key] == "video" else layout.DATA).split("/")[0]
+            try:
+                state = moving[e.start : e.start + e.length] / np.where(span > 0, span, 1)
+                yield from (Finding("warning", path, m, key, i, at) for at, m in _still(frames, key, i, state, dataset.fps))
+            except DataError as error:
+                yield Finding("error", path, str(error), key, i)
+            progress.advance()
+
+
+def _still(frames: Frames, key: str, episode: int, state: np.ndarray, fps: float) -> Iterator[tuple[int, str]]:
+    """First frame and story of blank stretches and of stretches that stand still although the robot moves."""
+    reference: np.ndarray | None = None
+    begin, at, blank, first_blank = 0, 0, 0, 0
+    stretches: list[tuple[int, int]] = []
+    for block in frames.chunks(key, episode):
+        if block.shape[1:] != frames.shapes[key]:
+            raise DataError(f"pictures are {block.shape[1:]}, info.json says {frames.shapes[key]}")
+        for image in block:
+            if int(image.max()) - int(image.min()) <= BLANK_LEVELS:
+                first_blank = at if not blank else first_blank
+                blank += 1
+            small = image.astype(np.int16)
+            if reference is None or np.abs(small - reference).max() > STILL_LEVELS:
+                stretches.append((begin, at))
+                reference, begin = small, at
+            at += 1
+    stretches.append((begin, at))
+    if at < len(state):
+        raise DataError(f"has {at} of {len(state)} frames; run sinew data repair")
+    if blank >= min(fps, len(state)):
+        yield first_blank, f"shows one colour in {blank} of {len(state)} frames"
+    begin, end = max(stretches, key=lambda s: s[1] - s[0])
+    moved = np.ptp(state[begin:end], axis=0).max() > MOVED_PART if end - begin > 1 else False
+    if end - begin >= min(fps, len(state)) and moved and blank < end - begin:
+        yield begin, f"the picture does not change up to frame {end - 1} although the robot moves: the camera is stuck"
+
+
+def _place(dataset: Dataset, index: int) -> tuple[int, int]:
+    """(episode, frame in it) of a global frame index."""
+    episode = int(np.searchsorted(dataset._starts, index, side="right")) - 1
+    return episode, index - int(dataset._starts[episode])
+
+
+def _ranges(numbers: list[int]) -> str:
+    return str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]} … {numbers[-1]}"
