@@ -2,23 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import import_module
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
 from policies.base import PolicyModule
+from sinew.config import from_json
 from sinew.errors import InputError, SpecError
 from sinew.registry import Registry
 from sinew.specs import PolicySpec
 
 registry: Registry[type[PolicyModule]] = Registry("policy")
-"""Policy classes by type name. Add one with `@registry.add("name")` in a module listed in `MODULES`."""
+"""Policy classes by type name. Add one with `@register("name")` in a module listed in `MODULES`."""
 
 MODULES = ("policies.flow", "policies.residual")
 """Modules that register policies when they are imported."""
+
+
+PolicyClass = TypeVar("PolicyClass", bound=type[PolicyModule])
+
+
+def register(name: str) -> Callable[[PolicyClass], PolicyClass]:
+    """Decorator that enters a policy class under `name` and keeps its type."""
+
+    def enter(cls: PolicyClass) -> PolicyClass:
+        registry.add(name)(cls)
+        return cls
+
+    return enter
 
 
 def register_all() -> None:
@@ -41,7 +55,7 @@ def make(
         name: type name in `registry`.
         spec: observation, action, horizon and n_obs_steps; the policy fills in the rest.
         stats: {key: {"mean", "std"}} of every vector of the observation, as `EpisodeData.stats` gives.
-        config: dataclass of the type, for example `FlowConfig`; None for its defaults.
+        config: dataclass of the type, for example `FlowConfig`, or a mapping with some of its fields; None for its defaults.
         seed: fixes the initial weights; the global generator is left as it was.
 
     Raises:
@@ -52,7 +66,7 @@ def make(
     cls = registry.get(name)
     if cls.wraps:
         raise InputError(f"policy {name!r} wraps another policy: make that one first, then {cls.__name__}(base, ...)")
-    config = cls.Config() if config is None else config
+    config = from_json(cls.Config, config or {}, f"config of policy {name!r}") if config is None or isinstance(config, Mapping) else config
     if not isinstance(config, cls.Config):
         raise InputError(f"policy {name!r} takes a {cls.Config.__name__}, not a {type(config).__name__}")
     if spec.horizon < 1 or spec.n_obs_steps < 1:

@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 
 from policies.backbones import MlpBackbone, UNetBackbone
 from policies.base import EmbeddingContext, PolicyModule, noise_for
-from policies.catalog import registry
+from policies.catalog import register
 from policies.encoders import ImageConfig, ObservationEncoder, random_shift
 from policies.sampling import sigma_to_time, time_to_sigma
 from sinew.errors import SpecError
@@ -62,7 +62,7 @@ class FlowConfig:
             raise SpecError(f"flow kernel {self.kernel} must be odd and channels {self.channels} multiples of the {self.groups} groups")
 
 
-@registry.add("flow")
+@register("flow")
 class FlowPolicy(PolicyModule):
     """Rectified flow with t = 1 for noise: y = t eps + (1 - t) a, and the network learns the velocity eps - a.
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from policies.base import PolicyModule, Wrapper, require
-from policies.catalog import registry
+from policies.catalog import register
 from sinew.errors import SpecError
 from sinew.protocols import Obs
 from sinew.specs import PolicySpec
@@ -60,7 +60,7 @@ class ResidualActor(nn.Module):
         return self.scale * torch.tanh(self.layers(torch.cat([features, base_action], dim=-1)))
 
 
-@registry.add("residual")
+@register("residual")
 class Residual(Wrapper):
     """A base policy whose planned actions are corrected: clip(action + actor(observe(obs), action), -1, 1).
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from typing import Any
 
 import pytest
 import torch
@@ -27,7 +28,7 @@ def edit(run, **values):
 
 
 def test_run_directory_or_path_and_evaluation_mode(saved):
-    policy = policies.load(saved)
+    policy: Any = policies.load(saved)
     assert not policy.training and not any(p.requires_grad for p in policy.base.parameters())
     assert type(policies.load(RunDir(saved))) is policies.Residual
 
@@ -41,13 +42,13 @@ def test_missing_run_names_what_is_there(tmp_path):
 
 def test_run_that_holds_no_policy_yet(tmp_path):
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(DataError, match="policy.json does not exist"):
+    with pytest.raises(DataError, match=r"policy\.json does not exist"):
         policies.load(tmp_path)
 
 
 def test_missing_tensors(saved):
     (saved / "policy.safetensors").unlink()
-    with pytest.raises(DataError, match="policy.safetensors does not exist"):
+    with pytest.raises(DataError, match=r"policy\.safetensors does not exist"):
         policies.load(saved)
 
 

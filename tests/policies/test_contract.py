@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ import policies
 from policies.base import require
 from policies.catalog import type_name
 from policies.sampling import euler
-from sinew.errors import InputError, SpecError
+from sinew.errors import DataError, InputError, SpecError
 from sinew.protocols import HasCorrection, HasDenoiser, HasFeatures
 
 
@@ -92,7 +93,7 @@ def test_sampling_through_the_denoiser_equals_native_sampling(made):
     policy, batch = made
     if "denoise" not in policy.spec.capabilities:
         pytest.skip("no denoiser")
-    assert isinstance(policy, HasDenoiser)
+    assert issubclass(type(policy), HasDenoiser)
     context = policy.encode(observations(policy, batch))
     noise = noise_for(policy, 8, 2)
     for steps in (1, 4, 9):
@@ -155,10 +156,11 @@ def test_loss_is_the_mean_over_samples_and_pinned_by_time_and_noise(made):
 def test_saved_and_loaded_is_bit_exact(made, tmp_path):
     policy, batch = made
     policies.save(policy, tmp_path / "run")
-    loaded = policies.load(tmp_path / "run")
+    loaded: Any = policies.load(tmp_path / "run")
     assert type(loaded) is type(policy) and loaded.spec == policy.spec and loaded.config == policy.config
     obs, noise = observations(policy, batch), noise_for(policy, 8, 2)
-    assert torch.equal(loaded.sample(loaded.encode(obs), n=2, noise=noise).actions, policy.sample(policy.encode(obs), n=2, noise=noise).actions)
+    one, two = (p.sample(p.encode(obs), n=2, noise=noise) for p in (loaded, policy))
+    assert torch.equal(one.actions, two.actions)
     newest = {key: value[:, -1] for key, value in obs.items()}
     assert torch.equal(loaded.observe(newest), policy.observe(newest))
     if "correct" in policy.spec.capabilities:
@@ -168,7 +170,7 @@ def test_saved_and_loaded_is_bit_exact(made, tmp_path):
 
 def test_observed_features_are_normalised_and_of_the_told_length(made):
     policy, batch = made
-    assert isinstance(policy, HasFeatures)
+    assert issubclass(type(policy), HasFeatures)
     newest = {key: value[:, -1] for key, value in observations(policy, batch).items()}
     features = policy.observe(newest)
     assert features.shape == (8, policy.observation_dim) and not features.requires_grad
@@ -179,7 +181,7 @@ def test_correction_stays_in_range_and_is_declared(made):
     policy, batch = made
     if "correct" not in policy.spec.capabilities:
         pytest.skip("does not correct")
-    assert isinstance(policy, HasCorrection)
+    assert issubclass(type(policy), HasCorrection)
     newest = {key: value[:, -1] for key, value in observations(policy, batch).items()}
     planned = torch.rand(8, policy.spec.action_dim) * 2 - 1
     executed = policy.correct(newest, planned)
@@ -208,7 +210,7 @@ def test_overfits_a_tiny_batch(made):
 def test_a_wrapper_refuses_a_base_without_the_capability(made):
     policy, _ = made
     policy.spec = replace(policy.spec, capabilities=("noise",))
-    with pytest.raises(SpecError, match="Residual needs a policy with capability 'observe'; .* has: noise"):
+    with pytest.raises(SpecError, match=r"Residual needs a policy with capability 'observe'; .* has: noise"):
         policies.Residual(policy)
     with pytest.raises(SpecError, match="'energy'"):
         require(policy, "energy", "BestOfN")
@@ -220,6 +222,9 @@ def test_unknown_names_and_wrong_configs_are_told(toys):
         policies.make("flwo", toys.policy_spec(), data.stats())
     with pytest.raises(InputError, match="wraps another policy"):
         policies.make("residual", toys.policy_spec(), data.stats())
+    with pytest.raises(DataError, match="config of policy 'flow': unknown field 'depth'; known are backbone, "):
+        policies.make("flow", toys.policy_spec(), data.stats(), {"depth": 3})
+    assert policies.make("flow", toys.policy_spec(), data.stats(), {"hidden": [8, 8]}).config == policies.FlowConfig(hidden=(8, 8))
     with pytest.raises(InputError, match="takes a FlowConfig, not a ResidualConfig"):
         policies.make("flow", toys.policy_spec(), data.stats(), policies.ResidualConfig())
 

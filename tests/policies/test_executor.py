@@ -7,7 +7,6 @@ import math
 import pytest
 import torch
 
-import policies.base  # noqa: F401 - the scripted policy makes its contexts
 from policies.executor import ChunkExecutor
 from sinew.errors import InputError, SafetyStop, SpecError
 from sinew.specs import STATE
@@ -146,7 +145,7 @@ def test_fixed_noise_is_used_for_every_chunk(toys):
     with pytest.raises(InputError, match=r"shape \(2,\), the policy's noise_shape is \(1,\)"):
         ChunkExecutor(toys.ScriptedPolicy(), 1, noise=torch.zeros(2))
     with pytest.raises(InputError, match="unknown noise 'none'"):
-        ChunkExecutor(toys.ScriptedPolicy(), 1, noise="none")
+        ChunkExecutor(toys.ScriptedPolicy(), 1, noise="none")  # pyright: ignore[reportArgumentType]
 
 
 def test_no_action_that_is_not_finite_leaves(toys):

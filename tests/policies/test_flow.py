@@ -132,11 +132,12 @@ def test_sampling_is_differentiable_in_the_noise(small):
     step = 1e-3
     with torch.no_grad():
         up, down = (policy.sample(context, noise=noise + sign * step * direction).actions.sum() for sign in (1, -1))
+    assert noise.grad is not None
     assert float((up - down) / (2 * step)) == pytest.approx(float((noise.grad * direction).sum()), rel=2e-2)
 
 
 def test_flow_policy_is_what_make_gives(small):
-    policy, data = small()
+    policy, _ = small()
     assert isinstance(policy, FlowPolicy)
     assert policy.spec.noise_shape == (5, 3) and policy.spec.feature_dim == 32
     assert set(policy.spec.capabilities) == {"noise", "denoise", "features", "observe"}

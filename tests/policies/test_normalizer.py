@@ -10,7 +10,8 @@ from policies.normalizer import CLIP, STD_FLOOR, Normalizer
 from sinew.errors import DataError, SpecError
 from sinew.specs import ObservationSpec, TensorSpec
 
-SPEC = ObservationSpec({"a": TensorSpec(shape=(2,)), "observation.images.c": TensorSpec(shape=(8, 8, 3), dtype="uint8"), "b": TensorSpec(shape=())})
+CAMERA = TensorSpec(shape=(8, 8, 3), dtype="uint8")
+SPEC = ObservationSpec({"a": TensorSpec(shape=(2,)), "observation.images.c": CAMERA, "b": TensorSpec(shape=())})
 
 
 def fitted(std=(2.0, 0.5)):

@@ -31,7 +31,7 @@ def test_a_fresh_residual_acts_exactly_as_its_base(pair):
 
 
 def test_correction_is_the_clipped_sum(pair):
-    base, residual, data = pair
+    _, residual, data = pair
     torch.nn.init.normal_(residual.actor.layers[-1].weight, std=3.0)
     obs, planned = newest(data, 6), torch.linspace(-1, 1, 18).view(6, 3)
     correction = residual.actor(residual.observe(obs), planned)
@@ -41,7 +41,8 @@ def test_correction_is_the_clipped_sum(pair):
 
 def test_actor_can_be_trained_while_the_base_stays(pair):
     base, residual, data = pair
-    assert [name for name, p in residual.named_parameters() if p.requires_grad] == [f"actor.{n}" for n, _ in residual.actor.named_parameters()]
+    trained = [name for name, p in residual.named_parameters() if p.requires_grad]
+    assert trained == [f"actor.{name}" for name, _ in residual.actor.named_parameters()]
     before = {name: value.clone() for name, value in base.state_dict().items()}
     optimizer = torch.optim.Adam(residual.actor.parameters(), lr=1e-2)
     obs, planned = newest(data, 6), torch.zeros(6, 3)

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ from sinew.progress import Progress
 from sinew.rundir import RunDir
 
 WORKER = Path(__file__).with_name("train_worker.py")
-SETTINGS = {"steps": 60, "batch_size": 16, "warmup_steps": 5, "log_every": 1, "checkpoint_every": 7, "seed": 3}
+SETTINGS: dict[str, Any] = {"steps": 60, "batch_size": 16, "warmup_steps": 5, "log_every": 1, "checkpoint_every": 7, "seed": 3}
 
 
 def run_dir(path):
@@ -35,7 +36,8 @@ def worker(folder, case, settings=SETTINGS, kill_at=None, processes=1):
     """Run the training process(es); gives the exit status."""
     Path(folder).mkdir(parents=True, exist_ok=True)
     launcher = [] if processes == 1 else ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    command = [sys.executable, *launcher, str(WORKER), str(folder), case, json.dumps(settings), *([] if kill_at is None else [str(kill_at)])]
+    last = [] if kill_at is None else [str(kill_at)]
+    command = [sys.executable, *launcher, str(WORKER), str(folder), case, json.dumps(settings), *last]
     done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=120)
     if done.returncode not in (0, -signal.SIGKILL):
         pytest.fail(done.stderr[-2000:])

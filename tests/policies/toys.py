@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import policies
-from policies.base import PolicyModule
+from policies.base import EmbeddingContext, PolicyModule
 from policies.encoders import ImageConfig
 from policies.flow import FlowConfig
 from policies.residual import Residual
@@ -114,7 +114,10 @@ class ScriptedPolicy:
 
     def encode(self, obs: Any) -> Any:
         self.windows.append(obs[STATE].clone())
-        return policies.base.EmbeddingContext(obs[STATE][:, -1, :1])  # type: ignore[attr-defined]
+        return EmbeddingContext(obs[STATE][:, -1, :1])
+
+    def loss(self, batch: Any, *, t: Any = None, noise: Any = None) -> Any:
+        raise NotImplementedError
 
     def sample(self, ctx: Any, *, n: int = 1, noise: Tensor | None = None, steps: int | None = None, **_: Any) -> Chunk:
         assert n == 1 and noise is not None
