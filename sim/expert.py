@@ -30,7 +30,7 @@ class ExpertStyle:
     aim_error_probability: float = 0.0
     """Share of the episodes whose grasp is aimed wrong along world x."""
     aim_error_m: tuple[float, float] = (0.0, 0.0)
-    """The wrong aim along world x, uniform between the two: one-sided, as a parallax error is."""
+    """The wrong aim along world x, uniform between the two: one-sided, as a misjudged depth is."""
     aim_jitter_m: float = 0.0
     """Standard deviation of the aim in x and y, in every episode."""
     speed: tuple[float, float] = (1.0, 1.0)
@@ -47,8 +47,8 @@ class ExpertStyle:
 
 CLEAN = ExpertStyle()
 HUMAN = ExpertStyle(
-    aim_error_probability=0.5,
-    aim_error_m=(0.025, 0.045),
+    aim_error_probability=0.6,
+    aim_error_m=(-0.06, -0.025),
     aim_jitter_m=0.003,
     speed=(0.6, 1.0),
     height_m=(-0.03, 0.04),
@@ -129,8 +129,7 @@ class Expert:
         goal = np.array(phase.goal(now, self._start), dtype=np.float64)
         if phase.aimed and index == 0:
             goal = goal + self._first
-        # A grasp stays where the wrong aim has brought the tool: its goal is the tool's own position.
-        return goal + self._aim if phase.aimed and phase.opening_m >= self._phases[0].opening_m else goal
+        return goal + self._aim if phase.aimed else goal
 
     def _advance(self, now: View) -> None:
         """Go on to the next leg where this one is done."""
