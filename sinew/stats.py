@@ -82,8 +82,8 @@ def mcnemar_exact(wins: int, losses: int) -> float:
     """Two-sided exact p-value for "a discordant pair is a win or a loss with equal probability".
 
     Args:
-        wins: pairs in which only the first succeeded.
-        losses: pairs in which only the second succeeded.
+        wins: pairs in which only the one that is asked about succeeded.
+        losses: pairs in which only the other succeeded.
 
     Returns:
         Probability of a split at least this uneven; 1.0 without discordant pairs.
@@ -95,22 +95,22 @@ def mcnemar_exact(wins: int, losses: int) -> float:
     return min(1.0, 2 * tail / 2**n)
 
 
-def paired(a: Sequence[bool] | np.ndarray, b: Sequence[bool] | np.ndarray, alpha: float = 0.05) -> dict[str, Any]:
-    """Compare a with b on the same seeds, once, with a number of pairs that was fixed beforehand.
+def paired(before: Sequence[bool] | np.ndarray, after: Sequence[bool] | np.ndarray, alpha: float = 0.05) -> dict[str, Any]:
+    """Is `after` better than `before` on the same seeds? For a number of pairs that was fixed beforehand.
 
     Args:
-        a: outcomes of the policy that is asked about.
-        b: outcomes of the one it is held against, on the same seeds in the same order.
+        before: outcomes of the policy that is compared with.
+        after: outcomes of the policy that is asked about, on the same seeds in the same order.
         alpha: largest probability of saying better or worse where both are alike.
 
     Returns:
-        {"p", "wins" (only a succeeded), "losses" (only b succeeded), "n" (pairs),
-        "verdict": "better" (a is), "worse" (a is) or "no evidence"}.
+        {"p", "wins" (only `after` succeeded), "losses" (only `before` succeeded), "n" (pairs),
+        "verdict" on `after`: "better", "worse" or "no evidence"}.
     """
-    first, second = _outcomes(a), _outcomes(b)
+    first, second = _outcomes(before), _outcomes(after)
     if len(first) != len(second):
         raise InputError(f"{len(first)} outcomes against {len(second)}; pairs need the same seeds on both sides")
-    wins, losses = int(np.sum(first & ~second)), int(np.sum(~first & second))
+    wins, losses = int(np.sum(second & ~first)), int(np.sum(~second & first))
     p = mcnemar_exact(wins, losses)
     verdict = NO_EVIDENCE if p > alpha else BETTER if wins > losses else WORSE
     return {"p": p, "wins": wins, "losses": losses, "n": len(first), "verdict": verdict}
@@ -119,8 +119,8 @@ def paired(a: Sequence[bool] | np.ndarray, b: Sequence[bool] | np.ndarray, alpha
 class SequentialComparison:
     """Compares two policies pair by pair and may be asked after every pair: looking early never costs validity.
 
-    On each discordant pair a gambler bets that the first policy wins it; a second gambler bets on the second policy.
-    If a win has probability 1/2 at most, the first one's wealth is a non-negative supermartingale that starts at 1, so it
+    On each discordant pair one gambler bets that the new policy wins it, another that the old one does.
+    If a win has probability 1/2 at most, the first gambler's wealth is a non-negative supermartingale that starts at 1, so it
     ever reaches 2/alpha with probability alpha/2 at most (Ville's inequality), whatever rule stops the experiment. The
     bets are those of a mixture over the win probability q, uniform on (1/2, 1), for which the wealth after w wins
     and l losses has the closed form 2^(w + l + 1) * integral from 1/2 to 1 of q^w (1 - q)^l dq. Concordant pairs move
@@ -137,20 +137,20 @@ class SequentialComparison:
         self.pairs = self.wins = self.losses = 0
         self._best_for, self._best_against = 0.0, 0.0
 
-    def update(self, a: bool, b: bool) -> str:
-        """Take in one pair of outcomes and return the verdict on a, which stands once it is given."""
-        before = self.verdict
+    def update(self, before: bool, after: bool) -> str:
+        """Take in one pair of outcomes and return the verdict on `after`, which stands once it is given."""
+        known = self.verdict
         self.pairs += 1
-        self.wins += bool(a) and not b
-        self.losses += bool(b) and not a
-        if before == NO_EVIDENCE:
+        self.wins += bool(after) and not before
+        self.losses += bool(before) and not after
+        if known == NO_EVIDENCE:
             self._best_for = max(self._best_for, log_wealth(self.wins, self.losses))
             self._best_against = max(self._best_against, log_wealth(self.losses, self.wins))
         return self.verdict
 
     @property
     def verdict(self) -> str:
-        """What is known so far about the first policy: "better", "worse" or "no evidence"."""
+        """What is known so far about the new policy: "better", "worse" or "no evidence"."""
         needed = math.log(2 / self.alpha)
         if max(self._best_for, self._best_against) < needed:
             return NO_EVIDENCE

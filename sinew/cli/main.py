@@ -85,13 +85,19 @@ def run_verb(module: ModuleType, argv: list[str]) -> int:
     if not args.json:
         from rich.console import Console
 
-        module.show(module.run(args), Console())
-        return 0
+        result = module.run(args)
+        module.show(result, Console())
+        return exit_code(module, result)
     out = sys.stdout
     with contextlib.redirect_stdout(sys.stderr):
         result = module.run(args)
     print(json.dumps(result, allow_nan=False), file=out)
-    return 0
+    return exit_code(module, result)
+
+
+def exit_code(module: ModuleType, result: dict[str, Any]) -> int:
+    """0, or what the verb makes of its result: the doctor and `data check` tell by it what they found."""
+    return module.exit_code(result) if hasattr(module, "exit_code") else 0
 
 
 if __name__ == "__main__":

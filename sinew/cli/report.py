@@ -23,11 +23,11 @@ VIDEO_NAMES = {"base": "Behaviour cloning", **{key: name for key, name, _ in STA
 FOOTER = "Written by Sinew. Intervals are Wilson 95 %; comparisons are exact McNemar tests on common seeds."
 
 
-def write_report(run: RunDir, summary: Mapping[str, Any], provenance: Mapping[str, Any] | None = None) -> Path:
+def write_report(run: RunDir | Path | str, summary: Mapping[str, Any], provenance: Mapping[str, Any] | None = None) -> Path:
     """Write report.html into a run.
 
     Args:
-        run: the run; its videos/*.mp4 are shown and its provenance.json is told.
+        run: the run or its folder; its videos/*.mp4 are shown and its provenance.json is told.
         summary: what was achieved, all of it optional: "task"; "demos" {"episodes", "successes"}; "bc", "improved",
             "deployed" {"k", "n", "wilson95", "seeds", "successes": [bool]}; "controls" {"zero_noise", "best_fixed_noise"},
             alike; "paired" {"p", "wins", "losses"}; "curves" {"bc": [[step, loss], ...], "rl": [[env steps, success rate,
@@ -37,6 +37,7 @@ def write_report(run: RunDir, summary: Mapping[str, Any], provenance: Mapping[st
     Returns:
         Path of the file, written atomically.
     """
+    run = run if isinstance(run, RunDir) else RunDir(run)
     recorded = run / "provenance.json"
     source: Mapping[str, Any] = provenance or (read_json(recorded) if recorded.exists() else {})
     videos = sorted(p.relative_to(run.path) for p in (run / "videos").glob("*.mp4"))
@@ -157,10 +158,7 @@ def _same_seeds(summary: Mapping[str, Any]) -> str:
     verdict = _verdict(paired)
     said = {NO_EVIDENCE: "no evidence of a difference", BETTER: "improved is better", WORSE: "improved is worse"}[verdict]
     style = "" if verdict == NO_EVIDENCE else verdict
-    text = (
-        f"<p>Exact McNemar test: {_split(paired)}, p = {p_value(paired)}: "
-        f'<span class="verdict {style}">{said}</span>.</p>'
-    )
+    text = f'<p>Exact McNemar test: {_split(paired)}, p = {p_value(paired)}: <span class="verdict {style}">{said}</span>.</p>'
     return section("The same seeds, before and after", text, strip, legend)
 
 

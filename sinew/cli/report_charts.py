@@ -38,8 +38,14 @@ class Level:
 
 
 def line_chart(
-    lines: Sequence[Line], *, x_label: str, y_label: str, levels: Sequence[Level] = (), y_range: tuple[float, float] | None = None,
-    log_y: bool = False, percent: bool = False,
+    lines: Sequence[Line],
+    *,
+    x_label: str,
+    y_label: str,
+    levels: Sequence[Level] = (),
+    y_range: tuple[float, float] | None = None,
+    log_y: bool = False,
+    percent: bool = False,
 ) -> str:
     """SVG of curves over a common axis.
 

@@ -92,8 +92,8 @@ footer { color: var(--soft); font-size: 13px; padding: 4px 2px; }
   main { padding: 22px 12px 40px; } section { padding: 18px 16px; } h1 { font-size: 24px; } .lead { font-size: 16px; }
   td.hide, th.hide { display: none; } dl { grid-template-columns: 1fr; gap: 0; } dd { margin-bottom: 8px; }
   .stack thead { display: none; }
-  .stack tr { display: grid; grid-template-columns: minmax(78px, max-content) minmax(44px, max-content) 1fr; align-items: center; column-gap: 14px; padding: 8px 0;
-    border-bottom: 1px solid var(--line); }
+  .stack tr { display: grid; grid-template-columns: minmax(78px, max-content) minmax(44px, max-content) 1fr;
+    align-items: center; column-gap: 14px; padding: 8px 0; border-bottom: 1px solid var(--line); }
   .stack tr:last-child { border-bottom: 0; } .stack td { border: 0; padding: 2px 0; } .stack td:first-child { grid-column: 1 / -1; }
   .stack td.wide { width: auto; } .stack td small { display: inline; margin-left: 6px; }
   td, th { padding-right: 10px; } .tiles { grid-template-columns: repeat(2, 1fr); } .tile b { font-size: 21px; }

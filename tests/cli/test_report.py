@@ -52,7 +52,7 @@ def sample_summary() -> dict:
         "task": "lift", "demos": {"episodes": 60, "successes": 41},
         "bc": group(bc, SEEDS), "improved": group(improved, SEEDS), "deployed": group(outcomes(0.95, 3, 20), list(range(5000, 5020))),
         "controls": {"zero_noise": group(outcomes(0.57, 4), SEEDS), "best_fixed_noise": group(outcomes(0.63, 5), SEEDS)},
-        "paired": stats.paired(improved, bc),
+        "paired": stats.paired(bc, improved),
         "curves": {"bc": np.stack([steps, loss], 1).tolist(), "rl": [[5000 * i, r, 50] for i, r in enumerate(rates)]},
         "deploy": {"control": control, "policy": policy, "gate": {
             "counts": {"velocity": 214, "expired": 3},
@@ -127,7 +127,7 @@ def test_better_is_said_only_with_evidence(run: RunDir) -> None:
     assert "improved is better" in written(run, summary).words
     assert "is better than the base" in report.claim(summary)
     few = summary | {"bc": group(outcomes(0.5, 1, 5), SEEDS[:5]), "improved": group([True] * 5, SEEDS[:5])}
-    few["paired"] = stats.paired(few["improved"]["successes"], few["bc"]["successes"])
+    few["paired"] = stats.paired(few["bc"]["successes"], few["improved"]["successes"])
     assert few["paired"]["p"] > 0.05
     words = written(run, few).words
     assert "improved is better" not in words and "No evidence that the improved policy differs" in words

@@ -102,9 +102,9 @@ def test_mcnemar_by_hand() -> None:
 def test_paired_says_better_only_with_evidence() -> None:
     a = [True] * 6 + [True] * 4
     b = [False] * 6 + [True] * 4
-    assert stats.paired(a, b) == {"p": 2 / 64, "wins": 6, "losses": 0, "n": 10, "verdict": "better"}
-    assert stats.paired(b, a)["verdict"] == "worse"
-    assert stats.paired(a[1:], b[1:])["verdict"] == "no evidence"  # 5 to 0: p = 1/16
+    assert stats.paired(b, a) == {"p": 2 / 64, "wins": 6, "losses": 0, "n": 10, "verdict": "better"}  # before, after
+    assert stats.paired(a, b) == {"p": 2 / 64, "wins": 0, "losses": 6, "n": 10, "verdict": "worse"}
+    assert stats.paired(b[1:], a[1:])["verdict"] == "no evidence"  # 5 to 0: p = 1/16
     assert stats.paired(a, a) == {"p": 1.0, "wins": 0, "losses": 0, "n": 10, "verdict": "no evidence"}
     assert stats.paired([], [])["verdict"] == "no evidence"
 
@@ -177,11 +177,11 @@ def test_power_against_a_real_difference() -> None:
 
 def test_object_and_table_agree_and_the_verdict_stands() -> None:
     comparison = stats.SequentialComparison()
-    verdicts = [comparison.update(True, False) for _ in range(12)]
+    verdicts = [comparison.update(before=False, after=True) for _ in range(12)]
     # 2^(n+1) - 1 over n + 1 first passes 2/0.05 = 40 at n = 8: 511 / 9 = 56.8
     assert verdicts == ["no evidence"] * 7 + ["better"] * 5
     for _ in range(40):
-        assert comparison.update(False, True) == "better"
+        assert comparison.update(before=True, after=False) == "better"
     assert comparison.report()["n"] == 52 and comparison.losses == 40
     assert stats.SequentialComparison().report() == {"p": 1.0, "wins": 0, "losses": 0, "n": 0, "verdict": "no evidence"}
 
@@ -193,9 +193,9 @@ def test_concordant_pairs_change_nothing() -> None:
     assert comparison.p == 1.0 and comparison.pairs == 100 and comparison.verdict == "no evidence"
 
 
-def test_sequential_speaks_for_the_second_policy_too() -> None:
+def test_sequential_can_say_worse() -> None:
     comparison = stats.SequentialComparison()
-    assert [comparison.update(False, True) for _ in range(8)][-1] == "worse"
+    assert [comparison.update(before=True, after=False) for _ in range(8)][-1] == "worse"
     with pytest.raises(InputError):
         stats.SequentialComparison(alpha=0)
 

@@ -1,0 +1,161 @@
+"""Measure: our figure beside the peer's, taken in the same run."""
+
+from __future__ import annotations
+
+import math
+import platform
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from sinew.errors import InputError, unknown
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from sinew.bench import Row
+
+HELP = "measure: sim, data, policies, rl, loop; ours beside the peer's"
+NAMES = ("sim", "data", "policies", "rl", "rewards", "loop", "faults", "calibration")
+COLUMNS = ("name", "unit", "ours", "peer", "peer_value", "ratio", "target", "holds")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Args:
+    """Measure: our figure beside the peer's, taken in the same run."""
+
+    name: Annotated[str | None, tyro.conf.Positional] = None
+    """sim, data, policies, rl, rewards, loop, faults or calibration; with --write it may be left out."""
+    quick: bool = False
+    """End within a minute; figures are rougher."""
+    write: Path | None = None
+    """Markdown page to bring up to date, for example docs/benchmarks.md; the figures are kept in a folder beside it."""
+    json: bool = False
+    """Print one JSON object."""
+    seed: int = 0
+    """Has no effect here; benchmarks fix their own seeds."""
+
+
+def run(args: Args) -> dict[str, Any]:
+    """Measure, and bring the page up to date if one is named.
+
+    Raises:
+        InputError: no such benchmark, or none named.
+    """
+    from sinew.cli import bench_page
+
+    if args.name is None:
+        if args.write is None:
+            raise InputError(f"which benchmark? known are {', '.join(NAMES)}; or --write docs/benchmarks.md to lay out stored figures")
+        return {"page": str(args.write), "benches": bench_page.write(args.write)}
+    result = measure(args.name, args.quick)
+    if args.write is not None:
+        bench_page.store(args.write, result)
+        bench_page.write(args.write)
+    return result
+
+
+def measure(name: str, quick: bool) -> dict[str, Any]:
+    """Run one benchmark.
+
+    Returns:
+        {"bench", "machine", "rows", "quick", "date", "wall_s"}.
+    """
+    rows_of = find(name)
+    started = time.monotonic()
+    rows = rows_of(quick)
+    return {
+        "bench": name, "machine": machine(), "rows": [as_json(row) for row in rows], "quick": quick,
+        "date": time.strftime("%Y-%m-%d", time.gmtime()), "wall_s": round(time.monotonic() - started, 1),
+    }  # fmt: skip
+
+
+def find(name: str) -> Any:
+    """`rows(quick)` of the benchmark called `name`.
+
+    Raises:
+        InputError: no such name, or nobody has written it yet.
+    """
+    import importlib
+    import importlib.util
+
+    if name not in NAMES:
+        raise unknown("bench", name, NAMES)
+    module = f"sinew.cli.benchmarks.{name}"
+    if importlib.util.find_spec(module) is None:
+        there = [n for n in NAMES if importlib.util.find_spec(f"sinew.cli.benchmarks.{n}")]
+        raise InputError(f"bench {name!r} is planned and not there yet; there are {', '.join(there) or 'none'}")
+    return importlib.import_module(module).rows
+
+
+def as_json(row: Row) -> dict[str, Any]:
+    """A row as it is printed: numbers that are not finite become null."""
+    return {column: _finite(getattr(row, column)) for column in COLUMNS}
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were measured on."""
+    import os
+    from importlib import metadata
+
+    from sinew.rundir import processor_name
+
+    versions = {}
+    for package in ("torch", "mujoco", "numpy", "pyarrow", "av", "cyclonedds"):
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return {
+        "processor": processor_name(),
+        "cpus": os.cpu_count(),
+        "system": platform.system(),
+        "python": platform.python_version(),
+        "packages": versions,
+    }
+
+
+def show(result: dict[str, Any], console: Console) -> None:
+    """The table, targets that are missed marked."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    if "rows" not in result:
+        console.print(f"{result['page']}: {', '.join(result['benches']) or 'no figures stored yet'}", highlight=False)
+        return
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for column in ("", "ours", "peer", "ratio", "target", "holds"):
+        table.add_column(column, justify="right" if column in ("ours", "ratio") else "left")
+    marks = {True: "[green]yes[/]", False: "[red]no[/]", None: ""}
+    for row in result["rows"]:
+        table.add_row(*(escape(cell) for cell in cells(row)), marks[row["holds"]])
+    console.print(table)
+    m = result["machine"]
+    console.print(
+        f"\n{m['processor']}, {m['cpus']} cores, {result['date']}, {result['wall_s']:g} s{', quick' if result['quick'] else ''}",
+        highlight=False,
+    )
+
+
+def cells(row: dict[str, Any]) -> list[str]:
+    """Name, ours, peer, ratio and target of a row as text."""
+    ours = "not measured" if row["ours"] is None else f"{figure(row['ours'])} {row['unit']}".rstrip()
+    peer = row["peer"] or ""
+    if row["peer_value"] is not None:
+        peer = f"{figure(row['peer_value'])} {row['unit']} ({peer})" if peer else f"{figure(row['peer_value'])} {row['unit']}"
+    return [row["name"], ours, peer, "" if row["ratio"] is None else f"{row['ratio']:.2f}×", row["target"]]
+
+
+def figure(value: float) -> str:
+    """Three or four significant digits, thousands apart."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return str(value)
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+def _finite(value: Any) -> Any:
+    value = value.item() if hasattr(value, "item") else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value
