@@ -40,12 +40,16 @@ class RobotSim:
         self.seed = seed
         mujoco.mj_resetData(self.scene.model, self.data)
         self.data.qpos[:] = self.scene.initial(seed)
-        self.data.ctrl[:] = self.scene.control(self.joint_position[None], self._openings[None])[0]
+        self._goal = self.scene.control(self.joint_position[None], self._openings[None])[0]
+        self._from, self._ramped = self._goal.copy(), self.scene.substeps
+        self.data.ctrl[:] = self._goal
         mujoco.mj_forward(self.scene.model, self.data)
         self._owed_s = self._held_s = 0.0
 
     def step(self, joint_target: np.ndarray, gripper_target: float | np.ndarray, duration_s: float) -> None:
         """Move towards the targets for a while; what is left of a physics step is made up for by the next call.
+
+        Servo targets ramp from the old to the new over one control period, as robot drivers interpolate.
 
         Args:
             joint_target: (J,) rad.
@@ -61,7 +65,9 @@ class RobotSim:
             raise SpecError(f"{joints.shape[1]} joint and {opening.shape[1]} gripper targets for {len(self.scene.joint_qpos)} joints")
         if not (np.isfinite(joints).all() and np.isfinite(opening).all()):
             raise SpecError("a target is not finite")
-        self.data.ctrl[:] = self.scene.control(joints, opening)[0]
+        goal = self.scene.control(joints, opening)[0]
+        if not np.array_equal(goal, self._goal):
+            self._from, self._goal, self._ramped = self.data.ctrl.copy(), goal, 0
         timestep = self.scene.model.opt.timestep
         self._owed_s += duration_s
         steps = int(self._owed_s / timestep + 1e-6)
@@ -69,7 +75,10 @@ class RobotSim:
         if steps:
             # The batched environment starts its solver cold at every control step; so does this one.
             self.data.qacc_warmstart[:] = 0.0
-            mujoco.mj_step(self.scene.model, self.data, steps)
+            for _ in range(steps):
+                self._ramped = min(self._ramped + 1, self.scene.substeps)
+                self.data.ctrl[:] = self._from + self._ramped / self.scene.substeps * (self._goal - self._from)
+                mujoco.mj_step(self.scene.model, self.data)
             self._held_s = self._held_s + steps * timestep if self._goal_holds() else 0.0
 
     @property

@@ -9,8 +9,9 @@ import mujoco
 import numpy as np
 
 from sim.robots.arm import DEFAULTS
-from sim.robots.config import RobotConfig, check, find
+from sim.robots.config import RobotConfig, check, find, robot_spec
 from sim.tasks import TASKS, Task
+from sinew.errors import InputError
 
 TIMESTEP_S = 0.01
 
@@ -41,7 +42,7 @@ _HEADER = """
  <worldbody>
   <light pos=".3 -.6 1.6" dir=".1 .4 -1" diffuse=".45 .45 .45" castshadow="false"/>
   <camera name="front" pos="1.25 0 .62" xyaxes="0 1 0 -.55 0 .83" fovy="42"/>
-  <geom name="table" type="plane" size="1.5 1.5 .1" material="wood" class="fixture"/>
+  <geom name="table" type="plane" size="1.5 1.5 .1" material="wood" class="fixture" friction=".4 .02 .0001"/>
   {worldbody}
  </worldbody>
  <contact>{contact}</contact>
@@ -55,19 +56,20 @@ class TrackedObject:
     """Where the pose of an object is found in qpos."""
 
     name: str
-    address: int
-    """First element in qpos: 7 of a free body, 1 of a slide."""
-    slide_origin: np.ndarray | None
-    """(7,) world pose at slide position 0; None for a free body."""
-    slide_axis: np.ndarray
-    """(3,) world direction of the slide; zeros for a free body."""
+    free_address: int
+    """First of 7 elements in qpos for a free body, -1 for a body on slides."""
+    origin: np.ndarray
+    """(7,) world pose where all slides are at 0."""
+    slides: tuple[tuple[int, np.ndarray], ...]
+    """(index in qpos, world direction (3,)) of every slide joint between the world and the body."""
 
     def poses(self, qpos: np.ndarray) -> np.ndarray:
         """Poses (N, 7), xyz and wxyz, from qpos (N, nq)."""
-        if self.slide_origin is None:
-            return qpos[:, self.address : self.address + 7]
-        poses = np.repeat(self.slide_origin[None], len(qpos), axis=0)
-        poses[:, :3] += qpos[:, self.address, None] * self.slide_axis
+        if self.free_address >= 0:
+            return qpos[:, self.free_address : self.free_address + 7]
+        poses = np.repeat(self.origin[None], len(qpos), axis=0)
+        for address, axis in self.slides:
+            poses[:, :3] += qpos[:, address, None] * axis
         return poses
 
 
@@ -89,7 +91,13 @@ class Scene:
     """(G, F) indices of the finger joints of each gripper in qpos."""
     finger_ctrl: np.ndarray
     """(G, F) indices of the finger servos in ctrl."""
+    finger_open: np.ndarray
+    """(G, F) metres, position of the finger joints when the grippers are open."""
+    home: np.ndarray
+    """(J,) rad, posture at the start."""
     objects: tuple[TrackedObject, ...]
+    spawn_qpos: dict[str, int]
+    """First index in qpos of every named joint."""
 
     @property
     def substeps(self) -> int:
@@ -120,15 +128,11 @@ class Scene:
         """qpos (nq,) at the start of the episode that `seed` fixes; the grippers are open."""
         rng = np.random.default_rng(seed)
         qpos = self.model.qpos0.copy()
-        home = np.concatenate([robot.home_rad for robot in self.robots])
-        qpos[self.joint_qpos] = home + self.task.home_noise_rad * rng.standard_normal(len(home)).clip(-2, 2)
-        qpos[self.finger_qpos] = self.model.jnt_range[[find(self.model, "joint", j) for r in self.robots for j in r.gripper_joints], 1].reshape(
-            self.finger_qpos.shape
-        )
-        spawned = self.task.spawn(rng)
-        for tracked in self.objects:
-            value = np.asarray(spawned[tracked.name], dtype=np.float64)
-            qpos[tracked.address : tracked.address + len(value)] = value
+        qpos[self.joint_qpos] = self.home + self.task.home_noise_rad * rng.standard_normal(len(self.home)).clip(-2, 2)
+        qpos[self.finger_qpos] = self.finger_open
+        for joint, value in self.task.spawn(rng).items():
+            start = self.spawn_qpos[joint]
+            qpos[start : start + len(value)] = value
         return qpos
 
 
@@ -161,7 +165,7 @@ def build_scene(task: Task, model: mujoco.MjModel, robots: tuple[RobotConfig, ..
     for robot in robots:
         check(model, robot)
     joints = [find(model, "joint", name) for robot in robots for name in robot.joints]
-    fingers = [[find(model, "joint", name) for name in robot.gripper_joints] for robot in robots]
+    fingers = np.array([[find(model, "joint", name) for name in robot.gripper_joints] for robot in robots])
     return Scene(
         task=task,
         model=model,
@@ -169,19 +173,28 @@ def build_scene(task: Task, model: mujoco.MjModel, robots: tuple[RobotConfig, ..
         joint_qpos=model.jnt_qposadr[joints],
         joint_qvel=model.jnt_dofadr[joints],
         joint_ctrl=np.array([find(model, "actuator", name) for robot in robots for name in robot.actuators]),
-        finger_qpos=model.jnt_qposadr[np.array(fingers)],
+        finger_qpos=model.jnt_qposadr[fingers],
         finger_ctrl=np.array([[find(model, "actuator", name) for name in robot.gripper_actuators] for robot in robots]),
+        finger_open=model.jnt_range[fingers, 1],
+        home=np.concatenate([robot_spec(model, robot).home_rad for robot in robots]),
         objects=tuple(_tracked(model, name) for name in task.objects),
+        spawn_qpos={model.joint(j).name: int(model.jnt_qposadr[j]) for j in range(model.njnt)},
     )
 
 
 def _tracked(model: mujoco.MjModel, name: str) -> TrackedObject:
     body = find(model, "body", name, "scene")
-    joint = int(model.body_jntadr[body])
-    address = int(model.jnt_qposadr[joint])
-    if int(model.jnt_type[joint]) == int(mujoco.mjtJoint.mjJNT_FREE):
-        return TrackedObject(name, address, None, np.zeros(3))
     data = mujoco.MjData(model)
     mujoco.mj_kinematics(model, data)
-    origin = np.concatenate((data.xpos[body], data.xquat[body])) - np.concatenate((data.xaxis[joint] * data.qpos[address], np.zeros(4)))
-    return TrackedObject(name, address, origin, data.xaxis[joint].copy())
+    origin, slides, at = np.concatenate((data.xpos[body], data.xquat[body])), [], body
+    while at > 0:
+        for joint in range(model.body_jntadr[at], model.body_jntadr[at] + model.body_jntnum[at]):
+            address, kind = int(model.jnt_qposadr[joint]), int(model.jnt_type[joint])
+            if kind == int(mujoco.mjtJoint.mjJNT_FREE) and at == body:
+                return TrackedObject(name, address, origin, ())
+            if kind != int(mujoco.mjtJoint.mjJNT_SLIDE):
+                raise InputError(f"object {name!r} moves on joint {model.joint(joint).name!r}; tracked objects are free or move on slides only")
+            origin[:3] -= data.xaxis[joint] * data.qpos[address]
+            slides.append((address, data.xaxis[joint].copy()))
+        at = int(model.body_parentid[at])
+    return TrackedObject(name, -1, origin, tuple(slides))

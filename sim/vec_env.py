@@ -53,6 +53,8 @@ class MujocoVecEnv:
         self._qpos, self._qvel = slice(1, 1 + model.nq), slice(1 + model.nq, 1 + model.nq + model.nv)
         self._trace = np.zeros((num_envs, self.scene.substeps, self._state.shape[1]))
         self._sensors = np.zeros((num_envs, self.scene.substeps, model.nsensordata))
+        self._control = np.zeros((num_envs, model.nu))
+        self._ramp = (np.arange(1, self.scene.substeps + 1) / self.scene.substeps)[:, None]
         self._decoder = interface.decoder(num_envs)
         self._renderer: SceneRenderer | None = None
         self.seeds = np.array([seed + i for i in range(num_envs)], dtype=np.int64)
@@ -155,14 +157,18 @@ class MujocoVecEnv:
         self._length[rows] = 0
         self._held[rows] = 0
         qpos = self.qpos[rows]
+        self._control[rows] = self.scene.control(qpos[:, self.scene.joint_qpos], self.scene.openings(qpos))
         self._decoder.reset(qpos[:, self.scene.joint_qpos], self.scene.openings(qpos), rows)
 
     def _simulate(self, control: np.ndarray) -> None:
+        # Servo targets move evenly over the control period, as robot drivers interpolate, instead of jumping.
+        ramp = self._control[:, None] + self._ramp * (control - self._control)[:, None]
+        self._control = control
         self._pool.rollout(
             self.scene.model,
             self._data,
             self._state,
-            np.repeat(control[:, None], self.scene.substeps, axis=1),
+            ramp,
             nstep=self.scene.substeps,
             state=self._trace,
             sensordata=self._sensors,

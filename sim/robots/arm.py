@@ -1,8 +1,8 @@
 """Our own arm: seven hinges that alternate between roll and pitch, and a parallel gripper, all of primitive shapes.
 
 Shoulder 0.34 m above the base, upper arm 0.4 m, forearm 0.4 m, wrist to tool 0.21 m. Gravity is compensated, as the
-controllers of collaborative arms do. Only the finger pads collide: capsules, which touch a box in two points where boxes
-would touch in eight, at a third of the solver's cost.
+controllers of collaborative arms do. Only the finger pads collide: a capsule across the tip and a sphere above it, which touch a flat face in three points, enough
+to align it, where boxes would touch in eight at twice the solver's cost.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _DARK = 'rgba=".25 .27 .30 1"'
 
 # Damping and stiffness give each servo about 45 rad/s at its share of the arm's inertia: a lag below one control step.
 _SERVOS = {"1": (1100, 48), "2": (1100, 48), "3": (700, 30), "4": (700, 30), "5": (220, 9), "6": (220, 9), "7": (160, 7)}
-_FINGER_KP, _FINGER_KV = 500, 100
+_FINGER_KP, _FINGER_KV = 900, 170
 
 _BODY = """
 <body name="{p}base" pos="{x} {y} {z}" euler="0 0 {yaw}">
@@ -60,11 +60,13 @@ _BODY = """
          <joint name="{p}finger1" axis="0 1 0" class="finger"/>
          <geom type="box" pos="0 .010 .044" size=".010 .006 .044" {dark} mass=".03"/>
          <geom name="{p}pad1" type="capsule" fromto="-.009 .008 .09 .009 .008 .09" class="pad"/>
+         <geom name="{p}heel1" type="sphere" pos="0 .008 .078" class="pad"/>
         </body>
         <body name="{p}finger2" pos="0 0 .04" gravcomp="1">
          <joint name="{p}finger2" axis="0 -1 0" class="finger"/>
          <geom type="box" pos="0 -.010 .044" size=".010 .006 .044" {dark} mass=".03"/>
          <geom name="{p}pad2" type="capsule" fromto="-.009 -.008 .09 .009 -.008 .09" class="pad"/>
+         <geom name="{p}heel2" type="sphere" pos="0 -.008 .078" class="pad"/>
         </body>
        </body>
       </body>

@@ -58,7 +58,7 @@ class Phase:
     limit_steps: int = 40
     """The phase ends after this many steps in any case."""
     aimed: bool = True
-    """Whether a person's aim error shifts this goal."""
+    """Whether a person's aim error shifts this goal; not for legs whose goal follows from where the tool is."""
     yaw: Callable[[View, View], np.ndarray] | None = None
     """Like `goal` for the tool's yaw (N,) in rad, for tasks whose actions turn the tool."""
     arm: int = 0
@@ -71,7 +71,7 @@ class Task:
     text: ClassVar[str]
     """The instruction, one sentence."""
     objects: ClassVar[tuple[str, ...]]
-    """Bodies whose poses are tracked; each is free or moves on one slide joint named like the body."""
+    """Bodies whose poses are tracked; each is free, or it and its parents move on slide joints only."""
     max_episode_steps: ClassVar[int]
     """Control steps until an episode is truncated."""
     axes: ClassVar[Axes] = "xyz"
@@ -99,7 +99,8 @@ class Task:
         """Start of an episode.
 
         Returns:
-            For each free object its pose (7,): xyz in metres and quaternion wxyz; for an object on a slide its position (1,).
+            {joint: its position}: (7,) xyz in metres and quaternion wxyz for a free joint, (1,) metres for a slide. Joints
+            left out start at their reference.
         """
         raise NotImplementedError
 
@@ -128,11 +129,11 @@ def pose(x: float, y: float, z: float, yaw: float = 0.0) -> np.ndarray:
     return np.array([x, y, z, np.cos(yaw / 2), 0.0, 0.0, np.sin(yaw / 2)])
 
 
-def above(name: str, height_m: float) -> Callable[[View, View], np.ndarray]:
-    """Goal: over an object, `height_m` above its centre."""
-    return lambda now, start: now.positions[name] + np.array([0.0, 0.0, height_m])
+def beside(name: str, x_m: float, y_m: float, z_m: float) -> Callable[[View, View], np.ndarray]:
+    """Goal: a point given from an object's centre along the world's axes."""
+    return lambda now, start: now.positions[name] + np.array([x_m, y_m, z_m])
 
 
-def raised(height_m: float) -> Callable[[View, View], np.ndarray]:
-    """Goal: `height_m` above where the tool was when the phase began."""
-    return lambda now, start: start.tool + np.array([0.0, 0.0, height_m])
+def raised(height_m: float, arm: int = 0) -> Callable[[View, View], np.ndarray]:
+    """Goal: `height_m` above where the tool was when the phase began; 0 to stay."""
+    return lambda now, start: start.tools[arm] + np.array([0.0, 0.0, height_m])

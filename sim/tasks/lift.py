@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from sim.tasks.base import TASKS, Phase, Task, View, above, pose, raised
+from sim.tasks.base import TASKS, Phase, Task, View, beside, pose, raised
 
 HALF_M = 0.02
 HEIGHT_M = 0.08
@@ -24,7 +24,7 @@ class Lift(Task):
     def fixtures(self) -> str:
         """The cube."""
         return f"""<body name="cube" pos=".5 0 {HALF_M}"><freejoint name="cube"/>
-          <geom type="box" size="{HALF_M} {HALF_M} {HALF_M}" mass=".15" rgba=".85 .25 .2 1" class="object"/></body>"""
+          <geom type="box" size="{HALF_M} {HALF_M} {HALF_M}" mass=".2" rgba=".85 .25 .2 1" class="object"/></body>"""
 
     def spawn(self, rng: np.random.Generator) -> Mapping[str, np.ndarray]:
         """Anywhere in the square, turned by up to 0.3 rad."""
@@ -40,8 +40,8 @@ class Lift(Task):
     def expert(self) -> tuple[Phase, ...]:
         """Over the cube, down, close, up."""
         return (
-            Phase(name="approach", goal=above("cube", 0.09), tolerance_m=0.025),
-            Phase(name="descend", goal=above("cube", 0.0), tolerance_m=0.008),
-            Phase(name="grasp", goal=lambda now, start: start.tool, opening_m=0.0, dwell_steps=5),
+            Phase(name="approach", goal=beside("cube", 0, 0, 0.09), tolerance_m=0.025),
+            Phase(name="descend", goal=beside("cube", 0, 0, 0), tolerance_m=0.008),
+            Phase(name="grasp", goal=raised(0), opening_m=0.0, dwell_steps=5, aimed=False),
             Phase(name="lift", goal=raised(0.14), opening_m=0.0, aimed=False),
         )
