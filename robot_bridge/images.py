@@ -24,7 +24,7 @@ def encode_jpeg(image: np.ndarray, quality: int = 90) -> bytes:
     return cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
 
 
-def decode_compressed(data: bytes | np.ndarray) -> np.ndarray:
+def decode_compressed(data: bytes | memoryview) -> np.ndarray:
     """JPEG or PNG as (H, W, 3) uint8 RGB.
 
     Raises:

@@ -96,7 +96,7 @@ class SimRobot:
         """Begin to simulate."""
         if self._end is not None:
             return
-        self._measure()
+        self.measure()
         if isinstance(self._clock, SteppedClock):
             self._end = self._clock.every(self._period_ns, self.advance)
             return
@@ -134,7 +134,7 @@ class SimRobot:
             self._physics.reset(seed)
             self._command = self._target = None
             self._ticks = 0
-            self._measure()
+            self.measure()
 
     def solved(self) -> bool:
         """Whether the task was solved at the newest measurement."""
@@ -146,7 +146,7 @@ class SimRobot:
             joints, gripper = self._take_up(self._clock.now_ns())
             self._physics.step(joints, gripper, self._period_ns / 1e9)
             self._ticks += 1
-            self._measure()
+            self.measure()
 
     def _take_up(self, now_ns: int) -> tuple[np.ndarray, np.ndarray]:
         command = self._command
@@ -159,7 +159,8 @@ class SimRobot:
             self._target = (np.array(self._physics.joint_position, dtype=float), np.array(self._physics.gripper, dtype=float))
         return self._target
 
-    def _measure(self) -> None:
+    def measure(self) -> None:
+        """Take a measurement of the world as it is."""
         physics = self._physics
         if self._ticks % self._image_every == 0:
             self._images = {f"images.{camera}": physics.image(camera, *self._image_size) for camera in self._cameras}

@@ -1,0 +1,54 @@
+"""Who is talked to: the DDS domain and how far discovery reaches, from ROS 2's own environment variables."""
+
+from __future__ import annotations
+
+import os
+from typing import Literal, get_args
+
+from sinew.errors import InputError
+
+Range = Literal["LOCALHOST", "SUBNET"]
+MAX_DOMAIN = 232
+MAX_PARTICIPANT_INDEX = 99
+"""Processes per domain that find each other on one machine without multicast."""
+
+# Loopback only: bound to 127.0.0.1, no multicast, the possible ports of this machine asked one by one.
+_LOCALHOST = f"""<CycloneDDS><Domain id="any">
+<General><Interfaces><NetworkInterface address="127.0.0.1"/></Interfaces><AllowMulticast>false</AllowMulticast></General>
+<Discovery><ParticipantIndex>auto</ParticipantIndex><MaxAutoParticipantIndex>{MAX_PARTICIPANT_INDEX}</MaxAutoParticipantIndex>
+<Peers><Peer address="127.0.0.1"/></Peers></Discovery></Domain></CycloneDDS>"""
+
+
+def domain_id(given: int | None = None) -> int:
+    """The DDS domain: `given`, else ROS_DOMAIN_ID, else 0.
+
+    Raises:
+        InputError: not a number from 0 to 232.
+    """
+    text = os.environ.get("ROS_DOMAIN_ID", "") if given is None else str(given)
+    try:
+        number = int(text or 0)
+    except ValueError:
+        number = -1
+    if not 0 <= number <= MAX_DOMAIN:
+        raise InputError(f"DDS domain {text!r} is not a number from 0 to {MAX_DOMAIN}; set ROS_DOMAIN_ID or --domain")
+    return number
+
+
+def discovery_range(given: str | None = None) -> Range:
+    """How far discovery reaches: `given`, else ROS_AUTOMATIC_DISCOVERY_RANGE, else LOCALHOST.
+
+    ROS 2's own default is SUBNET; here a network is spoken to only when asked for, as nothing is authenticated.
+
+    Raises:
+        InputError: a range that is not known.
+    """
+    value = (given or os.environ.get("ROS_AUTOMATIC_DISCOVERY_RANGE") or "LOCALHOST").upper()
+    if value not in get_args(Range):
+        raise InputError(f"discovery range {value!r} is not known; known are {', '.join(get_args(Range))}")
+    return "LOCALHOST" if value == "LOCALHOST" else "SUBNET"
+
+
+def configuration(reach: Range) -> str | None:
+    """Cyclone DDS configuration for a range; None for its defaults, or where CYCLONEDDS_URI configures it."""
+    return None if reach == "SUBNET" or os.environ.get("CYCLONEDDS_URI") else _LOCALHOST

@@ -1,0 +1,257 @@
+"""A simulated robot in its own process, indistinguishable on the wire from a ros2_control arm."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from math import tan
+from typing import Any
+
+import numpy as np
+
+from robot_bridge.cadence import next_deadline, raise_priority
+from robot_bridge.clock import MonotonicClock
+from robot_bridge.dds import codec
+from robot_bridge.dds.messages import make
+from robot_bridge.dds.node import Node, Publisher
+from robot_bridge.dds.qos import DEFAULT, NEWEST, SENSOR, TF
+from robot_bridge.dds.topics import COMMANDS, EPISODE, RESET, STATUS, SUCCESS, RobotTopics
+from robot_bridge.dds_robot import gripper_names
+from robot_bridge.images import encode_jpeg
+from robot_bridge.sim_robot import MAX_CATCH_UP, SimRobot
+from sinew.errors import DataError, InputError
+from sinew.protocols import Command, RobotSpec
+
+COMMAND_TTL_S = 0.15
+"""The robot's own watchdog: it holds when no command has come for this long."""
+SUCCESS_HZ = 50.0
+
+
+class SimServer:
+    """Publishes a simulated robot and takes commands, one `tick` per period.
+
+    Args:
+        robot: stepped here, never started.
+        node: its place in the graph.
+        cameras: names with their vertical field of view in radians.
+        rate_hz: ticks per second; joint states and transforms are published at every one.
+        compressed: send CompressedImage besides Image.
+    """
+
+    def __init__(self, robot: SimRobot, node: Node, *, cameras: dict[str, float], rate_hz: float, compressed: bool = False) -> None:
+        self.robot, self.node = robot, node
+        self.refused = 0
+        """Commands and requests that were damaged or not finite."""
+        robot.measure()
+        measured = robot.read().values
+        spec, topics = robot.spec, RobotTopics()
+        grippers = np.atleast_1d(measured["gripper"]).size
+        self._names = (*spec.joint_names, *gripper_names(spec.gripper_name or "gripper", grippers))
+        self._objects = [key.removeprefix("pose.") for key in measured if key.startswith("pose.")]
+        self._states = node.publisher(topics.joint_states, "sensor_msgs/JointState", DEFAULT)
+        self._encoder = codec.JointStateEncoder(self._names)
+        self._transforms = node.publisher(topics.transforms, "tf2_msgs/TFMessage", TF)
+        self._commands = node.subscription(COMMANDS["position"][0], COMMANDS["position"][1], NEWEST)
+        self._trajectories = node.subscription(COMMANDS["trajectory"][0], COMMANDS["trajectory"][1], NEWEST)
+        self._resets = node.subscription(RESET, "std_msgs/Int64", DEFAULT)
+        self._episode = node.publisher(EPISODE, "std_msgs/Int64", DEFAULT)
+        self._success = node.publisher(SUCCESS, "std_msgs/Bool", DEFAULT)
+        self._status = node.publisher(STATUS, "std_msgs/String", DEFAULT)
+        self._cameras = {camera: _CameraTopics(node, camera, fovy, compressed) for camera, fovy in cameras.items()}
+        self._success_every = max(1, round(rate_hz / SUCCESS_HZ))
+        self._shown: dict[str, int] = {}
+        self._holding: bool | None = None
+        self._ticks = self._seq = 0
+
+    def tick(self, now_ns: int, wall_ns: int) -> None:
+        """Take what has come, advance one period, publish."""
+        self._take_reset()
+        self._take_commands(now_ns)
+        self.robot.advance()
+        self.publish(wall_ns)
+
+    def publish(self, wall_ns: int) -> None:
+        """Publish the newest measurement."""
+        values = self.robot.read().values
+        position = [*values["joint_position"].tolist(), *np.atleast_1d(values["gripper"]).tolist()]
+        velocity = [*values["joint_velocity"].tolist(), *[0.0] * (len(self._names) - len(values["joint_velocity"]))]
+        self._states.write(self._encoder.encode(wall_ns, position, velocity))
+        if self._objects:
+            poses = [codec.Transform(wall_ns, "world", name, tuple(values[f"pose.{name}"].tolist())) for name in self._objects]
+            self._transforms.write(codec.encode_transforms(poses))
+        if self._ticks % self._success_every == 0:
+            self._success.send(make("std_msgs/Bool", data=self.robot.solved()))
+        self._ticks += 1
+        if self.robot.holding != self._holding:
+            self._holding = self.robot.holding
+            self._status.send(make("std_msgs/String", data="holding" if self._holding else "following"))
+        for camera, topics in self._cameras.items():
+            image = values[f"images.{camera}"]
+            if self._shown.get(camera) != id(image):
+                self._shown[camera] = id(image)
+                topics.publish(image, wall_ns)
+
+    def _take_reset(self) -> None:
+        for sample in self._resets.take():
+            try:
+                seed = int(codec.decode(sample.data, "std_msgs/Int64").data)
+                if seed < 0:
+                    raise DataError(f"seed {seed} is negative")
+            except DataError:
+                self.refused += 1
+                continue
+            for subscription in (self._commands, self._trajectories):
+                subscription.take()  # what was sent before the reset is of the last episode
+            self.robot.reset(seed)
+            self._episode.send(make("std_msgs/Int64", data=seed))
+
+    def _take_commands(self, now_ns: int) -> None:
+        for subscription, read in ((self._commands, codec.decode_doubles), (self._trajectories, self._read_trajectory)):
+            sample = subscription.newest()
+            if sample is None:
+                continue
+            try:
+                values = np.array(read(sample.data))
+                joints = len(self.robot.spec.joint_names)
+                if len(values) not in (joints, len(self._names)) or not np.isfinite(values).all():
+                    raise DataError(f"{len(values)} values, or not finite")
+                command = {"joint_position": values[:joints]}
+                if len(values) > joints:
+                    command["gripper"] = values[joints:] if len(values) > joints + 1 else values[joints]
+                self._seq += 1
+                self.robot.write(Command(now_ns, self._seq, COMMAND_TTL_S, command))
+            except (DataError, InputError):
+                self.refused += 1
+
+    def _read_trajectory(self, data: bytes) -> Sequence[float]:
+        """The last point of a trajectory in our order of joints."""
+        message = codec.decode(data, COMMANDS["trajectory"][1])
+        names = list(message.joint_names)
+        wanted = self._names if set(self._names) <= set(names) else self.robot.spec.joint_names
+        if not message.points or not set(wanted) <= set(names) or len(message.points[-1].positions) != len(names):
+            raise DataError("a trajectory without our joints")
+        return [float(message.points[-1].positions[names.index(name)]) for name in wanted]
+
+
+class _CameraTopics:
+    """Image, optionally CompressedImage, and CameraInfo of a pinhole camera."""
+
+    def __init__(self, node: Node, camera: str, fovy_rad: float, compressed: bool) -> None:
+        self._frame, self._fovy_rad = f"{camera}_optical_frame", fovy_rad
+        self._image = node.publisher(f"/{camera}/image_raw", "sensor_msgs/Image", SENSOR)
+        self._info = node.publisher(f"/{camera}/camera_info", "sensor_msgs/CameraInfo", SENSOR)
+        self._jpeg: Publisher | None = None
+        if compressed:
+            self._jpeg = node.publisher(f"/{camera}/image_raw/compressed", "sensor_msgs/CompressedImage", SENSOR)
+
+    def publish(self, image: np.ndarray, wall_ns: int) -> None:
+        self._image.write(codec.encode_image(image, wall_ns, self._frame))
+        stamp = make("builtin_interfaces/Time", sec=wall_ns // 1_000_000_000, nanosec=wall_ns % 1_000_000_000)
+        header = make("std_msgs/Header", stamp=stamp, frame_id=self._frame)
+        if self._jpeg is not None:
+            data = np.frombuffer(encode_jpeg(image), dtype=np.uint8)
+            self._jpeg.send(make("sensor_msgs/CompressedImage", header=header, format="rgb8; jpeg compressed bgr8", data=data))
+        self._info.send(camera_info(header, image.shape[0], image.shape[1], self._fovy_rad))
+
+
+def camera_info(header: Any, height: int, width: int, fovy_rad: float) -> Any:
+    """sensor_msgs/CameraInfo of a pinhole without distortion."""
+    focal = 0.5 * height / tan(0.5 * fovy_rad)
+    k = np.array([focal, 0, (width - 1) / 2, 0, focal, (height - 1) / 2, 0, 0, 1], dtype=float)
+    p = np.insert(k, (3, 6, 9), 0.0)
+    roi = make("sensor_msgs/RegionOfInterest", x_offset=0, y_offset=0, height=0, width=0, do_rectify=False)
+    return make(
+        "sensor_msgs/CameraInfo", header=header, height=height, width=width, distortion_model="plumb_bob", d=np.zeros(5), k=k,
+        r=np.eye(3).reshape(9), p=p, binning_x=0, binning_y=0, roi=roi,
+    )  # fmt: skip
+
+
+def serve(
+    task: str,
+    seed: int = 0,
+    domain: int | None = None,
+    *,
+    reach: str | None = None,
+    rate_hz: float = 100.0,
+    cameras: Sequence[str] = (),
+    camera_rate_hz: float = 20.0,
+    image_size: tuple[int, int] = (84, 84),
+    compressed: bool = False,
+    realtime: bool = True,
+    ready: Callable[[str], None] | None = None,
+    quit_event: threading.Event | None = None,
+) -> None:
+    """Simulate a task's robot in real time and speak for it on the network until SIGTERM, SIGINT or `quit_event`.
+
+    Args:
+        task: registered task.
+        seed: first episode.
+        domain: DDS domain; None for ROS_DOMAIN_ID.
+        reach: "LOCALHOST" or "SUBNET"; None for ROS_AUTOMATIC_DISCOVERY_RANGE, else LOCALHOST.
+        rate_hz: rate of physics periods, joint states and transforms.
+        cameras: cameras whose images are published.
+        camera_rate_hz: images per second.
+        image_size: (height, width) in pixels.
+        compressed: publish JPEG besides raw images.
+        realtime: ask for SCHED_FIFO; not with cameras, whose rendering takes too long for it.
+        ready: gets one line when everything is up; None writes it to stderr.
+        quit_event: ends it when set.
+
+    Raises:
+        InputError: unknown task, or DDS cannot start.
+    """
+    from sim import RobotSim, make_interface
+
+    spec: RobotSpec = make_interface(task).robot_spec
+    simulation = RobotSim(task, seed)
+    clock = MonotonicClock()
+    robot = SimRobot(
+        simulation, spec, rate_hz=rate_hz, cameras=cameras, camera_rate_hz=camera_rate_hz, image_size=image_size, clock=clock
+    )
+    node = Node("sinew_sim", domain=domain, reach=reach)
+    fovy = {camera: float(np.deg2rad(simulation.scene.model.camera(camera).fovy[0])) for camera in cameras}
+    server = SimServer(robot, node, cameras=fovy, rate_hz=rate_hz, compressed=compressed)
+    quit_event = quit_event or threading.Event()
+    with _signals(quit_event):
+        line = f"robot {spec.name}, task {task}, ready on DDS domain {node.domain} ({node.reach}) at {rate_hz:g} Hz"
+        (ready or _tell)(line)
+        if realtime and not cameras:
+            raise_priority()
+        _run(server, clock, round(1e9 / rate_hz), quit_event)
+    node.close()
+    simulation.close()
+
+
+def _run(server: SimServer, clock: MonotonicClock, period_ns: int, quit_event: threading.Event) -> None:
+    import time
+
+    deadline_ns = clock.now_ns() + period_ns
+    while not quit_event.is_set():
+        clock.wait_until(deadline_ns)
+        server.tick(clock.now_ns(), time.time_ns())
+        late = (clock.now_ns() - deadline_ns) // period_ns
+        for _ in range(min(late, MAX_CATCH_UP)):
+            server.robot.advance()
+        deadline_ns = next_deadline(deadline_ns, period_ns, clock.now_ns())
+
+
+def _tell(line: str) -> None:
+    sys.stderr.write(line + "\n")
+    sys.stderr.flush()
+
+
+@contextmanager
+def _signals(quit_event: threading.Event) -> Iterator[None]:
+    """SIGINT and SIGTERM set `quit_event`, where this is the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {s: signal.signal(s, lambda *_: quit_event.set()) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
