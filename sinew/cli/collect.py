@@ -1,0 +1,140 @@
+"""Record demonstrations of a task with its scripted expert."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+
+from sinew.errors import InputError
+from sinew.progress import SILENT, Progress
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+WAVE = 32
+"""Worlds stepped side by side; what is recorded does not depend on it."""
+COLLECTION = "meta/sinew_collection.json"
+"""What a dataset was collected with."""
+SEED_STRIDE = 1_000_000
+"""Distance between the episode seeds of two --seed values, so that no two collections share a scene."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Args:
+    """Record demonstrations of a task with its scripted expert."""
+
+    task: str
+    """Task name; `sinew tasks` lists them."""
+    out: Path
+    """Folder of the dataset; an interrupted collection there goes on."""
+    episodes: int = 100
+    """Attempts to record; failures are kept and marked."""
+    quality: Literal["clean", "human"] = "clean"
+    """clean: nearly always succeeds; human: biased grasps, hesitations, mixed strategies, failures."""
+    cameras: tuple[str, ...] = ()
+    """Cameras to record: front, wrist."""
+    image_size: int = 96
+    """Height and width of camera images in pixels."""
+    seed: int = 0
+    """Seed of scenes and of the expert."""
+    json: bool = False
+    """Print one JSON object."""
+
+
+def run(args: Args) -> dict[str, Any]:
+    """Collect, and tell what is there."""
+    from sinew.cli.console_progress import ConsoleProgress
+
+    with ConsoleProgress() as progress:
+        return collect(args, progress)
+
+
+def collect(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
+    """Record the episodes that are still missing.
+
+    Raises:
+        InputError: the folder holds a dataset of another task or of other settings.
+    """
+    import sim
+    from demos import Writer
+    from sinew.rundir import read_json, write_json
+
+    if args.episodes < 1:
+        raise InputError(f"--episodes {args.episodes}: at least 1 is needed")
+    interface = sim.make_interface(args.task, cameras=args.cameras, image_size=args.image_size)
+    settings = {"task": args.task, "quality": args.quality, "seed": args.seed, "cameras": list(args.cameras), "image_size": args.image_size}
+    note = args.out / COLLECTION
+    if note.exists():
+        found = read_json(note)
+        differ = [k for k, v in settings.items() if found.get(k) != v]
+        if differ:
+            raise InputError(f"{args.out} holds a collection with {differ[0]} {found.get(differ[0])!r}, not {settings[differ[0]]!r}; choose another --out")
+        writer = Writer.resume(args.out, keep_interrupted=False)
+    else:
+        writer = Writer.create(
+            args.out, fps=round(interface.action_spec.rate_hz), observation_spec=interface.observation_spec,
+            action_spec=interface.action_spec, robot_type=interface.robot_spec.name, task=interface.task_text,
+        )
+        write_json(note, settings)
+    with writer:
+        progress.start("collect", args.episodes, done=writer.num_episodes)
+        while writer.num_episodes < args.episodes:
+            first = writer.num_episodes
+            for frames, success in _wave(args, range(first, min(first + WAVE, args.episodes))):
+                for frame in frames:
+                    writer.add_frame(frame)
+                writer.save_episode(success=success)
+                progress.advance(1)
+    return summary(args.out)
+
+
+def summary(root: Path) -> dict[str, Any]:
+    """What a dataset holds: episodes, frames, successes."""
+    from demos import Dataset
+
+    data = Dataset(root)
+    successes = [bool(data.episode(i).success) for i in range(data.num_episodes)]
+    return {"path": str(root), "episodes": data.num_episodes, "frames": len(data), "successes": sum(successes), "hash": data.content_hash()}
+
+
+def task_of_dataset(root: Path) -> str | None:
+    """Task that a dataset of ours was collected on; None for one from elsewhere."""
+    from sinew.rundir import read_json
+
+    note = root / COLLECTION
+    return read_json(note).get("task") if note.exists() else None
+
+
+def _wave(args: Args, episodes: range) -> list[tuple[list[dict[str, Any]], bool]]:
+    """Frames and success of episodes played side by side, in the order of their numbers."""
+    import sim
+
+    n = len(episodes)
+    seeds = [args.seed * SEED_STRIDE + i for i in episodes]
+    env = sim.make_vec(args.task, n, cameras=args.cameras, image_size=args.image_size)
+    expert = sim.make_expert(args.task, args.quality, n)
+    try:
+        obs = env.reset(seeds)
+        expert.reset(list(range(n)), seeds)
+        frames: list[list[dict[str, Any]]] = [[] for _ in range(n)]
+        success, live = [False] * n, set(range(n))
+        while live:
+            action = expert.act(obs)
+            for i in live:
+                frames[i].append({**{k: v[i].numpy().copy() for k, v in obs.items()}, "action": action[i].numpy().copy()})
+            obs, _, terminated, truncated, info = env.step(action)
+            for i in [i for i in live if terminated[i] or truncated[i]]:
+                success[i] = bool(info["success"][i])
+                live.remove(i)
+        return list(zip(frames, success, strict=True))
+    finally:
+        env.close()
+
+
+def show(result: dict[str, Any], console: Console) -> None:
+    """Print one line."""
+    console.print(f"{result['path']}: {result['episodes']} episodes, {result['frames']} frames, {result['successes']} successes")
+
+

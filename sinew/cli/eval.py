@@ -1,0 +1,168 @@
+"""Success rate of a run on fixed seeds, with its Wilson interval."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from sinew.errors import InputError
+from sinew.progress import SILENT, Progress
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from policies import PolicyModule
+    from sim import TaskInterface
+
+FIRST_SEED = 20_000_000
+"""Test scenes start here, far from those of collection and of training."""
+WORLDS = 50
+"""Worlds stepped side by side; results do not depend on it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Args:
+    """Success rate of a run on fixed seeds, with its Wilson interval."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """Folder of a run."""
+    task: str | None = None
+    """Task; the one the run was trained on if left out."""
+    episodes: int = 100
+    """Episodes, one seed each."""
+    executor: Literal["sync", "ensemble"] = "sync"
+    """How chunks become actions."""
+    act_steps: int | None = None
+    """Actions executed of each chunk; all if left out."""
+    noise: str = "sample"
+    """Noise behind each chunk: sample (the policy as it is), zero, or fixed:K (one vector, drawn from seed K)."""
+    videos: int = 0
+    """Episodes to film into the run's videos/."""
+    seed: int = 0
+    """Moves the test scenes: episode i has seed 20000000 + 1000000 * seed + i."""
+    json: bool = False
+    """Print one JSON object."""
+
+
+def run(args: Args) -> dict[str, Any]:
+    """Evaluate, write eval/<name>.json into the run, and tell the result."""
+    from sinew.cli.console_progress import ConsoleProgress
+
+    with ConsoleProgress() as progress:
+        return evaluate(args, progress)
+
+
+def test_seeds(episodes: int, seed: int = 0) -> list[int]:
+    """Seeds of the test scenes.
+
+    Raises:
+        InputError: no episodes.
+    """
+    if episodes < 1:
+        raise InputError(f"--episodes {episodes}: at least 1 is needed")
+    first = FIRST_SEED + 1_000_000 * seed
+    return list(range(first, first + episodes))
+
+
+def evaluate(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
+    """Evaluate the run that `args` name and write eval/<task>[-noise].json and videos."""
+    import policies
+    from sinew.rundir import RunDir, write_json
+
+    run = RunDir.open(args.run)
+    policy = policies.load(run)
+    task = args.task or task_of(run)
+    interface = interface_of(policy, task)
+    options = {"mode": args.executor, "act_steps": args.act_steps, "noise": noise_of(policy, args.noise)}
+    result = success(policy, interface, test_seeds(args.episodes, args.seed), options, progress)
+    result = {"run": str(args.run), "task": task, "noise": args.noise, "executor": args.executor, **result}
+    name = task + ("" if args.noise == "sample" else f"-{args.noise.replace(':', '-')}") + (f"-seed{args.seed}" if args.seed else "")
+    write_json(run / f"eval/{name}.json", result)
+    if args.videos:
+        from sinew.cli.video import film
+
+        result["videos"] = film(policy, interface, test_seeds(args.videos, args.seed), run / "videos", options, progress)
+    return result
+
+
+def success(policy: PolicyModule, interface: TaskInterface, seeds: Sequence[int], options: dict[str, Any], progress: Progress = SILENT) -> dict[str, Any]:
+    """k, n, wilson95, seeds and successes of a policy on a task.
+
+    Args:
+        policy: the policy.
+        interface: the task as the policy sees it.
+        seeds: one episode each.
+        options: arguments of `ChunkExecutor`.
+        progress: told every finished episode.
+    """
+    import sim
+    from policies.evaluate import evaluate as play
+    from sinew.stats import success_summary
+
+    env = sim.MujocoVecEnv(interface, min(WORLDS, len(seeds)))
+    try:
+        outcome = play(policy, env, seeds, executor_kwargs=options, progress=progress)
+    finally:
+        env.close()
+    return {**success_summary(outcome.success, outcome.seeds), "successes": list(outcome.success), "lengths": list(outcome.lengths), "wall_s": outcome.wall_s}
+
+
+def task_of(run: Any) -> str:
+    """Name of the task that a run was trained on.
+
+    Raises:
+        InputError: the run does not know.
+    """
+    from sinew.rundir import read_json
+
+    task = read_json(run / "config.json").get("task")
+    if not task:
+        raise InputError(f"{run.path} does not say which task it was trained on; name it with --task")
+    return task
+
+
+def interface_of(policy: PolicyModule, task: str) -> TaskInterface:
+    """The task with the observations, cameras and action kind that the policy wants.
+
+    Raises:
+        InputError: no such task.
+        SpecError: the task cannot give what the policy needs.
+    """
+    import sim
+    from sinew.specs import IMAGES, check_action_join, check_observation_join
+
+    spec = policy.spec
+    cameras = tuple(k.removeprefix(IMAGES) for k in spec.observation.images)
+    size = spec.observation[spec.observation.images[0]].shape[0] if cameras else 84
+    interface = sim.make_interface(task, action=spec.action.kind, cameras=cameras, image_size=size)
+    check_observation_join(f"task {task}", interface.observation_spec, "the policy", spec.observation)
+    check_action_join("the policy", spec.action, f"task {task}", interface.action_spec)
+    return interface
+
+
+def noise_of(policy: PolicyModule, text: str) -> Any:
+    """What `ChunkExecutor` takes as noise, from "sample", "zero" or "fixed:K".
+
+    Raises:
+        InputError: none of these.
+    """
+    import torch
+
+    if text == "sample":
+        return None
+    if text == "zero":
+        return "zero"
+    kind, _, number = text.partition(":")
+    if kind != "fixed" or not number.isdigit():
+        raise InputError(f"--noise {text!r}: known are sample, zero and fixed:K with a whole number K")
+    return torch.randn(policy.spec.noise_shape, generator=torch.Generator().manual_seed(int(number)))
+
+
+def show(result: dict[str, Any], console: Console) -> None:
+    """Print one line."""
+    low, high = result["wilson95"]
+    console.print(f"{result['run']} on {result['task']}: {result['k']}/{result['n']} = {result['k'] / result['n']:.0%}, 95 % in [{low:.1%}, {high:.1%}]")
