@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -12,18 +13,21 @@ from torch import Tensor
 from policies.parallel import Group
 from policies.randomness import BatchOrder
 from sinew.errors import DataError
+from sinew.progress import SILENT, Progress
 from sinew.protocols import EpisodeData
 from sinew.specs import ACTION, PolicySpec
 
 PRELOAD_BYTES = 1 << 30
-"""Windows of datasets without cameras are kept in memory up to this size."""
+"""The windows of a dataset are kept in memory up to this size, over all processes together."""
+_READ_TOGETHER = 256
+"""Frames read at once when a dataset is loaded whole: in order, so that a video is decoded once."""
 
 
 class Windows:
     """The windows of a dataset as tensors, actions in [-1, 1].
 
-    Datasets without cameras are gathered once and kept; with cameras, the next batch is read by a thread while the
-    current one is trained on.
+    A dataset that is small enough is read once and kept; of a larger one, the next batch is read by a thread while the
+    current one is trained on. Both give the same batches.
 
     Args:
         data: the dataset.
@@ -31,21 +35,33 @@ class Windows:
         batch_size: samples in a batch over all processes.
         seed: fixes the order of samples.
         group: this process and its peers; each reads only its share.
+        progress: told the frames that are read.
+        limit_bytes: largest size that is kept.
 
     Raises:
         DataError: the dataset is empty.
     """
 
-    def __init__(self, data: EpisodeData, spec: PolicySpec, batch_size: int, seed: int, group: Group) -> None:
+    def __init__(
+        self,
+        data: EpisodeData,
+        spec: PolicySpec,
+        batch_size: int,
+        seed: int,
+        group: Group,
+        progress: Progress = SILENT,
+        limit_bytes: int = PRELOAD_BYTES,
+    ) -> None:
         if len(data) == 0:
             raise DataError("the dataset holds no frames: record or collect episodes first")
         self.data, self.spec = data, spec
         self.keys = list(spec.observation)
         self.order = BatchOrder(len(data), batch_size, seed)
         self.share = group.share(batch_size)
-        floats = sum(int(np.prod(spec.observation[key].shape)) for key in self.keys) * spec.n_obs_steps
-        size = 4 * len(data) * (floats + spec.horizon * spec.action_dim)
-        self._all = self._gather(np.arange(len(data))) if not spec.observation.images and size <= PRELOAD_BYTES else None
+        size = 4 * spec.horizon * spec.action_dim + sum(
+            spec.n_obs_steps * math.prod(spec.observation[key].shape) * (1 if key in spec.observation.images else 4) for key in self.keys
+        )
+        self._all = self._load(progress) if size * len(data) * group.size <= limit_bytes else None
 
     def __call__(self, first: int, last: int) -> Iterator[tuple[np.ndarray, dict[str, Tensor]]]:
         """Batches number first..last-1: sample indices of this process and {key: (B, ...)}."""
@@ -61,6 +77,19 @@ class Windows:
                 indices, batch = (ahead or reader.submit(self._read, step)).result()
                 ahead = reader.submit(self._read, step + 1) if step + 1 < last else None
                 yield indices, batch
+
+    def _load(self, progress: Progress) -> dict[str, Tensor]:
+        """Every window, {key: (frames, ...)}."""
+        whole: dict[str, Tensor] = {}
+        progress.start("load", len(self.data))
+        for first in range(0, len(self.data), _READ_TOGETHER):
+            indices = np.arange(first, min(first + _READ_TOGETHER, len(self.data)))
+            for key, value in self._gather(indices).items():
+                if key not in whole:
+                    whole[key] = value.new_empty((len(self.data), *value.shape[1:]))
+                whole[key][first : first + len(indices)] = value
+            progress.advance(len(indices))
+        return whole
 
     def _read(self, step: int) -> tuple[np.ndarray, dict[str, Tensor]]:
         indices = self.order[step][self.share]

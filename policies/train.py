@@ -137,7 +137,7 @@ class _Training:
             self.ema = Ema(self.parameters, config.ema_decay)
         self.step: int = record["step"]
         self.loss_smooth: float | None = record["loss_smooth"]
-        self.windows = Windows(data, policy.spec, config.batch_size, config.seed, group)
+        self.windows = Windows(data, policy.spec, config.batch_size, config.seed, group, self.progress)
         self.times = dict.fromkeys(TIMES, 0.0)
 
     def run(self) -> None:

@@ -1,0 +1,56 @@
+"""Training batches out of a dataset."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from policies.batches import Windows
+from policies.parallel import Group
+from sinew.errors import DataError
+from sinew.progress import Progress
+from sinew.specs import STATE
+
+
+@pytest.mark.parametrize("camera", [False, True])
+def test_kept_and_read_ahead_batches_are_the_same_and_right(toys, camera):
+    data, spec = toys.ToyData(camera=camera), toys.policy_spec(camera=camera, n_obs_steps=2)
+    kept, read = (Windows(data, spec, 16, 5, Group(), limit_bytes=limit) for limit in (1 << 30, 0))
+    pairs = list(zip(kept(3, 20), read(3, 20), strict=True))
+    assert len(pairs) == 17
+    for (indices, batch), (others, other) in pairs:
+        assert np.array_equal(indices, others) and set(batch) == set(other)
+        assert all(torch.equal(batch[key], other[key]) and batch[key].dtype == other[key].dtype for key in batch)
+        assert torch.equal(batch[STATE][:, -1], torch.from_numpy(data.frames[STATE][indices]))
+        torch.testing.assert_close(spec.action.denormalize(batch["action"][:, 0]), torch.from_numpy(data.actions[indices]))
+        assert batch["action_is_pad"].dtype == torch.bool
+        if camera:
+            assert batch[toys.CAMERA].dtype == torch.uint8
+
+
+@pytest.mark.parametrize("limit", [0, 1 << 30])
+def test_shares_of_the_processes_make_up_the_batch(toys, limit):
+    data, spec = toys.ToyData(), toys.policy_spec()
+    whole = list(Windows(data, spec, 12, 1, Group(), limit_bytes=limit)(0, 12))
+    parts = [list(Windows(data, spec, 12, 1, Group(rank, 3), limit_bytes=limit)(0, 12)) for rank in range(3)]
+    for step, (indices, batch) in enumerate(whole):
+        assert np.array_equal(np.concatenate([part[step][0] for part in parts]), indices)
+        for key in batch:
+            assert torch.equal(torch.cat([part[step][1][key] for part in parts]), batch[key])
+
+
+def test_loading_is_told_and_an_empty_dataset_refused(toys):
+    told = []
+
+    class Note(Progress):
+        def start(self, stage, total, done=0):
+            told.append((stage, total))
+
+        def advance(self, n=1, **values):
+            told.append(n)
+
+    Windows(toys.ToyData(30, 20), toys.policy_spec(), 8, 0, Group(), Note())
+    assert told[0] == ("load", 600) and sum(told[1:]) == 600
+    with pytest.raises(DataError, match="no frames"):
+        Windows(toys.ToyData(0), toys.policy_spec(), 8, 0, Group())
