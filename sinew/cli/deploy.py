@@ -1,0 +1,143 @@
+"""Run a policy on a robot, through the safety gate.
+
+The gate is no certified safety function: an emergency stop and the robot's own limits must be there besides.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from sinew.progress import SILENT, Progress
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from robot_bridge.scene import Scene
+    from sim import TaskInterface
+    from sinew.protocols import Robot
+
+STOPPED_FOR_SAFETY = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Args:
+    """Run a policy on a robot, through the safety gate."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """Folder of a run."""
+    robot: Literal["dds", "sim"] = "dds"
+    """dds: a robot on the network, in ROS 2's wire format; sim: one in this process."""
+    task: str | None = None
+    """Task; the one the run was trained on if left out."""
+    episodes: int = 20
+    """Episodes; the seeds are those of `sinew eval`."""
+    domain: int | None = None
+    """DDS domain; ROS_DOMAIN_ID or 0 if left out."""
+    reach: Literal["LOCALHOST", "SUBNET"] | None = None
+    """Where to look; ROS_AUTOMATIC_DISCOVERY_RANGE or this machine only if left out."""
+    controller_rate: float = 100.0
+    """Commands per second to the robot, Hz."""
+    timeout: float = 10.0
+    """Seconds to wait for the robot."""
+    scene: bool = True
+    """Whether scenes are set up and judged over /sinew/scene; with --no-scene episodes end by time and success is unknown."""
+    seed: int = 0
+    """Moves the scenes as in `sinew eval`."""
+    json: bool = False
+    """Print one JSON object."""
+
+
+def run(args: Args) -> dict[str, Any]:
+    """Deploy, write deploy/<task>-<robot>.json into the run, and tell the result."""
+    from sinew.cli.console_progress import ConsoleProgress
+
+    with ConsoleProgress() as progress:
+        return deploy(args, progress)
+
+
+def deploy(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
+    """Run the episodes.
+
+    Raises:
+        InputError: no such run, or no robot answers within the time-out.
+        SpecError: policy and task do not fit.
+    """
+    import policies
+    from robot_bridge.deploy import DeployConfig
+    from robot_bridge.deploy import deploy as play
+    from sinew.cli.eval import interface_of, task_of, test_seeds
+    from sinew.rundir import RunDir, write_json
+    from sinew.stats import success_summary
+
+    run = RunDir.open(args.run)
+    policy = policies.load(run)
+    task = args.task or task_of(run)
+    interface = interface_of(policy, task)
+    config = DeployConfig(controller_rate_hz=args.controller_rate, connect_timeout_s=args.timeout)
+    robot, scene = _robot(args, task, interface)
+    try:
+        report = play(policy, interface, robot, seeds=test_seeds(args.episodes, args.seed), scene=scene, config=config, progress=progress)
+    finally:
+        robot.close()
+    judged = [e for e in report.episodes if e.success is not None]
+    success = None
+    if judged:
+        outcomes = [bool(e.success) for e in judged]
+        success = {**success_summary(outcomes, [e.seed for e in judged]), "successes": outcomes}
+    result = {"run": str(args.run), "task": task, "robot": args.robot, "success": success, "stopped": report.stopped, "report": report.summary()}
+    write_json(run / f"deploy/{task}-{args.robot}.json", result)
+    return result
+
+
+def _robot(args: Args, task: str, interface: TaskInterface) -> tuple[Robot, Scene | None]:
+    import robot_bridge
+
+    if args.robot == "sim":
+        import sim
+
+        simulated = robot_bridge.SimRobot(sim.RobotSim(task), interface.robot_spec, cameras=interface.cameras)
+        return simulated, robot_bridge.SimScene(simulated) if args.scene else None
+    robot = robot_bridge.DdsRobot(interface.robot_spec, objects=interface.objects, cameras=interface.cameras, domain=args.domain, reach=args.reach)
+    return robot, robot_bridge.DdsScene(robot) if args.scene else None
+
+
+@contextlib.contextmanager
+def simulated_robot(task: str) -> Iterator[int]:
+    """`sinew robot` in a process of its own, on this machine only; gives its DDS domain and ends it afterwards."""
+    domain = 20 + os.getpid() % 80
+    command = [sys.executable, "-m", "sinew", "robot", "--task", task, "--domain", str(domain), "--reach", "LOCALHOST"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        yield domain
+    finally:
+        process.terminate()
+        try:
+            process.wait(5)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def exit_code(result: dict[str, Any]) -> int:
+    """4 when the gate latched, else 0."""
+    return STOPPED_FOR_SAFETY if result["stopped"] else 0
+
+
+def show(result: dict[str, Any], console: Console) -> None:
+    """Print success, cadence and what the gate did."""
+    success, report = result["success"], result["report"]
+    if success:
+        low, high = success["wilson95"]
+        console.print(f"{result['run']} on {result['task']} over {result['robot']}: {success['k']}/{success['n']}, 95 % in [{low:.1%}, {high:.1%}]")
+    console.print(f"policy {report['policy']['rate_hz']:.2f} Hz, controller {report['controller']['rate_hz']:.2f} Hz")
+    if result["stopped"]:
+        console.print(f"[bold]stopped for safety:[/bold] {result['stopped']}")
