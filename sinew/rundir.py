@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
+import secrets
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from importlib import metadata
@@ -31,7 +32,8 @@ def atomic_write(path: Path | str, data: bytes | str) -> None:
     data = data.encode() if isinstance(data, str) else data
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        fd, tmp = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        tmp = path.parent / f".{path.name}.{secrets.token_hex(4)}"
+        fd = os.open(tmp, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)  # readable to whom the user's umask says, unlike mkstemp
     except OSError as e:
         raise InputError(f"cannot write {path}: {e.strerror or e}") from None
     try:
@@ -96,7 +98,9 @@ class RunDir:
         return cls(path)
 
     @classmethod
-    def create(cls, path: Path | str, config: Any, *, seeds: Mapping[str, int] | None = None, inputs: Mapping[str, str] | None = None) -> RunDir:
+    def create(
+        cls, path: Path | str, config: Any, *, seeds: Mapping[str, int] | None = None, inputs: Mapping[str, str] | None = None
+    ) -> RunDir:
         """Make the folder with config.json and provenance.json, or open it again if its config is the same.
 
         Args:
@@ -114,26 +118,29 @@ class RunDir:
             found = read_json(run / "config.json")
             for key in sorted(set(wanted) | set(found)):
                 if wanted.get(key) != found.get(key):
-                    raise InputError(f"{path} holds another run: {key} is {found.get(key)!r} there, {wanted.get(key)!r} here; choose another --out")
+                    there, here = repr(found.get(key)), repr(wanted.get(key))
+                    raise InputError(f"{path} holds another run: {key} is {there} there, {here} here; choose another --out")
             return run
         write_json(run / "provenance.json", provenance(seeds or {}, inputs or {}))
         write_json(run / "config.json", wanted)
         return run
 
     def log(self, **values: Any) -> None:
-        """Append one line to metrics.jsonl."""
-        with open(self / "metrics.jsonl", "a") as f:
-            f.write(json.dumps(to_json(values)) + "\n")
+        """Append one line to metrics.jsonl; after a line that a crash tore it starts on a new one."""
+        with open(self / "metrics.jsonl", "ab+") as f:
+            if f.tell():
+                f.seek(-1, os.SEEK_END)
+                if f.read(1) != b"\n":
+                    f.write(b"\n")
+            f.write(json.dumps(to_json(values)).encode() + b"\n")
 
     def metrics(self) -> Iterator[dict[str, Any]]:
-        """Every whole line of metrics.jsonl, in order; a torn last line is left out."""
+        """Every whole line of metrics.jsonl, in order; lines that a crash tore are left out."""
         path = self / "metrics.jsonl"
         if path.exists():
-            for line in path.read_text().splitlines():
-                try:
+            for line in path.read_bytes().splitlines():
+                with contextlib.suppress(ValueError):  # of JSON and of UTF-8 alike
                     yield json.loads(line)
-                except json.JSONDecodeError:
-                    return
 
 
 def provenance(seeds: Mapping[str, int], inputs: Mapping[str, str]) -> dict[str, Any]:
