@@ -17,7 +17,7 @@ from sinew.specs import ObservationSpec
 class ImageConfig:
     """Settings of the image encoder."""
 
-    channels: tuple[int, ...] = (32, 64, 64)
+    channels: tuple[int, ...] = (16, 32, 64)
     """Channels of the residual stages; every stage but the first halves the resolution, after a stem that halves it."""
     keypoints: int = 32
     """Channels of the spatial softmax: feature points found per camera."""
