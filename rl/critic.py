@@ -149,4 +149,4 @@ class Critic(nn.Module):
 def polyak(target: Sequence[Tensor], online: Sequence[Tensor], tau: float) -> None:
     """Move `target` by the share `tau` towards `online`, in place."""
     with torch.no_grad():
-        torch._foreach_lerp_(list(target), list(online), tau)
+        torch._foreach_lerp_(list(target), list(online), tau)  # pyright: ignore[reportPrivateImportUsage]

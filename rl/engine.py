@@ -75,8 +75,9 @@ class AutogradEngine:
     def forward(self, x: Tensor) -> Tensor:
         with torch.enable_grad():
             self._x = x.detach().requires_grad_()
-            self._out = self._call(self._x)
-        return self._out.detach()
+            out = self._call(self._x)
+        self._out = out
+        return out.detach()
 
     def backward(self, grad: Tensor, *, parameters: bool, inputs: bool) -> Tensor | None:
         if self._out is None or self._x is None:

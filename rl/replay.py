@@ -101,19 +101,22 @@ class Ring:
         self.device = torch.device(device)
         slots = length * num_envs
         self._final_rows = max(16, 2 * num_envs, slots // 32)
-        make = {"device": self.device}
-        self._frames = {k: torch.zeros(slots + self._final_rows, *shape, dtype=dtype, **make) for k, (shape, dtype) in self.frame.items()}
+        where = self.device
+        self._frames = {
+            k: torch.zeros((slots + self._final_rows, *shape), dtype=dtype, device=where) for k, (shape, dtype) in self.frame.items()
+        }
         self._free = list(range(self._final_rows - 1, -1, -1))
-        self.action = torch.zeros(slots, action_dim, **make)
-        self.reward = torch.zeros(slots, **make)
-        self.terminated = torch.zeros(slots, dtype=torch.bool, **make)
-        self.truncated = torch.zeros(slots, dtype=torch.bool, **make)
-        self.source = torch.zeros(slots, dtype=torch.uint8, **make)
-        self.episode_step = torch.zeros(slots, dtype=torch.int64, **make)
-        self._final = torch.full((slots,), -1, dtype=torch.int64, **make)
-        self._next_step = torch.zeros(num_envs, dtype=torch.int64, **make)
+        self.action = torch.zeros((slots, action_dim), device=where)
+        self.reward = torch.zeros(slots, device=where)
+        self.terminated = torch.zeros(slots, dtype=torch.bool, device=where)
+        self.truncated = torch.zeros(slots, dtype=torch.bool, device=where)
+        self.source = torch.zeros(slots, dtype=torch.uint8, device=where)
+        self.episode_step = torch.zeros(slots, dtype=torch.int64, device=where)
+        self._final = torch.full((slots,), -1, dtype=torch.int64, device=where)
+        self._next_step = torch.zeros(num_envs, dtype=torch.int64, device=where)
         self.count = 0
         self._eligible: dict[tuple[int, int | None], Tensor] = {}
+        self._last: Tensor | None = None
 
     def __len__(self) -> int:
         """Frames that are held."""
@@ -177,7 +180,7 @@ class Ring:
             if final is not None:
                 self._keep_final(torch.nonzero(ended)[:, 0] + low, final)
         self.count += 1
-        self._eligible.clear()
+        self._changed()
 
     def cut(self, final: Mapping[str, Tensor]) -> None:
         """Mark the newest step of every world whose episode runs on as truncated, `final` {key: (N, ...)} being the state after it."""
@@ -189,7 +192,12 @@ class Ring:
         self.truncated[here] |= open_
         self._next_step[open_] = 0
         self._keep_final(torch.nonzero(open_)[:, 0] + low, {k: v[open_] for k, v in final.items()})
+        self._changed()
+
+    def _changed(self) -> None:
+        """Forget what was worked out from the steps as they were."""
         self._eligible.clear()
+        self._last = None
 
     def _release(self, here: slice) -> None:
         """Give back the side-table rows of slots that are overwritten."""
@@ -249,10 +257,10 @@ class Ring:
         if not size:
             raise InputError("the replay is empty; add steps before sampling")
         low = (self.count - size) * N
-        if "last" not in self._eligible:  # the newest step counts only where its episode ended
+        if self._last is None:  # the newest step counts only where its episode ended
             here = slice(((self.count - 1) % self.length) * N, ((self.count - 1) % self.length) * N + N)
-            self._eligible["last"] = torch.nonzero(self.terminated[here] | self.truncated[here])[:, 0]  # type: ignore[index]
-        last = self._eligible["last"]  # type: ignore[index]
+            self._last = torch.nonzero(self.terminated[here] | self.truncated[here])[:, 0]
+        last = self._last
         whole = (size - 1) * N
         if not whole + len(last):
             raise InputError("the replay holds one unfinished step; add more before sampling")
@@ -375,7 +383,7 @@ class Ring:
         self._next_step.copy_(state["next_step"])
         self._free = state["free"].tolist()
         self.count = count
-        self._eligible.clear()
+        self._changed()
 
 
 class Mix:

@@ -1,5 +1,6 @@
 import copy
 import shutil
+from itertools import pairwise
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ def as_modules(net: EnsembleMLP) -> nn.ModuleList:
     for e in range(net.heads):
         layers: list[nn.Module] = []
         widths = (net.in_dim, *net.hidden, net.out_dim)
-        for layer, (a, b) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+        for layer, (a, b) in enumerate(pairwise(widths)):
             linear = nn.Linear(a, b)
             linear.weight.data.copy_(net.weight[layer][e].t())
             linear.bias.data.copy_(net.bias[layer][e, 0])
@@ -36,18 +37,16 @@ def difference(net: EnsembleMLP, modules: nn.ModuleList) -> float:
     """Largest difference of any weight."""
     net = copy.deepcopy(net).requires_grad_(False)
     modules = copy.deepcopy(modules).requires_grad_(False)
-    worst = 0.0
+    pairs: list[tuple[torch.Tensor, torch.Tensor]] = []
     for e, head in enumerate(modules):
         assert isinstance(head, nn.Sequential)
         linears = [m for m in head if isinstance(m, nn.Linear)]
         norms = [m for m in head if isinstance(m, nn.LayerNorm)]
         for layer, m in enumerate(linears):
-            worst = max(
-                worst, float((net.weight[layer][e].t() - m.weight).abs().max()), float((net.bias[layer][e, 0] - m.bias).abs().max())
-            )
+            pairs += [(net.weight[layer][e].t(), m.weight), (net.bias[layer][e, 0], m.bias)]
         for layer, m in enumerate(norms):
-            worst = max(worst, float((net.gain[layer][e, 0] - m.weight).abs().max()), float((net.shift[layer][e, 0] - m.bias).abs().max()))
-    return worst
+            pairs += [(net.gain[layer][e, 0], m.weight), (net.shift[layer][e, 0], m.bias)]
+    return max(float((a - b).abs().max()) for a, b in pairs)
 
 
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")

@@ -47,7 +47,7 @@ def test_bad_episodes_are_refused():
         add_episode(ring(), torch.randn(5, 4), torch.rand(4, 2), success=True)
     broken = torch.rand(5, 2)
     broken[3, 1] = float("nan")
-    with pytest.raises(DataError, match="action .* frame 3"):
+    with pytest.raises(DataError, match=r"action .* frame 3"):
         add_episode(ring(), torch.randn(5, 4), broken, success=True)
     with pytest.raises(DataError, match="one world"):
         add_episode(ring(2), torch.randn(5, 4), torch.rand(5, 2), success=True)

@@ -22,18 +22,8 @@ class NaiveReplay:
         for w in range(len(ended)):
             after = {k: v[order.index(w)] for k, v in final.items()} if ended[w] else None
             step = self.next_step.get(w, 0)
-            row.append(
-                (
-                    {k: v[w] for k, v in frame.items()},
-                    action[w],
-                    float(reward[w]),
-                    bool(terminated[w]),
-                    bool(truncated[w]),
-                    after,
-                    source,
-                    step,
-                )
-            )
+            state = {k: v[w] for k, v in frame.items()}
+            row.append((state, action[w], float(reward[w]), bool(terminated[w]), bool(truncated[w]), after, source, step))
             self.next_step[w] = 0 if ended[w] else step + 1
         self.steps.append(row)
 

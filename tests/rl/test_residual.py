@@ -6,6 +6,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import point_mass
 import pytest
@@ -41,7 +42,7 @@ SHORT = replace(
 )
 
 
-def learn(folder: Path, config: ResidualConfig, *, worlds: int = 8, evaluate=True, actor=None, env=None, progress=None, demos=None):
+def learn(folder: Path, config: ResidualConfig, *, worlds: int = 8, evaluate: Any = True, actor=None, env=None, progress=None, demos=None):
     actor = actor or point_mass.ToyActor()
     env = env or point_mass.PointMass(worlds)
     result = train_residual(
@@ -198,7 +199,7 @@ def test_a_finished_run_is_not_learned_again(tmp_path):
 def test_a_run_of_another_config_is_refused_by_name(tmp_path):
     learn(tmp_path / "run", SHORT, evaluate=None)
     other = replace(SHORT, gamma=0.5)
-    with pytest.raises(InputError, match="gamma is 0.99 there, 0.5 here|another gamma: 0.99 there, 0.5 here"):
+    with pytest.raises(InputError, match=r"another gamma: 0\.99 there, 0\.5 here"):
         actor = point_mass.ToyActor()
         train_residual(point_mass.PointMass(8), point_mass.BiasedExecutor(8), actor, point_mass.observe, RunDir(tmp_path / "run"), other)
 
@@ -257,6 +258,7 @@ def test_never_succeeding_is_said_with_what_to_try(tmp_path):
 
 
 def test_settings_that_cannot_be_are_refused():
+    bad: dict[str, Any]
     for bad in ({"steps": 0}, {"gamma": 0.0}, {"demo_fraction": 2.0}, {"n_step": 0}):
         with pytest.raises(InputError):
             ResidualConfig(**bad)
