@@ -33,7 +33,8 @@ class Cadence:
         """Ticks that began more than a period after their deadline."""
         self._marks = np.zeros((KEPT, len(self.stages)), dtype=np.int64)
         self._lateness = np.zeros(KEPT, dtype=np.int64)
-        self._last_ns = self._running_ns = self._gaps = 0
+        self._last_ns: int | None = None
+        self._running_ns = self._gaps = 0
 
     def add(self, deadline_ns: int, marks_ns: Sequence[int]) -> None:
         """One tick: when it was due, and the times at its start and after each stage (stages + 1 values)."""
@@ -45,12 +46,15 @@ class Cadence:
             row[j] = marks_ns[j + 1] - marks_ns[j]
         if lateness > self.period_s * 1e9:
             self.late += 1
-        # pauses between episodes do not count as a slow loop
-        if self.ticks and marks_ns[0] - self._last_ns < 0.5e9:
+        if self._last_ns is not None:
             self._running_ns += marks_ns[0] - self._last_ns
             self._gaps += 1
         self._last_ns = marks_ns[0]
         self.ticks += 1
+
+    def resume(self) -> None:
+        """The next tick follows a pause, which does not count as a slow tick."""
+        self._last_ns = None
 
     def report(self) -> dict[str, Any]:
         """JSON-able: rate wanted and achieved, ticks, late ticks, lateness and stages in microseconds."""

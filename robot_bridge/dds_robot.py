@@ -29,7 +29,7 @@ class DdsRobot:
         cameras: cameras whose images are wanted.
         topics: names, where they are not the usual ones.
         domain: None for ROS_DOMAIN_ID.
-        reach: "LOCALHOST" or "SUBNET"; None for ROS_AUTOMATIC_DISCOVERY_RANGE, else LOCALHOST.
+        reach: "LOCALHOST", "LOOPBACK" or "SUBNET"; None for ROS_AUTOMATIC_DISCOVERY_RANGE, else LOCALHOST.
         name: name of the node.
     """
 
@@ -242,7 +242,8 @@ class DdsRobot:
             return f"joints {', '.join(missing)} of robot {self._spec.name} are not among those {where}: {', '.join(self._order[0])}"
         if self._observation.seq:
             return (
-                f"nothing took commands on {topics.command_name} within {timeout_s:g} s {where}: is the controller active? topics seen: {seen}"
+                f"nothing took commands on {topics.command_name} within {timeout_s:g} s {where}; topics seen: {seen}; "
+                "is the controller active?"
             )
         return (
             f"no robot answered within {timeout_s:g} s {where}: nothing usable came on {topics.joint_states}; topics seen: {seen}; "

@@ -242,6 +242,7 @@ class _Runner:
         if loop.resume():
             return self._result(episode, seed, None, 0, started_ns)
         steps = self.config.max_steps or self.interface.max_episode_steps
+        self.cadence.resume()
         deadline_ns = self.clock.now_ns()
         step, success = 0, None
         while True:

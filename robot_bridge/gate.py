@@ -93,7 +93,7 @@ class SafetyGate:
         self._joints = len(config.position_low_rad)
         step = config.dt_s
         # a stop from this speed takes at most stop_time_s at the acceleration limit
-        stoppable = [a * step * floor(config.stop_time_s / step - 1e-9) for a in config.acceleration_max_rad_s2]
+        stoppable = [a * step * floor(config.stop_time_s / step + 1e-9) for a in config.acceleration_max_rad_s2]
         self.velocity_cap = tuple(min(v, s) for v, s in zip(config.velocity_max_rad_s, stoppable, strict=True))
         """Joint speed that is let through, rad/s: the limit, or less where stopping would take too long."""
         self._box = [(lo + config.workspace_margin_m, hi - config.workspace_margin_m)
@@ -272,15 +272,13 @@ class SafetyGate:
             low = max(velocity - change, -cap, -braking_speed(position - c.position_low_rad[j], gain, step))
             high = min(velocity + change, cap, braking_speed(c.position_high_rad[j] - position, gain, step))
             wanted = (goal - position) / step
-            if low - 1e-9 <= wanted <= high + 1e-9:
-                velocities.append(min(max(wanted, low), high))
-                continue
-            limited = True
-            # come to the moving target without running past it
-            moving = 0.0 if self._target is None else min(max((goal - self._target[j]) / step, -cap), cap)
+            # come to the target, which may be moving, without running past it
+            moving = wanted if self._target is None else min(max((goal - self._target[j]) / step, -cap), cap)
             approach = braking_speed(abs(goal - position), gain, step)
-            wanted = min(wanted, moving + approach) if goal > position else max(wanted, moving - approach)
-            velocities.append(min(max(wanted, low), high))
+            kept = min(wanted, moving + approach, high) if goal > position else max(wanted, moving - approach, low)
+            kept = min(max(kept, low), high)
+            limited = limited or abs(kept - wanted) > 1e-9
+            velocities.append(kept)
         return velocities, limited
 
     def _kept_inside(self, velocity: list[float]) -> list[float] | None:
@@ -329,9 +327,13 @@ class SafetyGate:
 
     def _braking(self) -> list[float]:
         """Velocities of the next period when every joint decelerates as fast as it may."""
-        step = self.config.dt_s
-        return [max(abs(v) - a * step, 0.0) * (1.0 if v > 0 else -1.0)
-                for v, a in zip(self._velocity, self.config.acceleration_max_rad_s2, strict=True)]
+        velocities = []
+        for velocity, gain in zip(self._velocity, self.config.acceleration_max_rad_s2, strict=True):
+            change = gain * self.config.dt_s
+            left = abs(velocity) - change
+            # what rounding leaves of a full stop is no speed
+            velocities.append(0.0 if left < 1e-9 * change else left if velocity > 0 else -left)
+        return velocities
 
     def _brake(self, outcome: Outcome, reason: str, detail: str, now_ns: int) -> Verdict:
         if not self._position:

@@ -94,6 +94,7 @@ class ControlLoop:
                     self._submitted = self._frame = self._reference = None
                     self._frame_seen_ns = now_ns
                     self._running, self._resting = not reason, False
+                    self.cadence.resume()
                     return reason
             self._clock.wait_until(now_ns + self._period_ns)
 

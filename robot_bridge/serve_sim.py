@@ -190,7 +190,7 @@ def serve(
         task: registered task.
         seed: first episode.
         domain: DDS domain; None for ROS_DOMAIN_ID.
-        reach: "LOCALHOST" or "SUBNET"; None for ROS_AUTOMATIC_DISCOVERY_RANGE, else LOCALHOST.
+        reach: "LOCALHOST", "LOOPBACK" or "SUBNET"; None for ROS_AUTOMATIC_DISCOVERY_RANGE, else LOCALHOST.
         rate_hz: rate of physics periods, joint states and transforms.
         cameras: cameras whose images are published.
         camera_rate_hz: images per second.

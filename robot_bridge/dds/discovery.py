@@ -7,16 +7,17 @@ from typing import Literal, get_args
 
 from sinew.errors import InputError
 
-Range = Literal["LOCALHOST", "SUBNET"]
+Range = Literal["LOCALHOST", "LOOPBACK", "SUBNET"]
 MAX_DOMAIN = 232
 MAX_PARTICIPANT_INDEX = 99
 """Processes per domain that find each other on one machine without multicast."""
 
-# Loopback only: bound to 127.0.0.1, no multicast, the possible ports of this machine asked one by one.
-_LOCALHOST = f"""<CycloneDDS><Domain id="any">
-<General><Interfaces><NetworkInterface address="127.0.0.1"/></Interfaces><AllowMulticast>false</AllowMulticast></General>
+# What rmw_cyclonedds does for LOCALHOST: no multicast, the possible ports of this machine asked one by one. Bound to
+# 127.0.0.1 it would not meet ROS 2 processes, which announce the address of the network card; LOOPBACK is bound to it.
+_CONFIGURATION = f"""<CycloneDDS><Domain id="any"><General>{{interfaces}}<AllowMulticast>false</AllowMulticast></General>
 <Discovery><ParticipantIndex>auto</ParticipantIndex><MaxAutoParticipantIndex>{MAX_PARTICIPANT_INDEX}</MaxAutoParticipantIndex>
 <Peers><Peer address="127.0.0.1"/></Peers></Discovery></Domain></CycloneDDS>"""
+_LOOPBACK = '<Interfaces><NetworkInterface address="127.0.0.1"/></Interfaces>'
 
 
 def domain_id(given: int | None = None) -> int:
@@ -38,17 +39,21 @@ def domain_id(given: int | None = None) -> int:
 def discovery_range(given: str | None = None) -> Range:
     """How far discovery reaches: `given`, else ROS_AUTOMATIC_DISCOVERY_RANGE, else LOCALHOST.
 
-    ROS 2's own default is SUBNET; here a network is spoken to only when asked for, as nothing is authenticated.
+    LOCALHOST and SUBNET mean what they mean to ROS 2, whose own default is SUBNET; here a network is spoken to only when
+    asked for, as nothing is authenticated. LOOPBACK is ours: sockets on 127.0.0.1 alone, which ROS 2 nodes cannot join.
 
     Raises:
         InputError: a range that is not known.
     """
     value = (given or os.environ.get("ROS_AUTOMATIC_DISCOVERY_RANGE") or "LOCALHOST").upper()
-    if value not in get_args(Range):
-        raise InputError(f"discovery range {value!r} is not known; known are {', '.join(get_args(Range))}")
-    return "LOCALHOST" if value == "LOCALHOST" else "SUBNET"
+    for known in get_args(Range):
+        if value == known:
+            return known
+    raise InputError(f"discovery range {value!r} is not known; known are {', '.join(get_args(Range))}")
 
 
 def configuration(reach: Range) -> str | None:
     """Cyclone DDS configuration for a range; None for its defaults, or where CYCLONEDDS_URI configures it."""
-    return None if reach == "SUBNET" or os.environ.get("CYCLONEDDS_URI") else _LOCALHOST
+    if reach == "SUBNET" or os.environ.get("CYCLONEDDS_URI"):
+        return None
+    return _CONFIGURATION.format(interfaces=_LOOPBACK if reach == "LOOPBACK" else "")

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from robot_bridge.dds import codec, wire
-from robot_bridge.dds.discovery import configuration, discovery_range, domain_id
+from robot_bridge.dds.discovery import Range, configuration, discovery_range, domain_id
 from robot_bridge.dds.messages import fields, full_name, make, type_hash
 from robot_bridge.dds.qos import DEFAULT, LATCHED, Profile, qos
 from sinew.errors import InputError
@@ -91,7 +91,7 @@ class Node:
         name: node name, as `ros2 node list` shows it.
         namespace: node namespace; relative topic names are resolved in it.
         domain: None for ROS_DOMAIN_ID.
-        reach: "LOCALHOST" or "SUBNET"; None for ROS_AUTOMATIC_DISCOVERY_RANGE, else LOCALHOST.
+        reach: "LOCALHOST", "LOOPBACK" or "SUBNET"; None for ROS_AUTOMATIC_DISCOVERY_RANGE, else LOCALHOST.
 
     Raises:
         InputError: this process uses the domain with another range already, or DDS cannot start.
@@ -220,14 +220,14 @@ def _gid(guid: Any) -> Any:
     return make("rmw_dds_common/Gid", data=np.frombuffer(guid.bytes.ljust(length, b"\0"), dtype=np.uint8))
 
 
-def _enter_domain(number: int, reach: str) -> None:
+def _enter_domain(number: int, reach: Range) -> None:
     """Configure a domain once per process."""
     with _domains_lock:
         if number in _domains:
             if _domains[number][1] != reach:
                 raise InputError(f"DDS domain {number} is {_domains[number][1]} in this process already; {reach} needs another process")
             return
-        config = configuration("LOCALHOST" if reach == "LOCALHOST" else "SUBNET")
+        config = configuration(reach)
         try:
             _domains[number] = (wire.Domain(number, config) if config else None, reach)
         except wire.DDSException as e:
