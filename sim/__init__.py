@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sim.expert import CLEAN, HUMAN, STYLES, Expert, ExpertStyle, make_expert
     from sim.interface import TaskInterface, make_interface
+    from sim.render import SceneRenderer, camera_matrix, camera_pose, render_frame
     from sim.robot_sim import RobotSim
     from sim.robots.config import RobotConfig
     from sim.tasks import TASKS, Task
@@ -28,14 +29,18 @@ _LAZY = {
     "make_interface": "sim.interface",
     "RobotSim": "sim.robot_sim",
     "RobotConfig": "sim.robots.config",
+    "SceneRenderer": "sim.render",
+    "camera_matrix": "sim.render",
+    "camera_pose": "sim.render",
+    "render_frame": "sim.render",
     "TASKS": "sim.tasks",
     "Task": "sim.tasks",
     "MujocoVecEnv": "sim.vec_env",
 }
 
 __all__ = [
-    "CLEAN", "HUMAN", "STYLES", "TASKS", "Expert", "ExpertStyle", "MujocoVecEnv", "RobotConfig", "RobotSim", "Task", "TaskInterface",
-    "make_expert", "make_interface", "make_vec",
+    "CLEAN", "HUMAN", "STYLES", "TASKS", "Expert", "ExpertStyle", "MujocoVecEnv", "RobotConfig", "RobotSim", "SceneRenderer", "Task",
+    "TaskInterface", "camera_matrix", "camera_pose", "make_expert", "make_interface", "make_vec", "render_frame",
 ]  # fmt: skip
 
 

@@ -18,7 +18,6 @@ from sinew.errors import unknown
 from sinew.protocols import RobotSpec
 from sinew.specs import ENVIRONMENT_STATE, IMAGES, STATE, ActionSpec, ObservationSpec, TensorSpec
 
-CAMERAS = ("front", "wrist")
 ACTIONS = ("ee_delta", "joint_position")
 _COLUMNS = ("r11", "r21", "r31", "r12", "r22", "r32")
 
@@ -39,9 +38,10 @@ class TaskInterface:
     def __init__(self, scene: Scene, action: str = "ee_delta", cameras: Sequence[str] = (), image_size: int = 84) -> None:
         if action not in ACTIONS:
             raise unknown("action", action, ACTIONS)
+        known = [scene.model.camera(i).name for i in range(scene.model.ncam)]
         for camera in cameras:
-            if camera not in CAMERAS:
-                raise unknown("camera", camera, CAMERAS)
+            if camera not in known:
+                raise unknown("camera", camera, known)
         self.scene, self.action, self.cameras, self.image_size = scene, action, tuple(cameras), image_size
         task, model = scene.task, scene.model
         self.objects, self.task_text, self.max_episode_steps = tuple(task.objects), task.text, task.max_episode_steps

@@ -140,6 +140,18 @@ class RobotSim:
             self._renderer = SceneRenderer(self.scene.model)
         return self._renderer.images(self.data.qpos[None].copy(), camera, height, width)[0]
 
+    def camera_matrix(self, camera: str, height: int = 240, width: int = 320) -> np.ndarray:
+        """Intrinsics K (3, 3) in pixels of a camera for pictures of height x width."""
+        from sim.render import camera_matrix
+
+        return camera_matrix(self.scene.model, camera, height, width)
+
+    def camera_pose(self, camera: str) -> np.ndarray:
+        """T_world_camera (4, 4) now; x right, y down, z forward."""
+        from sim.render import camera_pose
+
+        return camera_pose(self.scene.model, self.data.qpos, camera)
+
     def close(self) -> None:
         """Free the renderer."""
         if self._renderer is not None:

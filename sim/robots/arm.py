@@ -1,8 +1,8 @@
 """Our own arm: seven hinges that alternate between roll and pitch, and a parallel gripper, all of primitive shapes.
 
 Shoulder 0.34 m above the base, upper arm 0.4 m, forearm 0.4 m, wrist to tool 0.21 m. Gravity is compensated, as the
-controllers of collaborative arms do. Only the finger pads collide: a capsule across the tip and a sphere above it, which touch a flat face in three points, enough
-to align it, where boxes would touch in eight at twice the solver's cost.
+controllers of collaborative arms do. Only the finger pads collide: a capsule across the tip, which touches a flat face in two points where a box would touch in
+eight at three times the solver's cost. With heels there is a third point above, so that a grasp keeps a peg upright.
 """
 
 from __future__ import annotations
@@ -60,13 +60,13 @@ _BODY = """
          <joint name="{p}finger1" axis="0 1 0" class="finger"/>
          <geom type="box" pos="0 .010 .044" size=".010 .006 .044" {dark} mass=".03"/>
          <geom name="{p}pad1" type="capsule" fromto="-.009 .008 .09 .009 .008 .09" class="pad"/>
-         <geom name="{p}heel1" type="sphere" pos="0 .008 .078" class="pad"/>
+         {heel1}
         </body>
         <body name="{p}finger2" pos="0 0 .04" gravcomp="1">
          <joint name="{p}finger2" axis="0 -1 0" class="finger"/>
          <geom type="box" pos="0 -.010 .044" size=".010 .006 .044" {dark} mass=".03"/>
          <geom name="{p}pad2" type="capsule" fromto="-.009 -.008 .09 .009 -.008 .09" class="pad"/>
-         <geom name="{p}heel2" type="sphere" pos="0 -.008 .078" class="pad"/>
+         {heel2}
         </body>
        </body>
       </body>
@@ -80,7 +80,7 @@ _BODY = """
 
 DEFAULTS = """
 <default class="arm"><joint armature=".1" damping=".5"/></default>
-<default class="finger"><joint type="slide" range="0 .04" armature=".12" damping="1"/></default>
+<default class="finger"><joint type="slide" range="0 .04" armature=".5" damping="1"/></default>
 <default class="pad"><geom size=".008" mass=".01" condim="4" contype="1" conaffinity="1" friction="1.5 .02 .0001" rgba=".1 .1 .1 1"/></default>
 """
 
@@ -115,8 +115,10 @@ def arm(
     home_rad: tuple[float, ...] = home(0.5, 0.0, 0.2),
     workspace_low_m: tuple[float, float, float] = (0.3, -0.3, 0.012),
     workspace_high_m: tuple[float, float, float] = (0.7, 0.3, 0.45),
+    heels: bool = False,
 ) -> ArmPart:
     """An arm whose names start with `prefix`, its base at a point of the world and turned about z."""
+    heel = ['<geom type="sphere" pos="0 {}.008 .078" class="pad"/>'.format(sign) if heels else "" for sign in ("", "-")]
     joints = tuple(f"{prefix}joint{i}" for i in range(1, 8))
     fingers = (f"{prefix}finger1", f"{prefix}finger2")
     servos = "".join(
@@ -133,5 +135,5 @@ def arm(
         workspace_low_m=workspace_low_m,
         workspace_high_m=workspace_high_m,
     )
-    body = _BODY.format(p=prefix, x=base_m[0], y=base_m[1], z=base_m[2], yaw=yaw_rad, link=_LINK, joint=_JOINT, dark=_DARK)
+    body = _BODY.format(p=prefix, x=base_m[0], y=base_m[1], z=base_m[2], yaw=yaw_rad, link=_LINK, joint=_JOINT, dark=_DARK, heel1=heel[0], heel2=heel[1])
     return ArmPart(config=config, body=body, actuators=servos, contact=f'<exclude body1="{fingers[0]}" body2="{fingers[1]}"/>')

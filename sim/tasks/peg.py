@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from sim.robots.arm import ArmPart, arm
 from sim.tasks.base import TASKS, Phase, Task, View, beside, pose, raised
 
 HALF_M = (0.012, 0.012, 0.04)
@@ -22,6 +23,10 @@ class Peg(Task):
     objects = ("peg", "hole")
     max_episode_steps = 100
     hold_steps = 2
+
+    def arms(self) -> tuple[ArmPart, ...]:
+        """An arm whose fingers keep the peg upright."""
+        return (arm(heels=True),)
 
     def fixtures(self) -> str:
         """The peg, and four walls around a hole on very stiff slides that only `spawn` moves."""

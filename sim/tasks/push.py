@@ -31,9 +31,9 @@ class Push(Task):
           <geom type="cylinder" size=".03 .001" mass=".05" rgba=".9 .8 .2 1"/></body>"""
 
     def spawn(self, rng: np.random.Generator) -> Mapping[str, np.ndarray]:
-        """The block near the base, the mark 9 to 14 cm further out and up to 4 cm to a side."""
+        """The block near the base, the mark 9 to 14 cm further out and up to 3 cm to a side."""
         x, y = rng.uniform((0.42, -0.08), (0.48, 0.08))
-        dx, dy = rng.uniform((0.09, -0.04), (0.14, 0.04))
+        dx, dy = rng.uniform((0.09, -0.03), (0.14, 0.03))
         return {"block": pose(x, y, HALF_M[2], rng.uniform(-0.2, 0.2)), "target_x": np.array([x + dx - 0.58]), "target_y": np.array([y + dy])}
 
     def success(self, view: View) -> np.ndarray:
