@@ -153,7 +153,7 @@ def figure(value: float) -> str:
     """Three or four significant digits, thousands apart."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return str(value)
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    return f"{value:,.0f}" if abs(value) >= 999.5 else f"{value:.3g}"
 
 
 def _finite(value: Any) -> Any:

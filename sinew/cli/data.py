@@ -52,39 +52,84 @@ def run(args: Info | Check | Repair) -> dict[str, Any]:
         DataError: the folder is no dataset, or one of another format.
     """
     import demos
+    from sinew.cli.console_progress import ConsoleProgress
 
-    if isinstance(args, (Check, Repair)):
-        report = (demos.repair if isinstance(args, Repair) else demos.check)(args.dir)
-        return {"action": type(args).__name__.lower(), "path": str(args.dir), **report.as_dict()}
-    return {"action": "info", "path": str(args.dir), **demos.info(args.dir)}
+    if not isinstance(args, (Check, Repair)):
+        facts = demos.info(args.dir)
+        return {**facts, "action": "info", "action_spec": facts["action"]}
+    with ConsoleProgress() as progress:
+        report = (demos.repair if isinstance(args, Repair) else demos.check)(args.dir, progress=progress)
+    return {"action": type(args).__name__.lower(), **report.as_dict()}
 
 
 def exit_code(result: dict[str, Any]) -> int:
-    """0, or 2 where errors remain in the dataset."""
-    return 0 if result.get("ok", True) else DAMAGED
+    """0, or 2 where something in the dataset cannot be read; warnings are told and do no harm."""
+    return DAMAGED if errors_in(result) else 0
+
+
+def errors_in(result: dict[str, Any]) -> int:
+    """Number of findings that make a part of the dataset unreadable."""
+    return sum(finding["level"] == "error" for finding in result.get("findings", ()))
 
 
 def show(result: dict[str, Any], console: Console) -> None:
-    """The findings, or what the dataset holds."""
+    """What the dataset holds, or what was found and done."""
     if result["action"] == "info":
-        for key, value in result.items():
-            if key != "action":
-                console.print(f"{key:<18} {_plain(value)}", markup=False, highlight=False, soft_wrap=True)
+        show_info(result, console)
         return
-    marks = {"error": "[red]error[/]  ", "warning": "[yellow]warning[/]", "note": "[dim]note[/]   "}
+    for action in result.get("actions", ()):
+        console.print(f"done     {action}", markup=False, highlight=False, soft_wrap=True)
+    colours = {"error": "red", "warning": "yellow", "note": "dim"}
     for finding in result["findings"]:
-        console.print(
-            marks.get(finding["level"], finding["level"]), f"{finding['where']}: {finding['message']}", highlight=False, soft_wrap=True
-        )
-    errors = sum(f["level"] == "error" for f in result["findings"])
-    warnings = sum(f["level"] == "warning" for f in result["findings"])
-    said = (
-        "sound" if result["ok"] else f"damaged; try: sinew data repair {result['path']}" if result["action"] == "check" else "still damaged"
-    )
-    console.print(f"{result['path']}: {errors} errors, {warnings} warnings: {said}", markup=False, highlight=False, soft_wrap=True)
+        level = finding["level"]
+        console.print(f"[{colours[level]}]{level:<8}[/]", end=" ")
+        console.print(f"{place(finding)}: {finding['message']}", markup=False, highlight=False, soft_wrap=True)
+    console.print(verdict(result), markup=False, highlight=False, soft_wrap=True)
 
 
-def _plain(value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{k}: {_plain(v)}" for k, v in value.items())
-    return ", ".join(map(_plain, value)) if isinstance(value, (list, tuple)) else str(value)
+def place(finding: dict[str, Any]) -> str:
+    """Where something was found: file, episode, frame, key."""
+    parts = [finding["where"]]
+    parts += [f"{name} {finding[name]}" for name in ("episode", "frame") if finding.get(name) is not None]
+    return ", ".join([*parts, finding["key"]] if finding.get("key") else parts)
+
+
+def verdict(result: dict[str, Any]) -> str:
+    """One line on the whole dataset."""
+    errors = errors_in(result)
+    warnings = sum(finding["level"] == "warning" for finding in result["findings"])
+    size = f"{result['root']}: {result['episodes']} episodes, {result['frames']} frames"
+    if not errors and not warnings:
+        return f"{size}, sound"
+    advice = f"; try: sinew data repair {result['root']}" if errors and result["action"] == "check" else ""
+    return f"{size}, {errors} errors, {warnings} warnings{advice}"
+
+
+def show_info(result: dict[str, Any], console: Console) -> None:
+    """Size, tasks, outcomes and keys of a dataset."""
+    from rich.table import Table
+
+    lines = {
+        "dataset": f"{result['root']}, LeRobot {result['version']}, robot {result['robot_type'] or 'unknown'}",
+        "size": f"{result['episodes']} episodes, {result['frames']} frames at {result['fps']:g} Hz = {result['duration_s']:.1f} s, "
+        f"{result['bytes'] / 1e6:.1f} MB",
+        "outcomes": ", ".join(f"{n} {name}" for name, n in result["outcomes"].items()) or "none",
+        "tasks": ", ".join(f"{text!r} ({n})" for text, n in result["tasks"].items()) or "none",
+        "unsaved": ", ".join(f"{u['folder']} ({u['frames']} frames)" for u in result["unsaved"]),
+    }
+    for name, text in lines.items():
+        if text:
+            console.print(f"{name:<9} {text}", markup=False, highlight=False, soft_wrap=True)
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for column in ("key", "shape", "type", "unit"):
+        table.add_column(column)
+    for key, spec in result["observation"].items():
+        table.add_row(key, " × ".join(map(str, spec["shape"])), spec["dtype"], units(spec["unit"]))
+    action = result["action_spec"]
+    table.add_row(f"action, {action['kind']} at {action['rate_hz']:g} Hz", str(len(action["names"])), "float32", "")
+    console.print(table)
+
+
+def units(text: str) -> str:
+    """Unit of a tensor; where elements differ, each unit once."""
+    return ", ".join(dict.fromkeys(u.strip() for u in text.split(",")))
