@@ -108,7 +108,13 @@ class Dataset:
         return self._columns[key]
 
     def stats(self) -> Mapping[str, Mapping[str, np.ndarray]]:
-        """{key: {"mean", "std", "min", "max": (D,) float64}} of every observation vector and the action."""
+        """{key: {"mean", "std", "min", "max": (D,) float64}} of every observation vector and the action.
+
+        Raises:
+            DataError: the dataset is empty.
+        """
+        if not len(self):
+            raise DataError(f"{self.root} has no frames yet; record an episode first")
         if self._stats is None:
             self._stats = {}
             for key in (*(k for k in self._observation.tensors if k in self._columns), ACTION):

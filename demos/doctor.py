@@ -140,6 +140,8 @@ def check(root: Path | str, *, pictures: bool = True, progress: Progress = SILEN
     except DataError as e:
         findings.append(Finding("error", layout.INFO, str(e)))
         return Report(str(root), tuple(findings), (), facts["total_episodes"], facts["total_frames"])
+    if not len(dataset):
+        return Report(str(root), tuple(findings))
     findings += [*_indices(dataset), *_tasks(dataset), *_values(dataset), *_times(dataset)]
     cut = [i for i in range(dataset.num_episodes) if dataset.episode(i).interrupted]
     findings += [Finding("note", "meta/episodes", "recording was interrupted", episode=i) for i in cut]

@@ -18,6 +18,8 @@ from sinew.errors import DataError
 
 PARQUET_FILES_KEPT = 4
 CHUNK_BYTES = 32 << 20
+_ABANDONED: list[Any] = []
+"""Decoders that a fork copied from its parent."""
 
 
 class Frames:
@@ -95,6 +97,9 @@ class Frames:
 
     def _reset(self) -> None:
         """Empty caches; also after a fork, whose child must not share decoders and threads with its parent."""
+        if getattr(self, "_pid", os.getpid()) != os.getpid():
+            # Closing them would wait for threads that only the parent has.
+            _ABANDONED.append(self._videos)
         self._pid = os.getpid()
         self._videos = {k: Videos(self._info["fps"]) for k in self._kinds}
         self._pool: ThreadPoolExecutor | None = None

@@ -126,7 +126,7 @@ class Ledger:
         path, chunk, file = place(layout.EPISODES, self._next_file("meta/episodes/"))
         row |= {"meta/episodes/chunk_index": chunk, "meta/episodes/file_index": file}
         row |= {"success": seal["success"], "interrupted": recorded.seal is None, "warnings": list(seal["warnings"])}
-        tables.write_episode(path, row, stats)
+        tables.write_episode(path, row, stats, tables.episode_schema(self.root) if self.rows else None)
         self._publish(moves, row, tasks, stats, staged)
         return episode_info(row)
 

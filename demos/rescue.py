@@ -215,6 +215,7 @@ def _rewrite_data(root: Path, facts: dict[str, Any], kept: list[_Episode], actio
 
 def _rewrite_lines(root: Path, facts: dict[str, Any], kept: list[_Episode], tasks: list[str], actions: list[str]) -> None:
     start, staged = 0, []
+    outcome = any("success" in e.row for e in kept)
     for number, episode in enumerate(kept):
         chunk, file = layout.file_indices(number)
         target = root / layout.EPISODES.format(chunk_index=chunk, file_index=file)
@@ -229,7 +230,7 @@ def _rewrite_lines(root: Path, facts: dict[str, Any], kept: list[_Episode], task
         row |= {"episode_index": number, "length": episode.length, "dataset_from_index": start, "dataset_to_index": start + episode.length}
         row |= {"meta/episodes/chunk_index": chunk, "meta/episodes/file_index": file}
         _staged(target).parent.mkdir(parents=True, exist_ok=True)
-        tables.write_episode(_staged(target), _ordered(row), stats)
+        tables.write_episode(_staged(target), _ordered(row, outcome), stats)
         staged.append((_staged(target), target))
         start += episode.length
     for path in tables.episode_files(root):
@@ -270,10 +271,10 @@ def _data_place(path: Path) -> dict[str, int]:
     return {"data/chunk_index": chunk, "data/file_index": file}
 
 
-def _ordered(row: Mapping[str, Any]) -> dict[str, Any]:
+def _ordered(row: Mapping[str, Any], outcome: bool) -> dict[str, Any]:
     """The columns in one order, so that all files have one schema."""
-    outcome = {k: row.get(k) for k in tables.OUTCOME_COLUMNS if k in row}
-    return {**{k: row[k] for k in sorted(row) if k not in outcome}, **outcome}
+    result = {k: row[k] for k in sorted(row) if k not in tables.OUTCOME_COLUMNS}
+    return {**result, **{k: row.get(k) for k in tables.OUTCOME_COLUMNS}} if outcome else result
 
 
 def set_aside(root: Path, path: Path, actions: list[str], why: str) -> None:

@@ -39,13 +39,14 @@ def write_frames(path: Path, values: Mapping[str, np.ndarray], pictures: Mapping
     pq.write_table(pa.table(arrays), path, compression="snappy")
 
 
-def write_episode(path: Path, row: Mapping[str, Any], stats: Mapping[str, Stats]) -> None:
+def write_episode(path: Path, row: Mapping[str, Any], stats: Mapping[str, Stats], like: pa.Schema | None = None) -> None:
     """Write the line of one episode, with its statistics.
 
     Args:
         path: Parquet file.
         row: plain columns.
         stats: {key: statistics}.
+        like: schema of the other lines; LeRobot refuses lines that differ, so columns are left out or empty to fit it.
     """
     arrays = {}
     for name, value in row.items():
@@ -54,7 +55,18 @@ def write_episode(path: Path, row: Mapping[str, Any], stats: Mapping[str, Stats]
     for key, parts in stats.items():
         for name, value in parts.items():
             arrays[f"stats/{key}/{name}"] = pa.array([value.tolist()])
-    pq.write_table(pa.table(arrays), path, compression="snappy", use_dictionary=False, write_statistics=False)
+    table = pa.table(arrays)
+    if like is not None:
+        have = set(table.column_names)
+        fitted = [table[f.name].cast(f.type) if f.name in have else pa.chunked_array([pa.nulls(1, f.type)]) for f in like]
+        table = pa.Table.from_arrays(fitted, names=like.names)
+    pq.write_table(table, path, compression="snappy", use_dictionary=False, write_statistics=False)
+
+
+def episode_schema(root: Path) -> pa.Schema | None:
+    """Schema of the lines of episodes that are there; None where there are none."""
+    files = episode_files(root)
+    return pq.read_schema(files[0]).remove_metadata() if files else None
 
 
 def write_tasks(path: Path, tasks: Sequence[str]) -> None:

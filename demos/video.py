@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
@@ -12,6 +11,7 @@ from typing import Any
 import av
 import av.error
 import numpy as np
+from av.video.reformatter import VideoReformatter
 
 from sinew.errors import DataError, MissingDependency
 
@@ -49,16 +49,33 @@ class FrameEncoder:
         else:
             context.pix_fmt = "rgb24"
             context.options = {"compression_level": "1"}
-        self._context = context
+        self._context, self._convert = context, _Converter(context.pix_fmt)
 
     def encode(self, image: np.ndarray) -> bytes:
         """Bytes of one uint8 (height, width, 3) image."""
         frame: Any = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
         if self._context.pix_fmt != "rgb24":
-            frame = frame.reformat(format=self._context.pix_fmt)
+            frame = self._convert(frame)
         frame.pts, frame.time_base = self.frames, self._context.time_base
         self.frames += 1
         return b"".join(bytes(p) for p in self._context.encode(frame))
+
+
+class _Converter:
+    """Changes the pixel format on the calling thread: PyAV's own threads cost more than the work and do not survive a fork."""
+
+    def __init__(self, pixel_format: str) -> None:
+        self._to = pixel_format
+        self._reformatter: Any = VideoReformatter()
+        # PyAV has the argument since 16.
+        self._options: dict[str, Any] = {"threads": 1} if int(av.__version__.split(".")[0]) >= 16 else {}
+
+    def __call__(self, frame: Any) -> Any:
+        return self._reformatter.reformat(frame, format=self._to, **self._options)
+
+    def array(self, frame: Any) -> np.ndarray:
+        """uint8 (height, width, 3)."""
+        return self(frame).to_ndarray()
 
 
 def decode_picture(data: bytes) -> np.ndarray:
@@ -71,7 +88,7 @@ def decode_picture(data: bytes) -> np.ndarray:
     try:
         context: Any = av.CodecContext.create(name, "r")
         frames = [*context.decode(av.Packet(data)), *context.decode(None)]
-        return frames[0].to_ndarray(format="rgb24")
+        return _Converter("rgb24").array(frames[0])
     except (VideoError, IndexError, ValueError) as e:
         raise DataError(f"an image of {len(data)} bytes cannot be decoded as {name}: {e}") from None
 
@@ -146,7 +163,7 @@ class VideoReader:
 
     def __init__(self, path: Path, fps: float) -> None:
         self.path, self.fps = path, fps
-        self._next = 0
+        self._next, self._rgb = 0, _Converter("rgb24")
         try:
             self._container: Any = av.open(str(path))
             self._stream = self._container.streams.video[0]
@@ -185,7 +202,7 @@ class VideoReader:
             at = self._number(frame)
             self._next = at + 1
             if at in wanted:
-                found[at] = frame.to_ndarray(format="rgb24")
+                found[at] = self._rgb.array(frame)
             if at >= number:
                 break
         return number in found
@@ -201,7 +218,7 @@ class VideoReader:
             at = self._number(frame)
             self._next = at + 1
             if first <= at < first + count:
-                block[at - first] = frame.to_ndarray(format="rgb24")
+                block[at - first] = self._rgb.array(frame)
                 seen = at - first + 1
             if at >= first + count - 1:
                 break
@@ -226,12 +243,11 @@ class VideoReader:
 
 
 class Videos:
-    """Open video files, the most recently used kept open; a forked process opens its own."""
+    """Open video files, the most recently used kept open; not to be used across a fork."""
 
     def __init__(self, fps: float) -> None:
         self.fps = fps
         self._open: OrderedDict[Path, VideoReader] = OrderedDict()
-        self._pid = os.getpid()
 
     def get(self, path: Path) -> VideoReader:
         """The reader of a file.
@@ -239,9 +255,6 @@ class Videos:
         Raises:
             DataError: the file is missing or is no video.
         """
-        if self._pid != os.getpid():
-            # File offsets are shared with the parent; the parent's decoders are left alone, not closed.
-            self._abandoned, self._open, self._pid = self._open, OrderedDict(), os.getpid()
         reader = self._open.pop(path, None) or VideoReader(path, self.fps)
         self._open[path] = reader
         while len(self._open) > OPEN_VIDEOS:
