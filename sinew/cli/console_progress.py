@@ -28,7 +28,7 @@ class StageClock:
         now: monotonic clock, seconds.
     """
 
-    def __init__(self, name: str, total: int, done: int, now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, name: str, total: int, done: int, now: Callable[[], float] = lambda: time.monotonic()) -> None:
         self.name, self.total, self.done, self._now = name, total, done, now
         self.started_s = now()
         self._marks = [(self.started_s, done)]
@@ -59,8 +59,11 @@ class StageClock:
 class ConsoleProgress(Progress):
     """Shows stages on a stream, and with `plan` how far the whole command is; use it as a context manager.
 
+    A command of several phases says which one begins with `phase`; within it any number of stages may start. The time left
+    in all is what the plan foresees for the rest, corrected by how much faster or slower the finished phases were.
+
     Args:
-        plan: expected seconds of each stage, in order; measured stages replace the guesses as they go.
+        plan: expected seconds of each phase, in order.
         stream: where to write; standard error.
         every_s: seconds between plain lines.
     """
@@ -71,7 +74,8 @@ class ConsoleProgress(Progress):
         self.every_s = every_s
         self.interactive = bool(getattr(self.stream, "isatty", lambda: False)())
         self.stage: StageClock | None = None
-        self._finished: dict[str, float] = {}
+        self._phase: tuple[str, float] | None = None
+        self._spent: dict[str, float] = {}
         self._began_s = time.monotonic()
         self._last_line_s = -float("inf")
         self._lock = threading.RLock()
@@ -88,9 +92,21 @@ class ConsoleProgress(Progress):
     def __exit__(self, *_: object) -> None:
         with self._lock:
             self._end_stage()
+            self._end_phase()
             if self._bars is not None:
                 self._bars.stop()
                 self._bars = None
+
+    def phase(self, name: str) -> None:
+        """A phase of the plan begins; phases that an earlier run finished are simply not told."""
+        with self._lock:
+            self._end_stage()
+            self._end_phase()
+            self._phase = (name, time.monotonic())
+            if name in self.plan:
+                place = f"{list(self.plan).index(name) + 1}/{len(self.plan)}"
+                left = self.overall_remaining_s()
+                self.note(f"[{place}] {name}" + (f", about {duration(left)} left in all" if left is not None else ""))
 
     def start(self, stage: str, total: int, done: int = 0) -> None:
         """A stage begins."""
@@ -133,15 +149,18 @@ class ConsoleProgress(Progress):
         return ", ".join(parts)
 
     def overall_remaining_s(self) -> float | None:
-        """Seconds to the end of the whole command; None without a plan or before the stage's rate is known."""
-        stage = self.stage
-        if stage is None or stage.name not in self.plan:
+        """Seconds to the end of the whole command; None without a plan or outside its phases."""
+        name, began_s = self._phase or ("", 0.0)
+        if name not in self.plan:
             return None
         names = list(self.plan)
-        later = sum(self.plan[name] for name in names[names.index(stage.name) + 1 :])
-        if stage.remaining_s is not None:
-            return stage.remaining_s + later
-        return max(0.0, self.plan[stage.name] - (time.monotonic() - stage.started_s)) + later
+        later = sum(self.plan[n] for n in names[names.index(name) + 1 :])
+        planned = sum(self.plan[n] for n in self._spent)
+        pace = min(max(sum(self._spent.values()) / planned, 0.2), 5.0) if planned else 1.0
+        current = max(pace * self.plan[name] - (time.monotonic() - began_s), 0.0)
+        if self.stage is not None and self.stage.remaining_s is not None:
+            current = max(current, self.stage.remaining_s)
+        return current + pace * later
 
     # ------------------------------------------------------------ parts
 
@@ -162,7 +181,6 @@ class ConsoleProgress(Progress):
         if self.stage is None:
             return
         stage, took_s = self.stage, time.monotonic() - self.stage.started_s
-        self._finished[stage.name] = took_s
         self.stage = None
         text = f"{stage.name}: {stage.done}/{stage.total or stage.done} in {duration(took_s)}"
         if self._bars is not None:
@@ -170,6 +188,11 @@ class ConsoleProgress(Progress):
             self._bars.console.print(text, highlight=False, markup=False)
         else:
             self._line(text)
+
+    def _end_phase(self) -> None:
+        if self._phase is not None and self._phase[0] in self.plan:
+            self._spent[self._phase[0]] = time.monotonic() - self._phase[1]
+        self._phase = None
 
     def _line(self, text: str) -> None:
         self._last_line_s = time.monotonic()

@@ -27,7 +27,7 @@ def write_report(run: RunDir | Path | str, summary: Mapping[str, Any], provenanc
     """Write report.html into a run.
 
     Args:
-        run: the run or its folder; its videos/*.mp4 are shown and its provenance.json is told.
+        run: the run or its folder; videos/*.mp4 and provenance.json in it, or in the runs that lie in it, are told.
         summary: what was achieved, all of it optional: "task"; "demos" {"episodes", "successes"}; "bc", "improved",
             "deployed" {"k", "n", "wilson95", "seeds", "successes": [bool]}; "controls" {"zero_noise", "best_fixed_noise"},
             alike; "paired" {"p", "wins", "losses"}; "curves" {"bc": [[step, loss], ...], "rl": [[env steps, success rate,
@@ -38,9 +38,8 @@ def write_report(run: RunDir | Path | str, summary: Mapping[str, Any], provenanc
         Path of the file, written atomically.
     """
     run = run if isinstance(run, RunDir) else RunDir(run)
-    recorded = run / "provenance.json"
-    source: Mapping[str, Any] = provenance or (read_json(recorded) if recorded.exists() else {})
-    videos = sorted(p.relative_to(run.path) for p in (run / "videos").glob("*.mp4"))
+    source = provenance or recorded_provenance(run)
+    videos = [p.relative_to(run.path) for pattern in ("videos/*.mp4", "*/videos/*.mp4") for p in run.path.glob(pattern)]
     parts = [
         _header(summary, source), _tiles(summary), _success(summary), _same_seeds(summary), _curves(summary), _videos(videos),
         loop_section(summary.get("deploy") or {}), _stages(summary), _provenance(source), f"<footer>{FOOTER}</footer>",
@@ -48,6 +47,18 @@ def write_report(run: RunDir | Path | str, summary: Mapping[str, Any], provenanc
     path = run / "report.html"
     atomic_write(path, page(f"Sinew report: {summary.get('task', run.path.name)}", "\n".join(p for p in parts if p)))
     return path
+
+
+def recorded_provenance(run: RunDir) -> dict[str, Any]:
+    """The run's own provenance.json; of a run made of several, the newest one's with the seeds and inputs of all."""
+    if (run / "provenance.json").exists():
+        return read_json(run / "provenance.json")
+    parts = {p.parent.name: read_json(p) for p in sorted(run.path.glob("*/provenance.json"))}
+    if not parts:
+        return {}
+    newest = max(parts.values(), key=lambda p: p.get("created_unix_s", 0))
+    joined = {k: {f"{name} {x}": v for name, p in parts.items() for x, v in _group(p.get(k)).items()} for k in ("seeds", "inputs")}
+    return {**newest, **joined}
 
 
 def claim(summary: Mapping[str, Any]) -> str:
@@ -184,12 +195,15 @@ def _rl_chart(rows: Sequence[Sequence[float]], bc: Mapping[str, Any]) -> str:
 
 
 def _videos(videos: Sequence[Path]) -> str:
+    """Films by scene, so that both policies stand side by side on the same seed."""
     if not videos:
         return ""
+    order = list(VIDEO_NAMES)
+    told = [(*_caption(path), path) for path in videos]
+    told.sort(key=lambda v: (v[1].split()[:2], order.index(v[0]) if v[0] in order else len(order), str(v[2])))
     figures = []
-    for path in videos:
-        words = path.stem.replace("-", "_").split("_")
-        name, rest = VIDEO_NAMES.get(words[0], words[0]), " ".join(words[1:])
+    for kind, rest, path in told:
+        name = VIDEO_NAMES.get(kind, kind)
         source = escape(path.as_posix(), quote=True)
         figures.append(
             f'<figure><video src="{source}" controls loop muted playsinline preload="metadata"></video>'
@@ -198,12 +212,25 @@ def _videos(videos: Sequence[Path]) -> str:
     return section("Videos", f'<div class="videos">{"".join(figures)}</div>')
 
 
+def _caption(path: Path) -> tuple[str, str]:
+    """Kind of policy and what is seen: improved/videos/7-success.mp4 and videos/improved_seed_7_success.mp4 alike."""
+    words = path.stem.replace("-", "_").split("_")
+    if len(path.parts) > 2:
+        kind = path.parts[0]
+    else:
+        kind, words = words[0], words[1:]
+    return kind, " ".join(["seed", *words] if words and words[0].isdigit() else words)
+
+
 def _stages(summary: Mapping[str, Any]) -> str:
     stages = _group(summary.get("stages"))
     total = sum(stages.values())
     if not total:
         return ""
-    rows = [[escape(name), duration(s), f"{100 * s / total:.0f} %", share_bar(s / total, "control")] for name, s in stages.items()]
+    rows = [
+        [escape(name.replace("_", " ")), duration(s), f"{100 * s / total:.0f} %", share_bar(s / total, "control")]
+        for name, s in stages.items()
+    ]
     return section("Where the time went", table([("Stage", ""), ("Time", "n"), ("Share", "n"), ("", "wide")], rows, "stack"))
 
 

@@ -12,7 +12,7 @@ from sinew.cli.report_style import section, table
 
 WIDTH, ROW, LEFT, RIGHT, TOP, BOTTOM = 440, 24, 92, 16, 8, 34
 QUANTILES = ("p50", "p99", "max")
-LOOP_NAMES = {"control": "Control loop", "policy": "Policy", "loop": "Control loop"}
+LOOP_NAMES = {"controller": "Controller: gated commands to the robot", "policy": "Policy: observation to action", "loop": "Control loop"}
 COUNTS, EVENTS = ("gate_counts", "counts"), ("gate_events", "events")
 
 
@@ -23,12 +23,13 @@ def loop_section(deploy: Mapping[str, Any]) -> str:
         deploy: JSON of the deployment's report. Any part of it with "stages_us" {name: {"p50", "p99", "max"}} is told as a
             loop, with "rate_hz", "achieved_hz", "ticks", "late_ticks", "lateness_us" and "scheduler" if they are there,
             and "histogram" {"edges_us", "counts"} of its lateness. "counts" {reason: ticks} and "events" [{"stamp_ns",
-            "outcome", "reason", "detail"}], at the top or in "gate", are the gate's.
+            "outcome", "reason", "detail"}], at the top or in "gate", are the gate's. "latency_us" is from measurement to
+            command, "episodes" [{"seed", "success", "ended_by"}] how each went, "stopped" why it ended early.
     """
     if not deploy:
         return ""
     loops = list(_loops(deploy, "loop"))
-    parts = [_loop(name, loop) for name, loop in loops] + [_gate(deploy)]
+    parts = [_facts(deploy), *(_loop(name, loop) for name, loop in loops), _gate(deploy)]
     return section("The deployed loop", *parts)
 
 
@@ -70,6 +71,24 @@ def microseconds(us: float) -> str:
 
 
 # ---------------------------------------------------------------- parts
+
+
+def _facts(deploy: Mapping[str, Any]) -> str:
+    """Sentences on the deployment as a whole."""
+    facts = []
+    if deploy.get("robot"):
+        facts.append(f"Robot: {deploy['robot']}.")
+    latency = deploy.get("latency_us")
+    if isinstance(latency, Mapping):
+        told = ", ".join(f"{k} {microseconds(float(latency[k]))}" for k in QUANTILES if latency.get(k) is not None)
+        facts.append(f"From the receipt of a measurement to the hand-over of the command made from it: {told}.")
+    episodes = [e for e in deploy.get("episodes") or () if isinstance(e, Mapping)]
+    if failed := [e for e in episodes if e.get("success") is False]:
+        named = ", ".join(f"seed {e.get('seed')} ({str(e.get('ended_by', 'failure')).replace('_', ' ')})" for e in failed)
+        facts.append(f"{len(failed)} of {len(episodes)} episodes failed: {named}.")
+    if deploy.get("stopped"):
+        facts.append(f"It was stopped before its end: {deploy['stopped']}.")
+    return f"<p>{escape(' '.join(facts))}</p>" if facts else ""
 
 
 def _loops(value: Mapping[str, Any], name: str) -> Iterator[tuple[str, Mapping[str, Any]]]:

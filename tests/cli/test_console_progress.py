@@ -90,14 +90,33 @@ def test_lines_are_seldom() -> None:
 
 
 def test_a_plan_gives_the_time_left_in_all() -> None:
-    progress = ConsoleProgress(plan={"collect": 10.0, "train": 60.0, "deploy": 30.0}, stream=io.StringIO())
-    progress.start("train", 100)
-    left = progress.overall_remaining_s()
-    assert left is not None and 85 < left <= 90  # nothing measured yet: the plan's 60 s, then 30 s
-    progress.advance(100)
-    assert progress.overall_remaining_s() == 30.0
-    progress.start("unplanned", 3)
+    out = io.StringIO()
+    progress = ConsoleProgress(plan={"collect": 10.0, "train": 60.0, "deploy": 30.0}, stream=out)
     assert progress.overall_remaining_s() is None
+    progress.phase("train")  # collect was finished by an earlier run
+    progress.start("load", 5)
+    left = progress.overall_remaining_s()
+    assert left is not None and 85 < left <= 90  # the plan's 60 s, then 30 s
+    assert "[2/3] train, about 1 min 30 s left in all" in out.getvalue()
+    progress.phase("unplanned")
+    assert progress.overall_remaining_s() is None
+
+
+def test_a_fast_machine_shortens_the_estimate(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr("sinew.cli.console_progress.time.monotonic", clock)
+    progress = ConsoleProgress(plan={"collect": 10.0, "train": 60.0, "deploy": 30.0}, stream=io.StringIO())
+    progress.phase("collect")
+    clock.now_s += 5
+    progress.phase("train")
+    assert progress.overall_remaining_s() == pytest.approx(45.0)  # half of 60 + 30
+    clock.now_s += 20
+    assert progress.overall_remaining_s() == pytest.approx(25.0)
+    clock.now_s += 100  # far over: the stage's own estimate takes over
+    progress.start("train", 10)
+    clock.now_s += 1
+    progress.advance(5)
+    assert progress.overall_remaining_s() == pytest.approx(16.0)
 
 
 def test_unknown_totals_and_stray_advances_do_no_harm() -> None:
@@ -114,12 +133,14 @@ def test_a_bar_on_a_terminal() -> None:
         import time
         from sinew.cli.console_progress import ConsoleProgress
         with ConsoleProgress(plan={"train": 1.0, "deploy": 1.0}) as progress:
-            progress.start("train", 40)
+            progress.phase("train")
+            progress.start("steps", 40)
             for _ in range(40):
                 time.sleep(0.02)
                 progress.advance(1, loss=0.25)
             progress.note("gate passed")
-            progress.start("deploy", 2)
+            progress.phase("deploy")
+            progress.start("episodes", 2)
             progress.advance(2)
     """
     master, slave = pty.openpty()
@@ -141,5 +162,5 @@ def test_a_bar_on_a_terminal() -> None:
     os.close(master)
     text = drawn.decode()
     assert process.returncode == 0 and out == ""
-    for expected in ("\x1b[", "━", "loss 0.25", " left", "gate passed", "train: 40/40 in", "deploy: 2/2 in"):
+    for expected in ("\x1b[", "━", "loss 0.25", " left", "gate passed", "[1/2] train", "steps: 40/40 in", "episodes: 2/2 in"):
         assert expected in text, expected

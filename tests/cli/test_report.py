@@ -54,7 +54,7 @@ def sample_summary() -> dict:
         "controls": {"zero_noise": group(outcomes(0.57, 4), SEEDS), "best_fixed_noise": group(outcomes(0.63, 5), SEEDS)},
         "paired": stats.paired(bc, improved),
         "curves": {"bc": np.stack([steps, loss], 1).tolist(), "rl": [[5000 * i, r, 50] for i, r in enumerate(rates)]},
-        "deploy": {"control": control, "policy": policy, "gate": {
+        "deploy": {"controller": control, "policy": policy, "gate": {
             "counts": {"velocity": 214, "expired": 3},
             "events": [{"stamp_ns": 10**9, "outcome": "clamp", "reason": "velocity", "detail": "joint 3"},
                        {"stamp_ns": 3 * 10**9, "outcome": "hold", "reason": "expired", "detail": "0.21 s old"}]}},
@@ -102,7 +102,8 @@ def written(run: RunDir, summary: dict) -> Page:
 
 def test_page_is_self_contained_and_well_formed(run: RunDir) -> None:
     page = written(run, sample_summary())
-    assert page.targets == [f"videos/{p.name}" for p in sorted((run / "videos").iterdir())]
+    names = ("bc_seed_1003_failure", "improved_seed_1003_success", "bc_seed_1007_success", "improved_seed_1007_success")
+    assert page.targets == [f"videos/{name}.mp4" for name in names]  # scene by scene, both policies side by side
     text = (run / "report.html").read_text()
     assert not re.findall(r"https?://|@import|url\(|<script", text)
     assert "nan" not in page.words.lower().split() and "None" not in page.words
@@ -141,6 +142,25 @@ def test_a_gain_that_zero_noise_gives_for_free_is_called_none(run: RunDir) -> No
     summary["controls"]["zero_noise"] = group(outcomes(0.97, 9), SEEDS)
     words = written(run, summary).words
     assert "no evidence that the improved policy is better than this control" in words and "for free" not in words
+
+
+def test_a_run_made_of_runs_shows_their_videos_and_provenance(tmp_path: Path) -> None:
+    for name, seed in (("bc", 1), ("improved", 2)):
+        part = RunDir.create(tmp_path / name, {"verb": "train"}, seeds={"train": seed}, inputs={"data": name * 4})
+        (part / "videos").mkdir()
+        (part / "videos" / "20000000-success.mp4").write_bytes(b"")
+    page = written(RunDir(tmp_path), {"task": "lift"})
+    assert page.targets == ["bc/videos/20000000-success.mp4", "improved/videos/20000000-success.mp4"]
+    assert "seed 20000000 success" in page.words and "bc train 1, improved train 2" in page.words and "bcbcbcbc" in page.words
+
+
+def test_failures_of_the_deployment_are_named(run: RunDir) -> None:
+    episodes = [{"seed": 7, "success": True, "ended_by": "success"}, {"seed": 8, "success": False, "ended_by": "time_limit"}]
+    deploy = {"robot": "dds", "episodes": episodes, "latency_us": {"p50": 900.0, "p99": 2300.0, "max": 1e4}, "stopped": "non_finite"}
+    words = written(run, {"deploy": deploy}).words
+    assert (
+        "1 of 2 episodes failed: seed 8 (time limit)" in words and "p99 2.3 ms" in words and "stopped before its end: non_finite" in words
+    )
 
 
 def test_a_partial_run_and_hostile_names_are_shown(run: RunDir) -> None:
