@@ -68,7 +68,8 @@ def line_chart(
         return '<p class="none">Nothing was recorded.</p>'
     low, high = y_range or _padded(min(ys), max(ys), log_y)
     y_ticks = log_ticks(low, high) if log_y else nice_ticks(low, high)
-    x_low, x_high = min(xs), max(xs) if max(xs) > min(xs) else min(xs) + 1
+    x_low = 0.0 if 0 < min(xs) <= 0.1 * max(xs) else min(xs)  # counts of steps begin at none
+    x_high = max(xs) if max(xs) > x_low else x_low + 1
     scale = _Scale(x_low, x_high, low, high, log_y)
     parts = [_grid(scale, nice_ticks(x_low, x_high, 5), y_ticks, percent), _axis_names(x_label, y_label)]
     for level in levels:

@@ -72,7 +72,7 @@ td small { color: var(--soft); display: block; font-size: 12.5px; line-height: 1
 .legend .strip { margin: 0; display: inline-flex; vertical-align: -8px; margin-right: 6px; }
 .key { display: inline-block; width: 18px; height: 0; border-top: 3px solid currentColor; vertical-align: 4px; margin-right: 6px; }
 .key.dashed { border-top: 2px dashed currentColor; }
-svg.chart { width: 100%; height: auto; display: block; overflow: visible; }
+svg.chart { width: 100%; max-width: 580px; height: auto; display: block; overflow: visible; }
 svg text { fill: var(--soft); font-size: 11.5px; font-family: inherit; }
 svg .grid { stroke: var(--line); stroke-width: 1; } svg .axis { stroke: var(--soft); stroke-width: 1; }
 svg .curve { fill: none; stroke: currentColor; stroke-width: 2; stroke-linejoin: round; stroke-linecap: round; }
