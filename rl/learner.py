@@ -59,7 +59,7 @@ class LearnerConfig:
     output_l2: float = 0.1
     """Weight of the mean squared actor output in the actor's loss."""
     engine: EngineName = "auto"
-    """How the critics are computed: auto, loop, autograd, compile."""
+    """How the critics are computed: auto, loop, loop_bf16, autograd, compile (`rl.engine`)."""
 
     def __post_init__(self) -> None:
         if self.actor_every < 1 or self.target_heads < 1 or not 0 < self.tau <= 1:

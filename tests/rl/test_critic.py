@@ -109,6 +109,23 @@ def test_loop_engine_gradients_equal_autograd(layer_norm, outputs):
         torch.testing.assert_close(p.grad, wanted, atol=1e-5, rtol=1e-4)
 
 
+def test_bfloat16_products_stay_close_to_float32():
+    torch.manual_seed(0)
+    net = EnsembleMLP(6, (64, 64), 1, heads=3)
+    x, grad = torch.randn(40, 6), torch.randn(3, 40, 1)
+    exact, half = make_engine(net, "loop"), make_engine(net, "loop_bf16")
+    assert exact.forward(x).dtype == half.forward(x).dtype == torch.float32
+    torch.testing.assert_close(half.forward(x), exact.forward(x), atol=0.03, rtol=0.03)
+    torch.testing.assert_close(half.evaluate(x, [2]), exact.evaluate(x, [2]), atol=0.03, rtol=0.03)
+    results = []
+    for engine in (exact, half):
+        engine.forward(x)
+        into_x = engine.backward(grad.clone(), parameters=True, inputs=True)
+        results.append([into_x, *(p.grad.clone() for p in net.parameters() if p.grad is not None)])
+    for a, b in zip(*results, strict=True):
+        assert torch.nn.functional.cosine_similarity(a.flatten(), b.flatten(), 0) > 0.99
+
+
 def test_gradients_agree_with_finite_differences():
     torch.manual_seed(1)
     net = EnsembleMLP(4, (8,), 1, heads=2).double()

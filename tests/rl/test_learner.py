@@ -27,7 +27,7 @@ def learner_of(actor: nn.Module, heads: int = 2, **settings) -> Learner:
     g = torch.Generator().manual_seed(0)
     return Learner(
         actor,
-        Critic(3, (32,), heads, generator=g),
+        Critic(3, (32, 16), heads, generator=g),
         propose=lambda actor, frames: actor(frames["features"], frames["base_action"]),
         decode=lambda frames, u: (frames["base_action"] + u).clamp(-1, 1),
         critic_input=lambda frames, a: torch.cat((frames["features"], a), -1),
@@ -59,8 +59,8 @@ def values_after(ring: Ring, gamma: float, n_step: int, **settings) -> list[floa
 
 
 def test_temporal_differences_find_the_values_of_a_two_state_chain():
-    for n_step in (1, 2):
-        v0, v1 = values_after(chain(truncate=False, gamma=0.8), 0.8, n_step)
+    for n_step, engine in ((1, "loop"), (2, "loop"), (1, "loop_bf16")):
+        v0, v1 = values_after(chain(truncate=False, gamma=0.8), 0.8, n_step, engine=engine)
         assert abs(v1 - 1.0) < 0.02 and abs(v0 - 0.8) < 0.02  # terminal reward 1, discounted once
 
 
