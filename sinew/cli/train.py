@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from sinew.errors import InputError
 from sinew.progress import SILENT, Progress
@@ -23,8 +24,8 @@ class Args:
     """Folder of the run."""
     policy: str = "flow"
     """Kind of policy."""
-    backbone: Literal["mlp", "unet"] = "mlp"
-    """Network behind the flow policy."""
+    set: tuple[str, ...] = ()
+    """Settings of the policy as name=value, for example --set backbone=unet steps=5."""
     steps: int = 8000
     """Optimiser steps."""
     batch_size: int = 256
@@ -73,17 +74,28 @@ def train(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
     keys = args.keys or tuple(data.observation_spec)
     observation = ObservationSpec({k: data.observation_spec[k] for k in keys})
     spec = PolicySpec(observation=observation, action=data.action_spec, horizon=args.horizon, n_obs_steps=args.obs_steps)
+    settings = dict(_setting(text) for text in args.set)
     config = {
         "verb": "train", "task": task_of_dataset(args.data), "data": str(args.data), "data_hash": data.content_hash(), "policy": args.policy,
-        "backbone": args.backbone, "steps": args.steps, "batch_size": args.batch_size, "learning_rate": args.learning_rate,
+        "set": settings, "steps": args.steps, "batch_size": args.batch_size, "learning_rate": args.learning_rate,
         "horizon": args.horizon, "obs_steps": args.obs_steps, "keys": list(keys), "seed": args.seed,
     }
     run = RunDir.create(args.out, config, seeds={"train": args.seed}, inputs={"data": config["data_hash"]})
-    policy = policies.make(args.policy, spec, data.stats(), policies.FlowConfig(backbone=args.backbone), seed=args.seed)
-    settings = policies.TrainConfig(steps=args.steps, batch_size=args.batch_size, learning_rate=args.learning_rate, seed=args.seed)
-    policy = fit(policy, data, run, settings, progress=progress, device=args.device)
+    policy = policies.make(args.policy, spec, data.stats(), settings or None, seed=args.seed)
+    budget = policies.TrainConfig(steps=args.steps, batch_size=args.batch_size, learning_rate=args.learning_rate, seed=args.seed)
+    policy = fit(policy, data, run, budget, progress=progress, device=args.device)
     last = [m for m in run.metrics() if "loss" in m][-1]
     return {"run": str(args.out), "steps": args.steps, "loss": last["loss"], "parameters": sum(p.numel() for p in policy.parameters())}
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise InputError(f"--set {text!r}: expected name=value")
+    try:
+        return name, json.loads(value)
+    except json.JSONDecodeError:
+        return name, value
 
 
 def show(result: dict[str, Any], console: Console) -> None:

@@ -1,0 +1,156 @@
+"""The loop through the real command line: every verb a process of its own, on a small budget."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+ENV = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+
+def sinew(*args, code: int = 0) -> subprocess.CompletedProcess:
+    done = subprocess.run([sys.executable, "-m", "sinew", *map(str, args)], capture_output=True, text=True, env=ENV, timeout=280)
+    assert done.returncode == code, f"{args}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done
+
+
+def result(*args) -> dict:
+    """What --json prints: exactly one object."""
+    return json.loads(sinew(*args, "--json").stdout)
+
+
+def refusal(*args, code: int = 2) -> str:
+    """The one line that a refused command says."""
+    done = sinew(*args, code=code)
+    lines = [line for line in done.stderr.splitlines() if line.startswith("sinew: ")]
+    assert len(lines) == 1 and "Traceback" not in done.stderr, done.stderr
+    return lines[0]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """A folder with a dataset `data` and a run `bc` trained on it."""
+    folder = tmp_path_factory.mktemp("loop")
+    collected = result("collect", "--task", "lift", "--episodes", 12, "--quality", "clean", "--out", folder / "data")
+    assert collected["episodes"] == 12 and collected["successes"] >= 11
+    result("train", "--data", folder / "data", "--steps", 400, "--out", folder / "bc")
+    return folder
+
+
+def test_evaluation_repeats_itself_and_says_its_interval(trained):
+    first = result("eval", trained / "bc", "--episodes", 10)
+    second = result("eval", trained / "bc", "--episodes", 10)
+    assert first["successes"] == second["successes"] and first["n"] == 10
+    assert first["wilson95"][0] <= first["k"] / 10 <= first["wilson95"][1]
+    assert json.loads((trained / "bc/eval/lift.json").read_text())["seeds"] == first["seeds"]
+
+
+def test_improving_leaves_the_base_alone_and_makes_a_run_that_evaluates_and_deploys(trained):
+    before = (trained / "bc/policy.safetensors").read_bytes()
+    got = result("improve", trained / "bc", "--out", trained / "better", "--steps", 9000)
+    assert got["steps"] <= 9000 and (trained / "bc/policy.safetensors").read_bytes() == before
+    assert result("eval", trained / "better", "--episodes", 4)["n"] == 4
+    deployed = result("deploy", trained / "better", "--robot", "sim", "--episodes", 1)
+    assert deployed["success"]["n"] == 1 and deployed["stopped"] == ""
+
+
+def test_deploying_over_the_network(trained):
+    domain = str(100 + os.getpid() % 100)
+    robot = subprocess.Popen([sys.executable, "-m", "sinew", "robot", "--task", "lift", "--domain", domain], env=ENV, stderr=subprocess.PIPE, text=True)
+    try:
+        assert robot.stderr is not None and "ready" in robot.stderr.readline()
+        got = result("deploy", trained / "bc", "--robot", "dds", "--domain", domain, "--episodes", 2)
+        assert got["success"]["n"] == 2
+    finally:
+        robot.send_signal(signal.SIGINT)
+        assert robot.wait(10) in (0, 130)
+
+
+def test_collection_killed_and_repeated_is_the_same_collection(tmp_path):
+    command = ["collect", "--task", "lift", "--quality", "human", "--episodes", "80", "--seed", "3", "--json", "--out"]
+    whole = result(*command[:-2], "--out", tmp_path / "whole")
+    process = subprocess.Popen([sys.executable, "-m", "sinew", *command, str(tmp_path / "cut")], env=ENV, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not list((tmp_path / "cut").glob("data/**/*.parquet")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    again = result(*command[:-2], "--out", tmp_path / "cut")
+    assert (again["frames"], again["successes"], again["episodes"]) == (whole["frames"], whole["successes"], 80)
+
+
+def test_demo_goes_on_after_a_kill_and_writes_its_report(tmp_path):
+    small = ["demo", "--out", str(tmp_path / "demo"), "--episodes", "12", "--train-steps", "300", "--improve-steps", "8500",
+             "--eval-episodes", "6", "--deploy-episodes", "1", "--videos", "0"]
+    process = subprocess.Popen([sys.executable, "-m", "sinew", *small], env=ENV, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "demo/stages/evaluate.json").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    evaluated = (tmp_path / "demo/stages/evaluate.json").stat().st_mtime_ns
+    summary = result(*small)
+    assert (tmp_path / "demo/stages/evaluate.json").stat().st_mtime_ns == evaluated
+    assert summary["bc"]["n"] == summary["improved"]["n"] == 6 and summary["deployed"]["n"] == 1
+    assert set(summary["paired"]) >= {"p", "wins", "losses"} and summary["demos"]["episodes"] == 12
+    assert json.loads((tmp_path / "demo/summary.json").read_text())["task"] == "lift"
+    assert "<svg" in (tmp_path / "demo/report.html").read_text()
+    assert "holds a demo with episodes 12, not 13" in refusal(*[a if a != "12" else "13" for a in small])
+
+
+def test_unknown_names_offer_near_ones(tmp_path, trained):
+    assert "did you mean 'lift'" in refusal("collect", "--task", "lfit", "--out", tmp_path / "d")
+    assert "did you mean 'flow'" in refusal("train", "--data", trained / "data", "--policy", "flwo", "--out", tmp_path / "r")
+    assert "did you mean 'train'" in refusal("trian")
+    assert not (tmp_path / "d").exists()
+
+
+def test_specs_that_do_not_fit_are_named(trained):
+    assert "observation.environment_state" in refusal("eval", trained / "bc", "--task", "reach")
+
+
+def test_a_missing_run_names_the_runs_beside_it(trained):
+    said = refusal("eval", trained / "nothing")
+    assert str(trained / "bc") in said and "no run at" in said
+
+
+def test_foreign_and_truncated_datasets_are_refused(tmp_path, trained):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos/a.jpg").write_bytes(b"x")
+    assert str(tmp_path / "photos") in refusal("train", "--data", tmp_path / "photos", "--out", tmp_path / "r")
+    subprocess.run(["cp", "-r", trained / "data", tmp_path / "cut"], check=True)
+    table = next((tmp_path / "cut").glob("data/**/*.parquet"))
+    table.write_bytes(table.read_bytes()[:200])
+    assert "sinew data" in refusal("train", "--data", tmp_path / "cut", "--out", tmp_path / "r")
+
+
+def test_a_checkpoint_of_another_version_is_refused(tmp_path, trained):
+    subprocess.run(["cp", "-r", trained / "bc", tmp_path / "old"], check=True)
+    described = json.loads((tmp_path / "old/policy.json").read_text())
+    (tmp_path / "old/policy.json").write_text(json.dumps({**described, "format_version": 99}))
+    assert "99" in refusal("eval", tmp_path / "old")
+
+
+def test_no_robot_is_told_with_the_seconds_waited(trained):
+    assert "within 1 s" in refusal("deploy", trained / "bc", "--robot", "dds", "--domain", 230, "--timeout", 1)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
+def test_a_full_disk_is_told_and_keeps_what_was_recorded(tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", disk], capture_output=True).returncode:
+        pytest.skip("this machine does not let us mount")
+    try:
+        said = refusal("collect", "--task", "lift", "--episodes", 400, "--out", disk / "data")
+        assert "space" in said.lower()
+        kept = result("data", "info", disk / "data")
+        assert kept["episodes"] > 0
+    finally:
+        subprocess.run(["umount", disk], check=False)
