@@ -6,17 +6,22 @@ Everything named here is imported on first use; `import sim` alone loads neither
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sim.expert import CLEAN, HUMAN, STYLES, Expert, ExpertStyle, make_expert
+    from sim.gymnasium_vec import GymnasiumVecEnv, from_gymnasium
     from sim.interface import TaskInterface, make_interface
     from sim.render import SceneRenderer, camera_matrix, camera_pose, render_frame
     from sim.robot_sim import RobotSim
     from sim.robots.config import RobotConfig
     from sim.tasks import TASKS, Task
     from sim.vec_env import MujocoVecEnv
+
+TASK_NAMES = ("drawer", "handover", "lift", "peg", "push", "reach")
+"""Tasks that come with the package, known without importing mujoco; `TASKS` also holds your own."""
 
 _LAZY = {
     "CLEAN": "sim.expert",
@@ -29,6 +34,8 @@ _LAZY = {
     "make_interface": "sim.interface",
     "RobotSim": "sim.robot_sim",
     "RobotConfig": "sim.robots.config",
+    "GymnasiumVecEnv": "sim.gymnasium_vec",
+    "from_gymnasium": "sim.gymnasium_vec",
     "SceneRenderer": "sim.render",
     "camera_matrix": "sim.render",
     "camera_pose": "sim.render",
@@ -39,8 +46,9 @@ _LAZY = {
 }
 
 __all__ = [
-    "CLEAN", "HUMAN", "STYLES", "TASKS", "Expert", "ExpertStyle", "MujocoVecEnv", "RobotConfig", "RobotSim", "SceneRenderer", "Task",
-    "TaskInterface", "camera_matrix", "camera_pose", "make_expert", "make_interface", "make_vec", "render_frame",
+    "CLEAN", "HUMAN", "STYLES", "TASKS", "TASK_NAMES", "Expert", "ExpertStyle", "GymnasiumVecEnv", "MujocoVecEnv", "RobotConfig",
+    "RobotSim", "SceneRenderer", "Task", "TaskInterface", "camera_matrix", "camera_pose", "from_gymnasium", "make_expert",
+    "make_interface", "make_vec", "render_frame",
 ]  # fmt: skip
 
 
@@ -78,3 +86,8 @@ def make_vec(
     from sim.vec_env import MujocoVecEnv
 
     return MujocoVecEnv(make_interface(task, action, cameras, image_size), num_envs, seed, num_threads)
+
+
+if "gymnasium" in sys.modules:
+    # An installed package is found through its entry point; this serves a source tree that is only on the path.
+    importlib.import_module("sim.gymnasium_envs").register()

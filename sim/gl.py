@@ -6,13 +6,16 @@ would take the physics down with the pictures. So the libraries are probed throu
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import os
+import weakref
 from functools import lru_cache
 from typing import Any
 
 from sinew.errors import InputError, MissingDependency
 
+_live: weakref.WeakSet[Any] = weakref.WeakSet()
 _EGL_PLATFORM_DEVICE = 0x313F
 _HINT = (
     "cameras need OpenGL and none works here: install EGL with `apt-get install -y libegl1 libegl-mesa0 libgl1 libgl1-mesa-dri`, "
@@ -92,6 +95,16 @@ def make_context(width: int, height: int) -> Any:
             from mujoco.osmesa import GLContext
         else:
             from mujoco.glfw import GLContext
-        return GLContext(width, height)
+        context = GLContext(width, height)
     except (ImportError, AttributeError, RuntimeError, OSError) as e:
         raise MissingDependency(f"{_HINT} ({chosen}: {str(e).splitlines()[0] if str(e) else type(e).__name__})") from None
+    if not _live:
+        # Runs before MuJoCo's own clean-up, which ends the display that the contexts need to be freed.
+        atexit.register(_free_all)
+    _live.add(context)
+    return context
+
+
+def _free_all() -> None:
+    for context in list(_live):
+        context.free()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import mujoco
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from sim.interface import TaskInterface
+from sim.seeds import next_seed
 from sinew.errors import InputError, SpecError
 from sinew.specs import IMAGES, ActionSpec, ObservationSpec
 
@@ -20,11 +21,6 @@ if TYPE_CHECKING:
     from sim.render import SceneRenderer
 
 _STATE = mujoco.mjtState.mjSTATE_FULLPHYSICS
-
-
-def next_seed(seed: int) -> int:
-    """The seed of the episode that follows the episode of `seed` in the same world, whichever world that is."""
-    return (seed * 6364136223846793005 + 1442695040888963407) % 2**63
 
 
 class MujocoVecEnv:
@@ -198,8 +194,3 @@ class MujocoVecEnv:
         if self._renderer is None:
             self._renderer = SceneRenderer(self.scene.model)
         return self._renderer.images(self.qpos[rows], camera, height, width)
-
-
-def observation_rows(observation: Mapping[str, Tensor], ids: Sequence[int]) -> dict[str, Tensor]:
-    """Rows `ids` of an observation."""
-    return {key: value[list(ids)] for key, value in observation.items()}

@@ -86,6 +86,10 @@ class Task:
     """Consecutive steps for which `success` must be true."""
     home_noise_rad: ClassVar[float] = 0.02
     """Standard deviation of the joints around the home posture at the start."""
+    camera_m: ClassVar[tuple[float, float, float]] = (1.12, 0.0, 0.52)
+    """Where the front camera is, world frame."""
+    camera_target_m: ClassVar[tuple[float, float, float]] = (0.5, 0.0, 0.1)
+    """What the front camera looks at."""
 
     def arms(self) -> tuple[ArmPart, ...]:
         """The arms of the scene."""

@@ -19,6 +19,8 @@ class Drawer(Task):
     text = "Open the drawer."
     objects = ("handle", "drawer")
     max_episode_steps = 80
+    camera_m = (0.45, -0.8, 0.5)
+    camera_target_m = (0.55, 0.0, 0.1)
 
     def fixtures(self) -> str:
         """A cabinet on a very stiff slide that only `spawn` moves, and a drawer that runs in it with friction."""

@@ -23,6 +23,8 @@ class Handover(Task):
     objects = ("bar",)
     max_episode_steps = 140
     hold_steps = 3
+    camera_m = (0.5, -0.95, 0.5)
+    camera_target_m = (0.5, 0.0, 0.15)
 
     def arms(self) -> tuple[ArmPart, ...]:
         """Left at the world's origin, right one metre away, turned to face it."""
