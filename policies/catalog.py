@@ -69,11 +69,24 @@ def make(
     config = from_json(cls.Config, config or {}, f"config of policy {name!r}") if config is None or isinstance(config, Mapping) else config
     if not isinstance(config, cls.Config):
         raise InputError(f"policy {name!r} takes a {cls.Config.__name__}, not a {type(config).__name__}")
-    if spec.horizon < 1 or spec.n_obs_steps < 1:
-        raise SpecError(f"horizon {spec.horizon} and n_obs_steps {spec.n_obs_steps} must be at least 1")
+    check_spec(spec)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return cls.build(spec, stats, config)
+
+
+def check_spec(spec: PolicySpec) -> None:
+    """Refuse a spec that no policy can serve.
+
+    Raises:
+        SpecError: horizon, observation steps or the shape of an observation are not positive.
+    """
+    if spec.horizon < 1 or spec.n_obs_steps < 1:
+        raise SpecError(f"horizon {spec.horizon} and n_obs_steps {spec.n_obs_steps} must be at least 1")
+    for key, tensor in spec.observation.tensors.items():
+        image = key in spec.observation.images
+        if any(n < 1 for n in tensor.shape) or (image and (len(tensor.shape) != 3 or tensor.shape[-1] != 3 or tensor.dtype != "uint8")):
+            raise SpecError(f"observation {key!r} has shape {tensor.shape} {tensor.dtype}; images are (height, width, 3) uint8")
 
 
 def type_name(policy: PolicyModule) -> str:

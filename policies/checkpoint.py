@@ -14,7 +14,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from policies.base import PolicyModule
-from policies.catalog import register_all, registry, type_name
+from policies.catalog import check_spec, register_all, registry, type_name
 from sinew.config import from_json, to_json
 from sinew.errors import DataError, SinewError
 from sinew.rundir import RunDir, atomic_write, read_json
@@ -56,11 +56,14 @@ def load(run: RunDir | Path | str) -> PolicyModule:
     if version != FORMAT_VERSION:
         raise DataError(f"{folder / JSON_NAME} has format version {version!r}, this Sinew reads {FORMAT_VERSION}: "
                         "train again, or use the Sinew that wrote it")
-    policy = _build(described, str(folder / JSON_NAME))
+    _check_types(described, str(folder / JSON_NAME))
     tensors, metadata = read_tensors(folder / TENSORS_NAME)
+    if _DIGEST not in metadata:
+        raise DataError(f"{folder / TENSORS_NAME} does not hold a policy of Sinew")
+    if metadata[_DIGEST] != _digest((folder / JSON_NAME).read_text()):
+        raise DataError(f"{folder / JSON_NAME} was changed after {TENSORS_NAME} was saved: restore both from one save, or train again")
+    policy = _build(described, str(folder / JSON_NAME))
     check_tensors(tensors, policy.state_dict(), str(folder / TENSORS_NAME))
-    if metadata.get(_DIGEST) != _digest((folder / JSON_NAME).read_text()):
-        raise DataError(f"{folder / TENSORS_NAME} was not saved together with {JSON_NAME}: restore both from one save, or train again")
     policy.load_state_dict(tensors)
     return policy.eval()
 
@@ -77,7 +80,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     except FileNotFoundError:
         raise DataError(f"{path} does not exist") from None
     except (SafetensorError, OSError, ValueError) as e:
-        raise DataError(f"{path} is truncated or not a safetensors file: {e}") from None
+        raise DataError(f"{path} is truncated or not a safetensors file: {str(e).splitlines()[0]}") from None
 
 
 def check_tensors(tensors: dict[str, Tensor], wanted: dict[str, Tensor], where: str) -> None:
@@ -112,25 +115,32 @@ def _describe(policy: PolicyModule) -> dict[str, Any]:
     }
 
 
-def _build(described: Any, where: str) -> PolicyModule:
-    """The policy that a description names, with fresh weights."""
-    missing = [key for key in ("type", "spec", "config", "bases") if key not in described]
-    if missing:
-        raise DataError(f"{where}: field {missing[0]!r} is missing")
+def _check_types(described: Any, where: str) -> None:
+    """Check that a description, and those inside it, have the fields they need and name types that exist."""
+    if not isinstance(described, dict) or not isinstance(described.get("bases"), list):
+        raise DataError(f"{where} does not describe a policy: an object with type, spec, config and bases is expected")
     register_all()
-    name = described["type"]
-    if name not in registry:
+    name = described.get("type")
+    if not isinstance(name, str) or name not in registry:
         raise DataError(f"{where}: policy type {name!r} is unknown; known are {', '.join(registry)}")
+    for base in described["bases"]:
+        _check_types(base, where)
+
+
+def _build(described: dict[str, Any], where: str) -> PolicyModule:
+    """The policy that a description names, with fresh weights."""
+    name = described["type"]
     cls = registry.get(name)
     bases = [_build(base, where) for base in described["bases"]]
     try:
-        spec = from_json(PolicySpec, described["spec"], f"{where}: spec")
-        policy = cls.rebuild(spec, from_json(cls.Config, described["config"], f"{where}: config"), bases)
+        spec = from_json(PolicySpec, described.get("spec"), f"{where}: spec")
+        check_spec(spec)
+        policy = cls.rebuild(spec, from_json(cls.Config, described.get("config"), f"{where}: config"), bases)
     except SinewError as e:
         raise e if isinstance(e, DataError) else DataError(f"{where}: {e}") from None
-    except (TypeError, ValueError, IndexError) as e:
-        raise DataError(f"{where} does not describe a {name} policy: {e}") from None
-    if to_json(policy.spec) != described["spec"]:
+    except (TypeError, ValueError, LookupError, AttributeError) as e:
+        raise DataError(f"{where} does not describe a {name} policy: {str(e).splitlines()[0]}") from None
+    if to_json(policy.spec) != described.get("spec"):
         raise DataError(f"{where}: the spec is not that of a {name} policy with this config")
     return policy
 

@@ -29,7 +29,7 @@ class ImageConfig:
     """Random shift of training images in pixels, up, down, left and right; 0 for none."""
 
     def __post_init__(self) -> None:
-        if not self.channels or any(c < 1 or c % self.groups for c in self.channels):
+        if self.groups < 1 or not self.channels or any(c < 1 or c % self.groups for c in self.channels):
             raise SpecError(f"image channels {self.channels} must be multiples of the {self.groups} groups of the norm")
         if min(self.keypoints, self.feature_dim) < 1 or self.shift_px < 0:
             raise SpecError("image keypoints and feature_dim must be at least 1, shift_px at least 0")

@@ -55,9 +55,9 @@ class FlowConfig:
         for name, known in (("backbone", ("mlp", "unet")), ("time_sampling", ("uniform", "beta"))):
             if getattr(self, name) not in known:
                 raise SpecError(f"flow {name} {getattr(self, name)!r} is unknown: known are {', '.join(known)}")
-        counts = (*self.hidden, *self.channels, self.embedding_dim, self.time_frequencies, self.steps)
+        counts = (*self.hidden, *self.channels, self.embedding_dim, self.time_frequencies, self.steps, self.kernel, self.groups)
         if not self.hidden or not self.channels or min(counts) < 1:
-            raise SpecError("flow widths, channels, embedding_dim, time_frequencies and steps must be at least 1")
+            raise SpecError("flow widths, channels, embedding_dim, time_frequencies, steps, kernel and groups must be at least 1")
         if self.kernel % 2 == 0 or any(c % self.groups for c in self.channels):
             raise SpecError(f"flow kernel {self.kernel} must be odd and channels {self.channels} multiples of the {self.groups} groups")
 

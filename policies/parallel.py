@@ -62,6 +62,14 @@ class Group:
             dist.barrier()
 
 
+def own_device(device: torch.device | str) -> torch.device:
+    """The device of this process: under torchrun, "cuda" means the GPU of its local rank."""
+    device = torch.device(device)
+    if device.type == "cuda" and device.index is None and "LOCAL_RANK" in os.environ:
+        return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    return device
+
+
 @contextmanager
 def process_group(device: torch.device) -> Iterator[Group]:
     """The group that torchrun started this process in, or a group of one without torchrun."""

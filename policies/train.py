@@ -20,7 +20,7 @@ from policies.base import PolicyModule
 from policies.batches import Windows
 from policies.checkpoint import save
 from policies.ema import Ema
-from policies.parallel import Group, process_group
+from policies.parallel import Group, own_device, process_group
 from policies.randomness import generator, mix
 from policies.train_state import restore, save_state, trainable
 from sinew.config import to_json
@@ -103,7 +103,7 @@ def train(
     """
     check_observation_join("the dataset", data.observation_spec, "the policy", policy.spec.observation)
     check_action_join("the dataset", data.action_spec, "the policy", policy.spec.action)
-    device = torch.device(device)
+    device = own_device(device)
     with process_group(device) as group, torch.random.fork_rng(devices=[]):
         _Training(policy.to(device), data, run, config, progress, device, group).run()
         group.barrier()

@@ -15,6 +15,7 @@ from policies.catalog import type_name
 from policies.sampling import euler
 from sinew.errors import DataError, InputError, SpecError
 from sinew.protocols import HasCorrection, HasDenoiser, HasFeatures
+from sinew.specs import ObservationSpec, TensorSpec
 
 
 @pytest.fixture
@@ -237,3 +238,14 @@ def test_made_with_the_same_seed_is_the_same_and_leaves_the_global_generator_alo
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(one[name], two[name]) for name in one)
     assert not all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_specs_that_no_policy_can_serve_are_refused(toys):
+    data = toys.ToyData()
+    for spec, message in [
+        (toys.policy_spec(horizon=0), "horizon 0 and n_obs_steps 1 must be at least 1"),
+        (toys.policy_spec(n_obs_steps=-1), "n_obs_steps -1"),
+        (replace(toys.policy_spec(), observation=ObservationSpec({toys.CAMERA: TensorSpec(shape=(8, 8), dtype="uint8")})), "images are"),
+    ]:
+        with pytest.raises(SpecError, match=message):
+            policies.make("flow", spec, data.stats())

@@ -39,7 +39,7 @@ def worker(folder, case, settings=SETTINGS, kill_at=None, processes=1):
     last = [] if kill_at is None else [str(kill_at)]
     command = [sys.executable, *launcher, str(WORKER), str(folder), case, json.dumps(settings), *last]
     done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=120)
-    if done.returncode != 0 and (kill_at is None or "SIGKILL" not in done.stderr and done.returncode != -signal.SIGKILL):
+    if done.returncode != 0 and (kill_at is None or ("SIGKILL" not in done.stderr and done.returncode != -signal.SIGKILL)):
         pytest.fail(done.stderr[-2000:])
     return done.returncode
 
