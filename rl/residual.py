@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -25,8 +25,9 @@ from torch import Tensor, nn
 from rl.checkpoint import read_state, write_state
 from rl.critic import Critic
 from rl.gate import Evaluation, Gate
-from rl.learner import Frames, Learner, LearnerConfig
+from rl.learner import Frames, Learner
 from rl.replay import POLICY, Mix, Ring, Sampler
+from rl.residual_config import ResidualConfig, ResidualResult
 from sinew.config import to_json
 from sinew.errors import InputError
 from sinew.progress import SILENT, Progress
@@ -37,83 +38,7 @@ STATE_FILE = "train_state.safetensors"
 ACTOR_FILE = "actor.safetensors"
 
 
-@dataclass(frozen=True, kw_only=True)
-class ResidualConfig:
-    """Settings of residual learning. A "step" is one environment step of one world."""
-
-    steps: int = 40_000
-    """Environment steps in all, over all worlds."""
-    seed: int = 0
-    """Fixes episodes, noise, initial weights and batches."""
-    replay_steps: int = 200_000
-    """Environment steps that are remembered."""
-    random_steps: int = 8_000
-    """Steps of warm-up with base + uniform noise, before any update."""
-    random_scale: float = 0.2
-    """That noise is in plus or minus this, in units of the normalised action."""
-    critic_only_updates: int = 3_000
-    """Updates after the warm-up that leave the actor alone."""
-    updates_per_step: float = 0.5
-    """Updates per environment step after the warm-up."""
-    batch_size: int = 256
-    """Transitions per update."""
-    demo_fraction: float = 0.5
-    """Share of each batch that comes from demonstrations, where some are given."""
-    n_step: int = 3
-    """Steps to the bootstrap state."""
-    gamma: float = 0.99
-    """Discount per step."""
-    critic_heads: int = 2
-    """Size of the ensemble."""
-    critic_hidden: tuple[int, ...] = (256, 256)
-    """Widths of the critics' hidden layers."""
-    critic_sees_base: bool = False
-    """Whether the critics also look at the planned action."""
-    exploration_std: float = 0.1
-    """Noise on the executed action while learning, in units of the normalised action."""
-    progressive_steps: int = 0
-    """Steps after the warm-up over which the share of ticks that use the residual grows from 0 to 1; 0 for at once."""
-    evaluate_every: int = 5_000
-    """Steps between evaluations."""
-    stop_success: float = 0.98
-    """Learning ends early when evaluations reach this success rate …"""
-    stop_evaluations: int = 2
-    """… this many times in a row."""
-    checkpoint_every: int = 5_000
-    """Steps between checkpoints."""
-    learner: LearnerConfig = field(default_factory=LearnerConfig)
-    """Settings of the updates."""
-
-    def __post_init__(self) -> None:
-        positive = ("steps", "batch_size", "n_step", "critic_heads", "evaluate_every", "checkpoint_every", "stop_evaluations")
-        for name in positive:
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if not 0 < self.gamma <= 1 or not 0 <= self.demo_fraction <= 1 or self.updates_per_step < 0:
-            raise InputError(
-                f"gamma {self.gamma} must be in (0, 1], demo_fraction {self.demo_fraction} in [0, 1], "
-                f"updates_per_step {self.updates_per_step} must not be negative"
-            )
-
-
-@dataclass(frozen=True)
-class ResidualResult:
-    """What came of it. The actor holds the weights that `best` was measured on."""
-
-    steps: int
-    """Environment steps done."""
-    updates: int
-    """Critic updates done."""
-    base: Evaluation | None
-    """The base alone, before learning; None without `evaluate`."""
-    best: Evaluation | None
-    """The weights that were kept; equal to `base` if nothing beat it."""
-    history: tuple[Evaluation, ...]
-    """Every evaluation, in order."""
-    successes: int
-    """Episodes that succeeded while learning."""
-    reason: str
-    """Why it ended, in one line."""
+__all__ = ["ACTOR_FILE", "STATE_FILE", "ResidualConfig", "ResidualResult", "make_learner", "train_residual"]
 
 
 def propose(actor: nn.Module, frames: Frames) -> Tensor:
@@ -214,6 +139,7 @@ class _Training:
         frame = {"features": (tuple(features.shape[1:]), features.dtype), "base_action": ((self.action_spec.dim,), torch.float32)}
         length = -(-min(config.replay_steps, config.steps) // env.num_envs) + 1
         self.ring = Ring(max(2, length), env.num_envs, frame, self.action_spec.dim, device=features.device)
+        self.replay_rng = torch.Generator(features.device).manual_seed(config.seed + 2)
         self.sampler: Sampler = self.ring if self.demos is None else Mix(self.ring, self.demos, config.demo_fraction)
 
     # ------------------------------------------------------------ loop
@@ -342,12 +268,9 @@ class _Training:
     def _update_many(self, number: int, *, train_actor: bool) -> None:
         config = self.config
         for batch in self.sampler.sample(
-            config.batch_size, updates=number, n_step=config.n_step, gamma=config.gamma, generator=self._replay_generator()
+            config.batch_size, updates=number, n_step=config.n_step, gamma=config.gamma, generator=self.replay_rng
         ):
             self.learner.update(batch, train_actor=train_actor)
-
-    def _replay_generator(self) -> torch.Generator | None:
-        return self.rng if self.ring.device.type == "cpu" else None
 
     # ------------------------------------------------------------ evaluation
 
@@ -413,7 +336,9 @@ class _Training:
 
     def _save(self, *, finished: bool) -> None:
         tensors, numbers = self.learner.state()
-        tensors |= {"rng": self.rng.get_state()} | {f"best.{k}": v for k, v in self.gate.weights.items()}
+        tensors |= {"rng": self.rng.get_state(), "replay_rng": self.replay_rng.get_state()} | {
+            f"best.{k}": v for k, v in self.gate.weights.items()
+        }
         if not finished:
             tensors |= {f"replay.{k}": v for k, v in self.ring.state().items()}
         state = {name: getattr(self, name) for name in _NUMBERS}
@@ -440,6 +365,7 @@ class _Training:
                 )
         self.learner.load_state(tensors, state["learner"])
         self.rng.set_state(tensors["rng"])
+        self.replay_rng.set_state(tensors["replay_rng"])
         for name in _NUMBERS:
             setattr(self, name, state[name])
         self.history = [Evaluation(**e) for e in state["history"]]

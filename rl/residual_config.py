@@ -1,0 +1,88 @@
+"""Settings of residual learning, and what it gives back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from rl.gate import Evaluation
+from rl.learner import LearnerConfig
+from sinew.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResidualConfig:
+    """Settings of residual learning. A "step" is one environment step of one world."""
+
+    steps: int = 40_000
+    """Environment steps in all, over all worlds."""
+    seed: int = 0
+    """Fixes episodes, noise, initial weights and batches."""
+    replay_steps: int = 200_000
+    """Environment steps that are remembered."""
+    random_steps: int = 8_000
+    """Steps of warm-up with base + uniform noise, before any update."""
+    random_scale: float = 0.2
+    """That noise is in plus or minus this, in units of the normalised action."""
+    critic_only_updates: int = 3_000
+    """Updates after the warm-up that leave the actor alone."""
+    updates_per_step: float = 0.5
+    """Updates per environment step after the warm-up."""
+    batch_size: int = 256
+    """Transitions per update."""
+    demo_fraction: float = 0.5
+    """Share of each batch that comes from demonstrations, where some are given."""
+    n_step: int = 3
+    """Steps to the bootstrap state."""
+    gamma: float = 0.99
+    """Discount per step."""
+    critic_heads: int = 2
+    """Size of the ensemble."""
+    critic_hidden: tuple[int, ...] = (256, 256)
+    """Widths of the critics' hidden layers."""
+    critic_sees_base: bool = False
+    """Whether the critics also look at the planned action."""
+    exploration_std: float = 0.1
+    """Noise on the executed action while learning, in units of the normalised action."""
+    progressive_steps: int = 0
+    """Steps after the warm-up over which the share of ticks that use the residual grows from 0 to 1; 0 for at once."""
+    evaluate_every: int = 5_000
+    """Steps between evaluations."""
+    stop_success: float = 0.98
+    """Learning ends early when evaluations reach this success rate …"""
+    stop_evaluations: int = 2
+    """… this many times in a row."""
+    checkpoint_every: int = 5_000
+    """Steps between checkpoints."""
+    learner: LearnerConfig = field(default_factory=LearnerConfig)
+    """Settings of the updates."""
+
+    def __post_init__(self) -> None:
+        positive = ("steps", "batch_size", "n_step", "critic_heads", "evaluate_every", "checkpoint_every", "stop_evaluations")
+        for name in positive:
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if not 0 < self.gamma <= 1 or not 0 <= self.demo_fraction <= 1 or self.updates_per_step < 0:
+            raise InputError(
+                f"gamma {self.gamma} must be in (0, 1], demo_fraction {self.demo_fraction} in [0, 1], "
+                f"updates_per_step {self.updates_per_step} must not be negative"
+            )
+
+
+@dataclass(frozen=True)
+class ResidualResult:
+    """What came of it. The actor holds the weights that `best` was measured on."""
+
+    steps: int
+    """Environment steps done."""
+    updates: int
+    """Critic updates done."""
+    base: Evaluation | None
+    """The base alone, before learning; None without `evaluate`."""
+    best: Evaluation | None
+    """The weights that were kept; equal to `base` if nothing beat it."""
+    history: tuple[Evaluation, ...]
+    """Every evaluation, in order."""
+    successes: int
+    """Episodes that succeeded while learning."""
+    reason: str
+    """Why it ended, in one line."""
