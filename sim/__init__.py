@@ -66,6 +66,7 @@ def make_vec(
     cameras: Sequence[str] = (),
     image_size: int = 84,
     num_threads: int | None = None,
+    robot: RobotConfig | None = None,
 ) -> MujocoVecEnv:
     """N worlds of a registered task as a `sinew.protocols.VecEnv`; the reward is 1 on the step that solves the task, else 0.
 
@@ -77,6 +78,7 @@ def make_vec(
         cameras: "front", "wrist" or both, to have images in the observation.
         image_size: height and width of the images in pixels.
         num_threads: physics threads; None for one per core where N fills them.
+        robot: any MJCF or URDF robot that takes the place of the task's own arm.
 
     Raises:
         InputError: unknown task, action or camera; the nearest names are offered.
@@ -85,7 +87,7 @@ def make_vec(
     from sim.interface import make_interface
     from sim.vec_env import MujocoVecEnv
 
-    return MujocoVecEnv(make_interface(task, action, cameras, image_size), num_envs, seed, num_threads)
+    return MujocoVecEnv(make_interface(task, action, cameras, image_size, robot), num_envs, seed, num_threads)
 
 
 if "gymnasium" in sys.modules:

@@ -31,6 +31,8 @@ class ArmLimits:
     """(3,) m."""
     home: np.ndarray
     """(J,) rad, the posture that redundant joints return to."""
+    rotation_weight: float = 1.0
+    """How much the tool's rotation counts; 0 for arms of fewer than six joints, which cannot keep it."""
     leash_m: float = 0.035
     """The commanded tool position stays this close to the measured one."""
     leash_rad: float = 0.3
@@ -80,7 +82,11 @@ class ToolServo:
         if yaw is not None:
             self.rotation = matmul3(_about_z(yaw), self.rotation)
         error = np.concatenate((self.position - target.position, _rotation_error(target.rotation, self.rotation)))
-        step = self._inverse(self.chain.jacobian(target), error)
+        jacobian = self.chain.jacobian(target)
+        if limits.rotation_weight != 1.0:
+            error[3:] *= limits.rotation_weight
+            jacobian[3:] *= limits.rotation_weight
+        step = self._inverse(jacobian, error)
         scale = np.minimum(1.0, 1.0 / np.maximum(np.abs(step / limits.step_max[:, None]).max(axis=0), 1e-9))
         wanted = self.joint_target + (step * scale).T
         wanted = np.clip(wanted, measured - limits.leash_rad, measured + limits.leash_rad)
@@ -106,11 +112,11 @@ class ToolServo:
 
 
 class EndEffectorDecoder:
-    """ee_delta actions: per arm dx, dy, dz (and dyaw), then the gripper opening in metres."""
+    """ee_delta actions: per arm dx, dy, dz (and dyaw), then the gripper opening in metres where there is a gripper."""
 
-    def __init__(self, servos: Sequence[ToolServo], with_yaw: bool, low: np.ndarray, high: np.ndarray) -> None:
-        self.servos, self.with_yaw, self.low, self.high = tuple(servos), with_yaw, low, high
-        self._width = 5 if with_yaw else 4
+    def __init__(self, servos: Sequence[ToolServo], with_yaw: bool, with_gripper: bool, low: np.ndarray, high: np.ndarray) -> None:
+        self.servos, self.with_yaw, self.with_gripper, self.low, self.high = tuple(servos), with_yaw, with_gripper, low, high
+        self._width = 3 + with_yaw + with_gripper
 
     def reset(self, joint_position: np.ndarray, gripper: np.ndarray | None = None, ids: Sequence[int] | None = None) -> None:
         """Start worlds `ids` (None for all) from measured joints (n, J) and openings (n,) or (n, G)."""
@@ -120,7 +126,7 @@ class EndEffectorDecoder:
             servo.reset(joints, rows)
 
     def decode(self, action: np.ndarray, joint_position: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Joint targets (N, J) and gripper targets, (N,) for one gripper or (N, G), for actions (N, A).
+        """Joint targets (N, J) and gripper targets, (N,) for one gripper or else (N, G), for actions (N, A).
 
         Raises:
             SpecError: an action is not finite or of another width.
@@ -131,8 +137,8 @@ class EndEffectorDecoder:
         for i, (servo, joints) in enumerate(zip(self.servos, np.split(measured, len(self.servos), axis=1), strict=True)):
             part = action[:, i * self._width : (i + 1) * self._width]
             targets.append(servo.move(part[:, :3], part[:, 3] if self.with_yaw else None, joints))
-            openings.append(part[:, -1])
-        return np.concatenate(targets, axis=1), openings[0].copy() if len(openings) == 1 else np.stack(openings, axis=1)
+            openings.append(part[:, self._width - self.with_gripper :])
+        return np.concatenate(targets, axis=1), _squeezed(np.concatenate(openings, axis=1))
 
 
 class JointDecoder:
@@ -154,8 +160,12 @@ class JointDecoder:
         wanted = np.clip(action[:, :joints], measured - limits.leash_rad, measured + limits.leash_rad)
         wanted = np.clip(wanted, self.joint_target - limits.step_max, self.joint_target + limits.step_max)
         self.joint_target = np.clip(wanted, limits.position_low, limits.position_high)
-        opening = action[:, joints:]
-        return self.joint_target.copy(), opening[:, 0].copy() if self.grippers == 1 else opening.copy()
+        return self.joint_target.copy(), _squeezed(action[:, joints:].copy())
+
+
+def _squeezed(openings: np.ndarray) -> np.ndarray:
+    """(N, 1) → (N,); other widths stay."""
+    return openings[:, 0] if openings.shape[1] == 1 else openings
 
 
 def _checked(action: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from sim.interface import TaskInterface, make_interface
+from sim.robots.config import RobotConfig
 from sim.tasks import Phase, View
 from sinew.errors import InputError, unknown
 
@@ -169,27 +170,27 @@ class Expert:
             limit = self._high[at] * self._speed[:, None]
             peak = np.abs(delta).max(axis=1, keepdims=True)
             action[here, at : at + 3] = (delta * np.minimum(1.0, limit / np.maximum(peak, 1e-9)))[here]
-            if phase.yaw is not None and width == 5:
+            if phase.yaw is not None and self.interface.scene.task.axes == "xyz_yaw":
                 turn = 0.5 * wrap(phase.yaw(now, self._start_view()) - now.tool_yaws[phase.arm])
                 action[here, at + 3] = np.clip(turn, self._low[at + 3], self._high[at + 3])[here]
-            for arm in range(arms):
+            for arm in range(len(now.grippers)):
                 action[here, arm * width + width - 1] = self._opening(arm, index)
-        return self._deviate(action, width)
+        return self._deviate(action)
 
     def _opening(self, arm: int, index: int) -> float:
         """Opening of an arm in a leg: that of the newest leg of this arm, open before its first."""
         own = [p.opening_m for p in self._phases[: index + 1] if p.arm == arm]
         return own[-1] if own else float(self._high[-1])
 
-    def _deviate(self, action: np.ndarray, width: int) -> np.ndarray:
+    def _deviate(self, action: np.ndarray) -> np.ndarray:
         style = self.style
         if style.pause_probability > 0:
             for row in range(self.num_envs):
                 draw = self._rng[row].random()
                 if self._pause[row] == 0 and draw < style.pause_probability:
                     self._pause[row] = self._rng[row].integers(style.pause_steps[0], style.pause_steps[1] + 1)
-            moving = np.arange(action.shape[1]) % width != width - 1
-            action[np.ix_(self._pause > 0, moving)] = 0.0
+            gripping = np.array([name.endswith("gripper") for name in self.interface.action_spec.names])
+            action[np.ix_(self._pause > 0, ~gripping)] = 0.0
             self._pause = np.maximum(self._pause - 1, 0)
         if style.noise > 0:
             half = (self._high - self._low) / 2
@@ -216,7 +217,13 @@ def _merge(old: View, new: View, rows: np.ndarray) -> View:
 
 
 def make_expert(
-    task: str, quality: str = "clean", num_envs: int = 1, style: ExpertStyle | None = None, noise: float = 0.0, seed: int = 0
+    task: str,
+    quality: str = "clean",
+    num_envs: int = 1,
+    style: ExpertStyle | None = None,
+    noise: float = 0.0,
+    seed: int = 0,
+    robot: RobotConfig | None = None,
 ) -> Expert:
     """The scripted expert of a registered task.
 
@@ -226,6 +233,7 @@ def make_expert(
         num_envs: N.
         style: replaces the style that `quality` names.
         noise: white action noise, as in `ExpertStyle.noise`, added to the style's own.
+        robot: the robot that takes the place of the task's own arm.
         seed: worlds start with deviations seed, seed + 1, …; `reset` gives others.
 
     Raises:
@@ -234,6 +242,6 @@ def make_expert(
     if quality not in STYLES:
         raise unknown("expert quality", quality, STYLES)
     chosen = style or STYLES[quality]
-    expert = Expert(make_interface(task), replace(chosen, noise=chosen.noise + noise), num_envs)
+    expert = Expert(make_interface(task, robot=robot), replace(chosen, noise=chosen.noise + noise), num_envs)
     expert.reset(seeds=range(seed, seed + num_envs))
     return expert

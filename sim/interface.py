@@ -11,7 +11,7 @@ import numpy as np
 
 from sim.control import ArmLimits, EndEffectorDecoder, JointDecoder, ToolServo
 from sim.kinematics import Chain, quaternion_columns
-from sim.robots.config import joint_limits, robot_spec
+from sim.robots.config import RobotConfig, joint_limits, robot_spec
 from sim.scene import Scene, load_scene
 from sim.tasks import View
 from sinew.errors import unknown
@@ -46,6 +46,7 @@ class TaskInterface:
         task, model = scene.task, scene.model
         self.objects, self.task_text, self.max_episode_steps = tuple(task.objects), task.text, task.max_episode_steps
         self.chains = tuple(Chain(model, robot.joints, robot.tool) for robot in scene.robots)
+        self.grippers = len(scene.finger_qpos)
         self._prefixes = [""] if len(scene.robots) == 1 else [f"{robot.name}_" for robot in scene.robots]
         self.observation_spec = self._make_observation_spec()
         self.action_spec = self._make_action_spec()
@@ -91,8 +92,7 @@ class TaskInterface:
         self, joint_position: np.ndarray, joint_velocity: np.ndarray, gripper: np.ndarray, poses: Mapping[str, np.ndarray]
     ) -> tuple[dict[str, np.ndarray], View]:
         """`observe`, and the view that success is judged by."""
-        count = len(self.chains)
-        grippers = np.asarray(gripper).reshape(len(joint_position), count)
+        grippers = np.asarray(gripper).reshape(len(joint_position), self.grippers)
         state, tools, yaws = [], [], []
         for i, chain in enumerate(self.chains):
             joints = len(self.scene.robots[i].joints)
@@ -105,7 +105,7 @@ class TaskInterface:
         positions = {name: poses[name][:, :3] for name in self.objects}
         rotations = {name: quaternion_columns(poses[name][:, 3:]) for name in self.objects}
         view = View(tuple(tools), tuple(yaws), tuple(grippers.T), positions, rotations)
-        environment = [np.zeros((len(joint_position), 0))]
+        environment: list[np.ndarray] = [np.zeros((len(joint_position), 0))]
         for name in self.objects:
             environment += [positions[name], rotations[name], *(positions[name] - tool for tool in tools)]
         environment.append(self.scene.task.extra_state(view))
@@ -120,10 +120,12 @@ class TaskInterface:
         state = np.asarray(vectors[STATE], dtype=np.float64)
         for robot in self.scene.robots:
             at += 2 * len(robot.joints)
-            grippers.append(state[:, at])
-            tools.append(state[:, at + 1 : at + 4])
-            yaws.append(np.arctan2(state[:, at + 5], state[:, at + 4]))
-            at += 10
+            if self.grippers:
+                grippers.append(state[:, at])
+                at += 1
+            tools.append(state[:, at : at + 3])
+            yaws.append(np.arctan2(state[:, at + 4], state[:, at + 3]))
+            at += 9
         positions, rotations, at = {}, {}, 0
         for name in self.objects:
             environment = np.asarray(vectors[ENVIRONMENT_STATE], dtype=np.float64)
@@ -138,10 +140,10 @@ class TaskInterface:
         limits = [self._limits(i) for i in range(len(self.chains))]
         if self.action == "ee_delta":
             servos = [ToolServo(chain, limit, num) for chain, limit in zip(self.chains, limits, strict=True)]
-            return EndEffectorDecoder(servos, task.axes == "xyz_yaw", low, high)
+            return EndEffectorDecoder(servos, task.axes == "xyz_yaw", self.grippers > 0, low, high)
         joined = {f: np.concatenate([getattr(limit, f) for limit in limits]) for f in ("position_low", "position_high", "step_max", "home")}
         joints = ArmLimits(workspace_low=limits[0].workspace_low, workspace_high=limits[0].workspace_high, **joined)
-        return JointDecoder(joints, len(self.chains), num, low, high)
+        return JointDecoder(joints, self.grippers, num, low, high)
 
     def _limits(self, index: int) -> ArmLimits:
         robot = self.scene.robots[index]
@@ -155,6 +157,7 @@ class TaskInterface:
             workspace_low=np.array(robot.workspace_low_m),
             workspace_high=np.array(robot.workspace_high_m),
             home=np.array(robot_spec(self.scene.model, robot).home_rad),
+            rotation_weight=1.0 if len(low) >= 6 else 0.0,
         )
 
     def _make_observation_spec(self) -> ObservationSpec:
@@ -162,8 +165,8 @@ class TaskInterface:
         units: list[str] = []
         for prefix, robot in zip(self._prefixes, self.scene.robots, strict=True):
             names += [f"{j}.position" for j in robot.joints] + [f"{j}.velocity" for j in robot.joints]
-            names += [f"{prefix}gripper", *(f"{prefix}tool.{a}" for a in "xyz"), *(f"{prefix}tool.{c}" for c in _COLUMNS)]
-            units += ["rad"] * len(robot.joints) + ["rad/s"] * len(robot.joints) + ["m"] * 4 + ["1"] * 6
+            names += [f"{prefix}gripper"] * bool(self.grippers) + [f"{prefix}tool.{a}" for a in ("x", "y", "z", *_COLUMNS)]
+            units += ["rad"] * len(robot.joints) + ["rad/s"] * len(robot.joints) + ["m"] * (3 + bool(self.grippers)) + ["1"] * 6
         tensors = {STATE: TensorSpec(shape=(len(names),), unit=",".join(units), names=tuple(names))}
         features: list[str] = []
         for name in self.objects:
@@ -185,14 +188,18 @@ class TaskInterface:
         for prefix, spec in zip(self._prefixes, specs, strict=True):
             if self.action == "ee_delta":
                 steps = [task.step_m] * 3 + ([task.step_rad] if task.axes == "xyz_yaw" else [])
-                names += [prefix + n for n in ("dx", "dy", "dz", "dyaw")[: len(steps)]] + [f"{prefix}gripper"]
-                low += [-s for s in steps] + [spec.gripper_low_m]
-                high += [*steps, spec.gripper_high_m]
+                names += [prefix + n for n in ("dx", "dy", "dz", "dyaw")[: len(steps)]]
+                low += [-s for s in steps]
+                high += steps
+                if self.grippers:
+                    names.append(f"{prefix}gripper")
+                    low.append(spec.gripper_low_m)
+                    high.append(spec.gripper_high_m)
             else:
                 names += spec.joint_names
                 low += spec.position_low_rad
                 high += spec.position_high_rad
-        if self.action == "joint_position":
+        if self.action == "joint_position" and self.grippers:
             names += [f"{prefix}gripper" for prefix in self._prefixes]
             low += [spec.gripper_low_m for spec in specs]
             high += [spec.gripper_high_m for spec in specs]
@@ -200,10 +207,13 @@ class TaskInterface:
         return ActionSpec(kind=kind, low=tuple(low), high=tuple(high), rate_hz=task.rate_hz, names=tuple(names))
 
 
-def make_interface(task: str, action: str = "ee_delta", cameras: Sequence[str] = (), image_size: int = 84) -> TaskInterface:
-    """The interface of a registered task.
+def make_interface(
+    task: str, action: str = "ee_delta", cameras: Sequence[str] = (), image_size: int = 84, robot: RobotConfig | None = None
+) -> TaskInterface:
+    """The interface of a registered task, with its own arm or with `robot` in its place.
 
     Raises:
-        InputError: unknown task, action kind or camera; the nearest names are offered.
+        InputError: unknown task, action kind or camera; the nearest names are offered. Or the robot's file or a name in its
+            config does not exist.
     """
-    return TaskInterface(load_scene(task), action, cameras, image_size)
+    return TaskInterface(load_scene(task, robot), action, cameras, image_size)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import mujoco
 import numpy as np
 
 from sim.robots.arm import DEFAULTS
-from sim.robots.config import RobotConfig, check, find, robot_spec
+from sim.robots.config import RobotConfig, check, find, load_robot, robot_spec
 from sim.tasks import TASKS, Task
 from sinew.errors import InputError
 
@@ -107,16 +107,16 @@ class Scene:
 
     def openings(self, qpos: np.ndarray) -> np.ndarray:
         """Gripper openings (N, G) in metres from qpos (N, nq)."""
-        total = qpos[:, self.finger_qpos[:, 0]]
-        for finger in range(1, self.finger_qpos.shape[1]):
-            total = total + qpos[:, self.finger_qpos[:, finger]]
+        total = np.zeros((len(qpos), len(self.finger_qpos)))
+        for finger in range(self.finger_qpos.shape[1]):
+            total += qpos[:, self.finger_qpos[:, finger]]
         return total
 
     def control(self, joint_target: np.ndarray, gripper_target: np.ndarray) -> np.ndarray:
         """ctrl (N, nu) from joint targets (N, J) and opening targets (N, G) or (N,)."""
         ctrl = np.zeros((len(joint_target), self.model.nu))
         ctrl[:, self.joint_ctrl] = joint_target
-        opening = gripper_target.reshape(len(joint_target), -1)
+        opening = gripper_target.reshape(len(joint_target), len(self.finger_ctrl))
         for finger in range(self.finger_ctrl.shape[1]):
             ctrl[:, self.finger_ctrl[:, finger]] = opening / self.finger_ctrl.shape[1]
         return ctrl
@@ -137,9 +137,9 @@ class Scene:
         return qpos
 
 
-def mjcf(task: Task, timestep_s: float = TIMESTEP_S) -> str:
+def mjcf(task: Task, timestep_s: float = TIMESTEP_S, with_arms: bool = True) -> str:
     """The whole scene of a task as MJCF text."""
-    arms = task.arms()
+    arms = task.arms() if with_arms else ()
     return _HEADER.format(
         timestep=timestep_s,
         camera=_camera(task),
@@ -159,14 +159,21 @@ def _camera(task: Task) -> str:
 
 
 @lru_cache(maxsize=16)
-def load_scene(task: str) -> Scene:
-    """Compile a registered task once.
+def load_scene(task: str, robot: RobotConfig | None = None) -> Scene:
+    """Compile a registered task once, with its own arms or with another robot in their place.
 
     Raises:
-        InputError: no task of that name.
+        InputError: no task of that name; the robot's file or a name in its config does not exist; the task needs two arms.
     """
     instance = TASKS.get(task)()
-    return build_scene(instance, mujoco.MjModel.from_xml_string(mjcf(instance)))
+    if robot is None:
+        return build_scene(instance, mujoco.MjModel.from_xml_string(mjcf(instance)))
+    if len(instance.arms()) != 1:
+        raise InputError(f"task {task!r} has {len(instance.arms())} arms; another robot can only replace a single one")
+    world = mujoco.MjSpec.from_string(mjcf(instance, robot.timestep_s, with_arms=False))
+    placed = robot if robot.actuators else replace(robot, actuators=robot.joints)
+    world.attach(load_robot(robot), frame=world.worldbody.add_frame(pos=list(robot.base_m)), prefix=robot.prefix)
+    return build_scene(instance, world.compile(), (placed.prefixed(),))
 
 
 def build_scene(task: Task, model: mujoco.MjModel, robots: tuple[RobotConfig, ...] | None = None) -> Scene:
@@ -175,7 +182,9 @@ def build_scene(task: Task, model: mujoco.MjModel, robots: tuple[RobotConfig, ..
     for robot in robots:
         check(model, robot)
     joints = [find(model, "joint", name) for robot in robots for name in robot.joints]
-    fingers = np.array([[find(model, "joint", name) for name in robot.gripper_joints] for robot in robots])
+    gripping = [robot for robot in robots if robot.gripper_joints]
+    fingers = np.array([[find(model, "joint", name) for name in robot.gripper_joints] for robot in gripping], dtype=np.int64)
+    fingers = fingers.reshape(len(gripping), len(gripping[0].gripper_joints) if gripping else 0)
     return Scene(
         task=task,
         model=model,
@@ -184,7 +193,8 @@ def build_scene(task: Task, model: mujoco.MjModel, robots: tuple[RobotConfig, ..
         joint_qvel=model.jnt_dofadr[joints],
         joint_ctrl=np.array([find(model, "actuator", name) for robot in robots for name in robot.actuators]),
         finger_qpos=model.jnt_qposadr[fingers],
-        finger_ctrl=np.array([[find(model, "actuator", name) for name in robot.gripper_actuators] for robot in robots]),
+        finger_ctrl=np.array([[find(model, "actuator", name) for name in robot.gripper_actuators] for robot in gripping], dtype=np.int64)
+        .reshape(fingers.shape),
         finger_open=model.jnt_range[fingers, 1],
         home=np.concatenate([robot_spec(model, robot).home_rad for robot in robots]),
         objects=tuple(_tracked(model, name) for name in task.objects),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import mujoco
@@ -46,6 +46,12 @@ class RobotConfig:
     """Damping of added servos, N m s / rad."""
     rate_hz: float = 20.0
     """Commands per second."""
+    timestep_s: float = 0.005
+    """Physics step of scenes with this robot; servos stiffer than the built-in arm's need a shorter one."""
+    base_m: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    """Where the robot's base stands, world frame."""
+    prefix: str = "robot_"
+    """Put before the names of the model file where it is placed in a scene, so that they cannot clash."""
 
     def __post_init__(self) -> None:
         if not self.joints:
@@ -55,6 +61,12 @@ class RobotConfig:
                 raise SpecError(f"robot {self.name!r}: {len(names)} {field} for {len(self.joints)} joints")
         if len(self.gripper_joints) != len(self.gripper_actuators):
             raise SpecError(f"robot {self.name!r}: {len(self.gripper_actuators)} gripper actuators for {len(self.gripper_joints)} gripper joints")
+
+
+    def prefixed(self) -> RobotConfig:
+        """The config with the names its parts have in a scene."""
+        named = {f: tuple(self.prefix + n for n in getattr(self, f)) for f in ("joints", "actuators", "gripper_joints", "gripper_actuators")}
+        return replace(self, tool=self.prefix + self.tool, **named)
 
 
 def find(model: mujoco.MjModel, kind: str, name: str, owner: str = "model") -> int:
@@ -122,16 +134,27 @@ def robot_spec(model: mujoco.MjModel, config: RobotConfig) -> RobotSpec:
     )
 
 
-def read_model_file(path: str | Path) -> mujoco.MjSpec:
-    """Parse an MJCF or URDF file.
+def load_robot(config: RobotConfig) -> mujoco.MjSpec:
+    """Parse a robot's MJCF or URDF file, check the config against it, and add servos where the config names none.
 
     Raises:
-        InputError: there is no such file or MuJoCo cannot read it.
+        InputError: there is no such file, MuJoCo cannot read it, or a name is missing; the names that exist are listed.
     """
-    path = Path(path)
+    path = Path(config.path)
     if not path.is_file():
         raise InputError(f"robot model {path} does not exist; give an MJCF (.xml) or URDF (.urdf) file")
     try:
-        return mujoco.MjSpec.from_file(str(path))
+        spec = mujoco.MjSpec.from_file(str(path))
+        # Fixed links of a URDF would otherwise melt into their parents, and the tool frame with them.
+        spec.compiler.fusestatic = 0
+        check(spec.compile(), config)
     except ValueError as e:
         raise InputError(f"robot model {path} cannot be read: {str(e).strip().splitlines()[0]}") from None
+    if not config.actuators:
+        for name in config.joints:
+            actuator = spec.add_actuator(name=name, target=name, trntype=mujoco.mjtTrn.mjTRN_JOINT, biastype=mujoco.mjtBias.mjBIAS_AFFINE)
+            actuator.gainprm[0] = config.servo_kp
+            actuator.biasprm[1], actuator.biasprm[2] = -config.servo_kp, -config.servo_kv
+        for body in spec.bodies[1:]:
+            body.gravcomp = 1.0
+    return spec
