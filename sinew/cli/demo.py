@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 FIXED_NOISES = 20
 """Candidates of the control that keeps the best fixed noise."""
+PLAN_S = {"collect": 5, "train": 30, "evaluate": 5, "controls": 10, "improve": 240, "evaluate_improved": 5, "deploy": 40}
+"""Stages in order, with the seconds that each takes on two cores; only the time left is guessed from it."""
 CHOICE_EPISODES = 50
 """Scenes on which that noise is chosen, apart from the test scenes."""
 
@@ -61,15 +63,16 @@ class Stages:
     Args:
         folder: where they are kept.
         settings: what they depend on.
+        phase: told the name of each stage that begins.
 
     Raises:
         InputError: the folder holds a demo with other settings.
     """
 
-    def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, settings: dict[str, Any], phase: Callable[[str], None]) -> None:
         from sinew.rundir import read_json, write_json
 
-        self.folder = folder
+        self.folder, self.phase = folder, phase
         known = folder / "settings.json"
         if known.exists():
             found = read_json(known)
@@ -86,6 +89,7 @@ class Stages:
 
         path = self.folder / f"{name}.json"
         if not path.exists():
+            self.phase(name)
             spent = self.folder / f"{name}.spent.json"
             before = read_json(spent)["wall_s"] if spent.exists() else 0.0
             begin = time.monotonic()
@@ -109,11 +113,11 @@ def run(args: Args) -> dict[str, Any]:
     """Run every stage that is not finished, write summary.json and report.html, and tell the summary."""
     from sinew.cli.console_progress import ConsoleProgress
 
-    with ConsoleProgress() as progress:
-        return demo(args, progress)
+    with ConsoleProgress(PLAN_S) as progress:
+        return demo(args, progress, progress.phase)
 
 
-def demo(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
+def demo(args: Args, progress: Progress = SILENT, phase: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
     """The loop, stage by stage."""
     from sinew.cli.report import write_report
     from sinew.rundir import RunDir, write_json
@@ -121,7 +125,7 @@ def demo(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
 
     out = args.out
     settings = {k: v for k, v in vars(args).items() if k not in ("out", "json")}
-    stages = Stages(out / "stages", settings)
+    stages = Stages(out / "stages", settings, phase)
     seeds = eval_verb.test_seeds(args.eval_episodes)
 
     data = stages.do("collect", lambda: collect_verb.collect(collect_verb.Args(
@@ -150,8 +154,7 @@ def demo(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
         "wall_s": sum(spent.values()),
     }
     write_json(out / "summary.json", summary)
-    write_report(out, summary)
-    return summary
+    return {**summary, "report": str(write_report(out, summary))}
 
 
 def _evaluate(run: Path, args: Args, progress: Progress) -> dict[str, Any]:
@@ -199,5 +202,6 @@ def show(result: dict[str, Any], console: Console) -> None:
         low, high = row["wilson95"]
         table.add_row(name, f"{row['k']}/{row['n']}", f"{row['k'] / row['n']:.0%}", f"{low:.1%} – {high:.1%}")
     console.print(table)
+    console.print(f"report: {result['report']}")
     p = result["paired"]
     console.print(f"improved against behaviour cloning on the same scenes: {p['verdict']} ({p['wins']} won, {p['losses']} lost, McNemar p = {p['p']:.2g})")

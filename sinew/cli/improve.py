@@ -88,7 +88,7 @@ def improve(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
     base = policies.load(base_run)
     interface = interface_of(base, task)
     demos = args.demos or _own_demos(read_json(base_run / "config.json"))
-    config = ResidualConfig(steps=args.steps, seed=args.seed, stop_success=args.target)
+    config = ResidualConfig(steps=args.steps, seed=args.seed, stop_success=args.target, evaluate_every=2_500)
     described = {"verb": "improve", "task": task, "base": str(args.run), "demos": str(demos) if demos else None, "reward": args.reward,
                  "scale": args.scale, "num_envs": args.num_envs, "residual": config}
     run = RunDir.create(args.out, described, seeds={"improve": args.seed}, inputs={"base": _file_hash(base_run / "policy.safetensors")})
