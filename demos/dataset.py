@@ -35,7 +35,7 @@ class Dataset:
     """
 
     def __init__(self, root: Path | str, *, cache_bytes: int = CACHE_BYTES) -> None:
-        self.root = Path(root)
+        self.root, self.cache_bytes = Path(root), cache_bytes
         self._info = layout.load_info(self.root)
         self._rows = self._load_rows()
         self.tasks = tuple(tables.read_tasks(self.root)) if self._rows else ()

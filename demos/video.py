@@ -17,7 +17,7 @@ from sinew.errors import DataError, MissingDependency
 
 KEYFRAME_EVERY = 2
 """Frames; so reaching any frame takes at most two decodes."""
-QUALITY_CRF = "18"
+QUALITY_CRF = "20"
 OPEN_VIDEOS = 32
 VideoError = av.error.FFmpegError
 

@@ -74,7 +74,7 @@ def same_frames(ours: demos.Dataset, other: LeRobotDataset, cameras: tuple[str, 
         for key in ("timestamp", "frame_index", "episode_index", "index", "task_index"):
             assert a[key][0] == b[key].item(), (i, key)
         for camera in cameras:
-            np.testing.assert_array_equal(np.moveaxis(a[camera], -1, 0).astype(np.float32) / 255, b[camera].numpy(), err_msg=f"{i} {camera}")
+            np.testing.assert_array_equal(np.moveaxis(a[camera], -1, 0).astype(np.float32) / 255, b[camera].numpy(), err_msg=camera)
 
 
 KINDS = [((), True), (CAMERAS, True), (CAMERAS[:1], False)]

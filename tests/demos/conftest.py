@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,12 +20,12 @@ def make_specs(cameras: int = 0, height: int = 32, width: int = 48) -> tuple[Obs
     return ObservationSpec(tensors), action
 
 
-def make_frame(episode: int, at: int, cameras: int = 0, height: int = 32, width: int = 48) -> dict[str, np.ndarray]:
+def make_frame(episode: int, at: int, cameras: int = 0, height: int = 32, width: int = 48) -> dict[str, Any]:
     """A frame that tells which one it is: the state says so exactly, the picture by a bar that moves."""
     rng = np.random.default_rng([episode, at])
     state = rng.uniform(-1, 1, 4).astype(np.float32)
     state[0] = at / 1000
-    frame = {
+    frame: dict[str, Any] = {
         "observation.state": state,
         "observation.environment_state": np.array([episode], np.float32),
         "action": rng.uniform(-1, 1, 3).astype(np.float32),

@@ -260,7 +260,8 @@ def test_a_thousand_files_start_a_new_chunk(tmp_path, helpers, monkeypatch):
 
 def test_action_spec_survives(tmp_path):
     action = ActionSpec(kind="joint_delta", low=(-0.1, 0.0), high=(0.1, 0.08), rate_hz=20.0, names=("j", "gripper"))
-    observation = ObservationSpec({"observation.state": TensorSpec(shape=(2,), unit="rad,m", names=("j", "g"), low=(-1.0, 0.0), high=(1.0, 0.1))})
+    state = TensorSpec(shape=(2,), unit="rad,m", names=("j", "g"), low=(-1.0, 0.0), high=(1.0, 0.1))
+    observation = ObservationSpec({"observation.state": state})
     with demos.Writer.create(tmp_path / "d", fps=20, observation_spec=observation, action_spec=action, task="t") as writer:
         writer.add_frame({"observation.state": np.zeros(2, np.float32), "action": np.zeros(2, np.float32)})
         writer.save_episode()
