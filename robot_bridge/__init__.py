@@ -1,4 +1,7 @@
-"""Transports, control loop, safety gate and deployment: everything between a policy and a robot."""
+"""Transports, control loop, safety gate and deployment: everything between a policy and a robot.
+
+The classes are exported here, imported on first use; the function `deploy` is in the module of that name.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ _EXPORTS = {
     "DdsScene": "dds_robot",
     "DeployConfig": "deploy",
     "DeployReport": "deploy",
-    "deploy": "deploy",
+    "make_gate": "deploy",
     "serve": "serve_sim",
 }
 

@@ -79,7 +79,7 @@ class ControlLoop:
         self._end = end
 
     def resume(self, timeout_s: float = 2.0) -> str:
-        """Seed the gate from the newest measurement and begin to send the pose that the robot stands in.
+        """Wait until the robot is at rest, seed the gate from what it measures and begin to send that pose.
 
         Returns:
             Empty, or why the gate stays closed.
@@ -89,7 +89,7 @@ class ControlLoop:
             with self._tick_lock:
                 now_ns = self._clock.now_ns()
                 observation = self.robot.read()
-                if now_ns - observation.stamp_ns <= self.gate.config.observation_ttl_s * 1e9 or now_ns >= deadline_ns:
+                if self._ready(observation, now_ns) or now_ns >= deadline_ns:
                     reason = self.gate.seed(observation, now_ns)
                     self._submitted = self._frame = self._reference = None
                     self._frame_seen_ns = now_ns
@@ -97,6 +97,13 @@ class ControlLoop:
                     self.cadence.resume()
                     return reason
             self._clock.wait_until(now_ns + self._period_ns)
+
+    def _ready(self, observation: Observation, now_ns: int) -> bool:
+        """Whether the measurement is fresh and the robot at rest."""
+        limits = self.gate.config
+        fresh = now_ns - observation.stamp_ns <= limits.observation_ttl_s * 1e9
+        speed = np.abs(observation.values.get("joint_velocity", np.zeros(1))).max()
+        return fresh and bool(speed <= limits.start_velocity_max_rad_s)
 
     def pause(self) -> None:
         """Stop sending; the robot holds by its own watchdog. After the return no command of before is on its way out."""
