@@ -24,7 +24,7 @@ class Row:
 
     @property
     def ratio(self) -> float | None:
-        """ours / peer_value, turned over where lower is better, so that above 1 is always better."""
+        """Quotient ours / peer_value, turned over where lower is better, so that above 1 is always better."""
         if not self.ours or not self.peer_value:
             return None
         return self.ours / self.peer_value if self.higher_is_better else self.peer_value / self.ours

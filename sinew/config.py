@@ -21,10 +21,11 @@ def to_json(value: Any) -> Any:
         return {str(k): to_json(v) for k, v in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
         return [to_json(v) for v in value]
-    if hasattr(value, "item") and getattr(value, "ndim", 1) == 0:
-        return value.item()
-    if hasattr(value, "tolist"):
-        return value.tolist()
+    array: Any = value  # of NumPy or torch, which layer 0 does not import
+    if hasattr(array, "item") and getattr(array, "ndim", 1) == 0:
+        return array.item()
+    if hasattr(array, "tolist"):
+        return array.tolist()
     return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
 
 

@@ -24,13 +24,13 @@ class DataError(InputError):
     """A dataset, checkpoint or file is damaged, foreign or of another version."""
 
 
-class MissingDependency(SinewError):
+class MissingDependency(SinewError):  # noqa: N818
     """An optional package is absent; the message holds the exact install command."""
 
     exit_code = 3
 
 
-class SafetyStop(SinewError):
+class SafetyStop(SinewError):  # noqa: N818
     """Motion was stopped for safety; the message holds the reason."""
 
     exit_code = 4

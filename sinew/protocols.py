@@ -164,6 +164,7 @@ class VecEnv(Protocol):
 
         Args:
             seed: one seed per world of `ids`, or one integer s for seeds s, s + 1, …; the seed alone fixes the episode.
+            ids: worlds that start anew.
 
         Returns:
             Observations of ALL N worlds.

@@ -128,7 +128,7 @@ def show(result: dict[str, Any], console: Console) -> None:
         return
     table = Table(box=None, padding=(0, 2, 0, 0))
     for column in ("", "ours", "peer", "ratio", "target", "holds"):
-        table.add_column(column, justify="right" if column in ("ours", "ratio") else "left")
+        table.add_column(column, justify="right" if column in ("ours", "ratio") else "left", min_width=0 if column else 32)
     marks = {True: "[green]yes[/]", False: "[red]no[/]", None: ""}
     for row in result["rows"]:
         table.add_row(*(escape(cell) for cell in cells(row)), marks[row["holds"]])
