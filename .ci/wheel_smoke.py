@@ -40,7 +40,9 @@ def main() -> None:
         result = json.loads(sh(sinew, "eval", tmp / "run", "--episodes", "4", "--json", cwd=tmp, env=env))
         make = "import gymnasium; gymnasium.make('sinew/Lift-v0').reset(seed=0)"
         sh(python, "-c", make, cwd=tmp, env=env)
-        print(f"{wheel.name}: {len(tasks['tasks'])} tasks, doctor {'ok' if doctor['ok'] else 'finds gaps'}, evaluated {result['n']} episodes")
+        print(
+            f"{wheel.name}: {len(tasks['tasks'])} tasks, doctor {'ok' if doctor['ok'] else 'finds gaps'}, evaluated {result['n']} episodes"
+        )
 
 
 if __name__ == "__main__":

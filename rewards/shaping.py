@@ -74,7 +74,8 @@ class Shaped:
 
     def __init__(self, potential: Potential, gamma: float = 0.99, weight: float = 1.0) -> None:
         self.potential, self.gamma, self.weight = potential, gamma, weight
-        span = weight * max(gamma * potential.high - potential.low, potential.high - gamma * potential.low, abs(potential.low), abs(potential.high))
+        low, high = potential.low, potential.high
+        span = weight * max(gamma * high - low, high - gamma * low, abs(low), abs(high))
         self.low, self.high = -span, 1.0 + span
 
     def reward(self, transition: Mapping[str, Tensor], context: Mapping[str, Any]) -> Tensor:

@@ -71,8 +71,10 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         if not isinstance(value, (list, tuple)):
             raise DataError(f"{where}: expected a list, found {value!r}")
         inner = args[0] if len(args) == 2 and args[1] is Ellipsis else None
-        return tuple(_convert(inner if inner is not None else a, v, where)
-                     for a, v in zip(args if inner is None else [inner] * len(value), value, strict=True))
+        return tuple(
+            _convert(inner if inner is not None else a, v, where)
+            for a, v in zip(args if inner is None else [inner] * len(value), value, strict=True)
+        )
     if origin in (dict, Mapping) or (isinstance(origin, type) and issubclass(origin, Mapping)):
         return {k: _convert(args[1], v, f"{where}.{k}") for k, v in value.items()}
     if hint is float and isinstance(value, int) and not isinstance(value, bool):

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-
 from sinew.errors import InputError
 from sinew.progress import SILENT, Progress
 
@@ -70,12 +69,18 @@ def collect(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
         found = read_json(note)
         differ = [k for k, v in settings.items() if found.get(k) != v]
         if differ:
-            raise InputError(f"{args.out} holds a collection with {differ[0]} {found.get(differ[0])!r}, not {settings[differ[0]]!r}; choose another --out")
+            raise InputError(
+                f"{args.out} holds a collection with {differ[0]} {found.get(differ[0])!r}, not {settings[differ[0]]!r}; choose another --out"
+            )
         writer = Writer.resume(args.out, task=interface.task_text, keep_interrupted=False)
     else:
         writer = Writer.create(
-            args.out, fps=round(interface.action_spec.rate_hz), observation_spec=interface.observation_spec,
-            action_spec=interface.action_spec, robot_type=interface.robot_spec.name, task=interface.task_text,
+            args.out,
+            fps=round(interface.action_spec.rate_hz),
+            observation_spec=interface.observation_spec,
+            action_spec=interface.action_spec,
+            robot_type=interface.robot_spec.name,
+            task=interface.task_text,
         )
         write_json(note, settings)
     with writer:
@@ -136,5 +141,3 @@ def _wave(args: Args, episodes: range) -> list[tuple[list[dict[str, Any]], bool]
 def show(result: dict[str, Any], console: Console) -> None:
     """Print one line."""
     console.print(f"{result['path']}: {result['episodes']} episodes, {result['frames']} frames, {result['successes']} successes")
-
-

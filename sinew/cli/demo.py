@@ -79,7 +79,9 @@ class Stages:
             differ = [k for k in sorted(set(found) | set(settings)) if found.get(k) != settings.get(k)]
             if differ:
                 k = differ[0]
-                raise InputError(f"{folder.parent} holds a demo with {k} {found.get(k)!r}, not {settings.get(k)!r}; choose another --out or delete it")
+                raise InputError(
+                    f"{folder.parent} holds a demo with {k} {found.get(k)!r}, not {settings.get(k)!r}; choose another --out or delete it"
+                )
         else:
             write_json(known, settings)
 
@@ -128,14 +130,24 @@ def demo(args: Args, progress: Progress = SILENT, phase: Callable[[str], None] =
     stages = Stages(out / "stages", settings, phase)
     seeds = eval_verb.test_seeds(args.eval_episodes)
 
-    data = stages.do("collect", lambda: collect_verb.collect(collect_verb.Args(
-        task=args.task, out=out / "data", episodes=args.episodes, quality="human", seed=args.seed), progress))
-    stages.do("train", lambda: train_verb.train(train_verb.Args(
-        data=out / "data", out=out / "bc", steps=args.train_steps, seed=args.seed), progress))
+    data = stages.do(
+        "collect",
+        lambda: collect_verb.collect(
+            collect_verb.Args(task=args.task, out=out / "data", episodes=args.episodes, quality="human", seed=args.seed), progress
+        ),
+    )
+    stages.do(
+        "train",
+        lambda: train_verb.train(train_verb.Args(data=out / "data", out=out / "bc", steps=args.train_steps, seed=args.seed), progress),
+    )
     bc = stages.do("evaluate", lambda: _evaluate(out / "bc", args, progress))
     controls = stages.do("controls", lambda: _controls(out / "bc", args, progress))
-    learned = stages.do("improve", lambda: improve_verb.improve(improve_verb.Args(
-        run=out / "bc", out=out / "improved", steps=args.improve_steps, demos=out / "data", seed=args.seed), progress))
+    learned = stages.do(
+        "improve",
+        lambda: improve_verb.improve(
+            improve_verb.Args(run=out / "bc", out=out / "improved", steps=args.improve_steps, demos=out / "data", seed=args.seed), progress
+        ),
+    )
     improved = stages.do("evaluate_improved", lambda: _evaluate(out / "improved", args, progress))
     deployed = stages.do("deploy", lambda: _deploy(out / "improved", args, progress))
     spent = stages.seconds()
@@ -195,13 +207,19 @@ def show(result: dict[str, Any], console: Console) -> None:
     table = Table(title=f"{result['task']}: {result['demos']['episodes']} demonstrations, {result['wall_s'] / 60:.1f} minutes")
     for column in ("policy", "success", "rate", "95 % interval"):
         table.add_column(column)
-    rows = {"behaviour cloning": result["bc"], "  same, zero noise": result["controls"]["zero_noise"],
-            f"  same, best of {FIXED_NOISES} fixed noises": result["controls"]["best_fixed_noise"],
-            "improved by residual RL": result["improved"], "improved, deployed over DDS": result["deployed"]}
+    rows = {
+        "behaviour cloning": result["bc"],
+        "  same, zero noise": result["controls"]["zero_noise"],
+        f"  same, best of {FIXED_NOISES} fixed noises": result["controls"]["best_fixed_noise"],
+        "improved by residual RL": result["improved"],
+        "improved, deployed over DDS": result["deployed"],
+    }
     for name, row in rows.items():
         low, high = row["wilson95"]
         table.add_row(name, f"{row['k']}/{row['n']}", f"{row['k'] / row['n']:.0%}", f"{low:.1%} – {high:.1%}")
     console.print(table)
     console.print(f"report: {result['report']}")
     p = result["paired"]
-    console.print(f"improved against behaviour cloning on the same scenes: {p['verdict']} ({p['wins']} won, {p['losses']} lost, McNemar p = {p['p']:.2g})")
+    console.print(
+        f"improved against behaviour cloning on the same scenes: {p['verdict']} ({p['wins']} won, {p['losses']} lost, McNemar p = {p['p']:.2g})"
+    )

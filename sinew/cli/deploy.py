@@ -93,7 +93,14 @@ def deploy(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
     if judged:
         outcomes = [bool(e.success) for e in judged]
         success = {**success_summary(outcomes, [e.seed for e in judged]), "successes": outcomes}
-    result = {"run": str(args.run), "task": task, "robot": args.robot, "success": success, "stopped": report.stopped, "report": report.summary()}
+    result = {
+        "run": str(args.run),
+        "task": task,
+        "robot": args.robot,
+        "success": success,
+        "stopped": report.stopped,
+        "report": report.summary(),
+    }
     write_json(run / f"deploy/{task}-{args.robot}.json", result)
     return result
 
@@ -106,7 +113,9 @@ def _robot(args: Args, task: str, interface: TaskInterface) -> tuple[Robot, Scen
 
         simulated = robot_bridge.SimRobot(sim.RobotSim(task), interface.robot_spec, cameras=interface.cameras)
         return simulated, robot_bridge.SimScene(simulated) if args.scene else None
-    robot = robot_bridge.DdsRobot(interface.robot_spec, objects=interface.objects, cameras=interface.cameras, domain=args.domain, reach=args.reach)
+    robot = robot_bridge.DdsRobot(
+        interface.robot_spec, objects=interface.objects, cameras=interface.cameras, domain=args.domain, reach=args.reach
+    )
     return robot, robot_bridge.DdsScene(robot) if args.scene else None
 
 
@@ -137,7 +146,9 @@ def show(result: dict[str, Any], console: Console) -> None:
     success, report = result["success"], result["report"]
     if success:
         low, high = success["wilson95"]
-        console.print(f"{result['run']} on {result['task']} over {result['robot']}: {success['k']}/{success['n']}, 95 % in [{low:.1%}, {high:.1%}]")
+        console.print(
+            f"{result['run']} on {result['task']} over {result['robot']}: {success['k']}/{success['n']}, 95 % in [{low:.1%}, {high:.1%}]"
+        )
     console.print(f"policy {report['policy']['rate_hz']:.2f} Hz, controller {report['controller']['rate_hz']:.2f} Hz")
     if result["stopped"]:
         console.print(f"[bold]stopped for safety:[/bold] {result['stopped']}")

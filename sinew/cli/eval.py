@@ -89,7 +89,9 @@ def evaluate(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
     return result
 
 
-def success(policy: PolicyModule, interface: TaskInterface, seeds: Sequence[int], options: dict[str, Any], progress: Progress = SILENT) -> dict[str, Any]:
+def success(
+    policy: PolicyModule, interface: TaskInterface, seeds: Sequence[int], options: dict[str, Any], progress: Progress = SILENT
+) -> dict[str, Any]:
     """k, n, wilson95, seeds and successes of a policy on a task.
 
     Args:
@@ -108,7 +110,12 @@ def success(policy: PolicyModule, interface: TaskInterface, seeds: Sequence[int]
         outcome = play(policy, env, seeds, executor_kwargs=options, progress=progress)
     finally:
         env.close()
-    return {**success_summary(outcome.success, outcome.seeds), "successes": list(outcome.success), "lengths": list(outcome.lengths), "wall_s": outcome.wall_s}
+    return {
+        **success_summary(outcome.success, outcome.seeds),
+        "successes": list(outcome.success),
+        "lengths": list(outcome.lengths),
+        "wall_s": outcome.wall_s,
+    }
 
 
 def task_of(run: Any) -> str:
@@ -165,4 +172,6 @@ def noise_of(policy: PolicyModule, text: str) -> Any:
 def show(result: dict[str, Any], console: Console) -> None:
     """Print one line."""
     low, high = result["wilson95"]
-    console.print(f"{result['run']} on {result['task']}: {result['k']}/{result['n']} = {result['k'] / result['n']:.0%}, 95 % in [{low:.1%}, {high:.1%}]")
+    console.print(
+        f"{result['run']} on {result['task']}: {result['k']}/{result['n']} = {result['k'] / result['n']:.0%}, 95 % in [{low:.1%}, {high:.1%}]"
+    )

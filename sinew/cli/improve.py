@@ -89,8 +89,16 @@ def improve(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
     interface = interface_of(base, task)
     demos = args.demos or _own_demos(read_json(base_run / "config.json"))
     config = ResidualConfig(steps=args.steps, seed=args.seed, stop_success=args.target, evaluate_every=2_500)
-    described = {"verb": "improve", "task": task, "base": str(args.run), "demos": str(demos) if demos else None, "reward": args.reward,
-                 "scale": args.scale, "num_envs": args.num_envs, "residual": config}
+    described = {
+        "verb": "improve",
+        "task": task,
+        "base": str(args.run),
+        "demos": str(demos) if demos else None,
+        "reward": args.reward,
+        "scale": args.scale,
+        "num_envs": args.num_envs,
+        "residual": config,
+    }
     run = RunDir.create(args.out, described, seeds={"improve": args.seed}, inputs={"base": _file_hash(base_run / "policy.safetensors")})
 
     policy = policies.Residual(base, scale=args.scale).to(args.device)
@@ -111,7 +119,11 @@ def improve(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
     policies.save(policy, run)
     best = result.best
     return {
-        "run": str(args.out), "task": task, "steps": result.steps, "updates": result.updates, "reason": result.reason,
+        "run": str(args.out),
+        "task": task,
+        "steps": result.steps,
+        "updates": result.updates,
+        "reason": result.reason,
         "gate": {"k": best.k, "n": best.n} if best else None,
         "curve": [[e.step, e.k / e.n, e.n] for e in result.history],
     }

@@ -38,7 +38,16 @@ def run(args: Args) -> dict[str, Any]:
     from robot_bridge import serve
 
     size = (args.image_size, args.image_size)
-    serve(args.task, args.seed, args.domain, reach=args.reach, rate_hz=args.rate, cameras=args.cameras, image_size=size, compressed=args.compressed)
+    serve(
+        args.task,
+        args.seed,
+        args.domain,
+        reach=args.reach,
+        rate_hz=args.rate,
+        cameras=args.cameras,
+        image_size=size,
+        compressed=args.compressed,
+    )
     return {"task": args.task, "ended": "asked to"}
 
 

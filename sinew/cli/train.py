@@ -76,9 +76,19 @@ def train(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
     spec = PolicySpec(observation=observation, action=data.action_spec, horizon=args.horizon, n_obs_steps=args.obs_steps)
     settings = dict(_setting(text) for text in args.set)
     config = {
-        "verb": "train", "task": task_of_dataset(args.data), "data": str(args.data), "data_hash": data.content_hash(), "policy": args.policy,
-        "set": settings, "steps": args.steps, "batch_size": args.batch_size, "learning_rate": args.learning_rate,
-        "horizon": args.horizon, "obs_steps": args.obs_steps, "keys": list(keys), "seed": args.seed,
+        "verb": "train",
+        "task": task_of_dataset(args.data),
+        "data": str(args.data),
+        "data_hash": data.content_hash(),
+        "policy": args.policy,
+        "set": settings,
+        "steps": args.steps,
+        "batch_size": args.batch_size,
+        "learning_rate": args.learning_rate,
+        "horizon": args.horizon,
+        "obs_steps": args.obs_steps,
+        "keys": list(keys),
+        "seed": args.seed,
     }
     run = RunDir.create(args.out, config, seeds={"train": args.seed}, inputs={"data": config["data_hash"]})
     policy = policies.make(args.policy, spec, data.stats(), settings or None, seed=args.seed)

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 HEIGHT, WIDTH = 240, 320
 
 
-def film(policy: PolicyModule, interface: TaskInterface, seeds: Sequence[int], folder: Path, options: dict[str, Any], progress: Progress = SILENT) -> list[str]:
+def film(
+    policy: PolicyModule, interface: TaskInterface, seeds: Sequence[int], folder: Path, options: dict[str, Any], progress: Progress = SILENT
+) -> list[str]:
     """Play one episode per seed and write <seed>-success.mp4 or <seed>-failure.mp4.
 
     Args:
@@ -31,29 +33,40 @@ def film(policy: PolicyModule, interface: TaskInterface, seeds: Sequence[int], f
     Returns:
         Names of the files; none where this machine cannot render.
     """
-    import sim
-    from policies.evaluate import evaluate
     from sinew.errors import MissingDependency
 
     names = []
     progress.start("film", len(seeds))
     for seed in seeds:
-        env = sim.MujocoVecEnv(interface, 1)
-        frames: list[np.ndarray] = []
         try:
-            outcome = evaluate(
-                policy, env, [seed], executor_kwargs=options, on_frame=lambda *_: frames.append(sim.render_frame(env, 0, "front", HEIGHT, WIDTH))
-            )
+            success, frames = _play(policy, interface, seed, options)
         except MissingDependency as e:
             progress.note(f"no videos: {e}")
             return names
-        finally:
-            env.close()
-        name = f"{seed}-{'success' if outcome.success[0] else 'failure'}.mp4"
+        name = f"{seed}-{'success' if success else 'failure'}.mp4"
         write_mp4(folder / name, frames, interface.action_spec.rate_hz)
         names.append(name)
         progress.advance(1)
     return names
+
+
+def _play(policy: PolicyModule, interface: TaskInterface, seed: int, options: dict[str, Any]) -> tuple[bool, list[np.ndarray]]:
+    import sim
+    from policies.evaluate import evaluate
+
+    env = sim.MujocoVecEnv(interface, 1)
+    frames: list[np.ndarray] = []
+    try:
+        outcome = evaluate(
+            policy,
+            env,
+            [seed],
+            executor_kwargs=options,
+            on_frame=lambda *_: frames.append(sim.render_frame(env, 0, "front", HEIGHT, WIDTH)),
+        )
+    finally:
+        env.close()
+    return outcome.success[0], frames
 
 
 def write_mp4(path: Path, frames: Sequence[np.ndarray], rate_hz: float) -> None:

@@ -62,7 +62,9 @@ def test_improving_leaves_the_base_alone_and_makes_a_run_that_evaluates_and_depl
 
 def test_deploying_over_the_network(trained):
     domain = str(100 + os.getpid() % 100)
-    robot = subprocess.Popen([sys.executable, "-m", "sinew", "robot", "--task", "lift", "--domain", domain], env=ENV, stderr=subprocess.PIPE, text=True)
+    robot = subprocess.Popen(
+        [sys.executable, "-m", "sinew", "robot", "--task", "lift", "--domain", domain], env=ENV, stderr=subprocess.PIPE, text=True
+    )
     try:
         assert robot.stderr is not None and "ready" in robot.stderr.readline()
         got = result("deploy", trained / "bc", "--robot", "dds", "--domain", domain, "--episodes", 2)
@@ -75,7 +77,9 @@ def test_deploying_over_the_network(trained):
 def test_collection_killed_and_repeated_is_the_same_collection(tmp_path):
     command = ["collect", "--task", "lift", "--quality", "human", "--episodes", "80", "--seed", "3", "--json", "--out"]
     whole = result(*command[:-2], "--out", tmp_path / "whole")
-    process = subprocess.Popen([sys.executable, "-m", "sinew", *command, str(tmp_path / "cut")], env=ENV, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "sinew", *command, str(tmp_path / "cut")], env=ENV, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     deadline = time.monotonic() + 60
     while not list((tmp_path / "cut").glob("data/**/*.parquet")) and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -86,8 +90,23 @@ def test_collection_killed_and_repeated_is_the_same_collection(tmp_path):
 
 
 def test_demo_goes_on_after_a_kill_and_writes_its_report(tmp_path):
-    small = ["demo", "--out", str(tmp_path / "demo"), "--episodes", "12", "--train-steps", "300", "--improve-steps", "8500",
-             "--eval-episodes", "6", "--deploy-episodes", "1", "--videos", "0"]
+    small = [
+        "demo",
+        "--out",
+        str(tmp_path / "demo"),
+        "--episodes",
+        "12",
+        "--train-steps",
+        "300",
+        "--improve-steps",
+        "8500",
+        "--eval-episodes",
+        "6",
+        "--deploy-episodes",
+        "1",
+        "--videos",
+        "0",
+    ]
     process = subprocess.Popen([sys.executable, "-m", "sinew", *small], env=ENV, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while not (tmp_path / "demo/stages/evaluate.json").exists() and time.monotonic() < deadline:

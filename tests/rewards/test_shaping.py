@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -6,10 +8,12 @@ from rewards.shaping import DistancePotential, Shaped
 from sinew.errors import InputError
 from sinew.specs import ENVIRONMENT_STATE, STATE, ObservationSpec, TensorSpec
 
-SPEC = ObservationSpec({
-    STATE: TensorSpec(shape=(4,), names=("gripper", "tool.x", "tool.y", "tool.z")),
-    ENVIRONMENT_STATE: TensorSpec(shape=(3,), names=("cube.x", "cube.y", "cube.z")),
-})
+SPEC = ObservationSpec(
+    {
+        STATE: TensorSpec(shape=(4,), names=("gripper", "tool.x", "tool.y", "tool.z")),
+        ENVIRONMENT_STATE: TensorSpec(shape=(3,), names=("cube.x", "cube.y", "cube.z")),
+    }
+)
 
 
 def walk(steps: int = 6) -> list[dict[str, torch.Tensor]]:
@@ -29,7 +33,7 @@ def transition(before, after, terminated=(False, False)):
 def test_shaping_telescopes_to_the_ends_of_the_path():
     gamma, potential = 0.9, DistancePotential(SPEC, "cube")
     reward, frames = Shaped(potential, gamma), walk()
-    total = sum(gamma**t * reward.reward(transition(a, b), {}) for t, (a, b) in enumerate(zip(frames, frames[1:])))
+    total = sum(gamma**t * reward.reward(transition(a, b), {}) for t, (a, b) in enumerate(pairwise(frames)))
     torch.testing.assert_close(total, gamma ** (len(frames) - 1) * potential(frames[-1]) - potential(frames[0]))
 
 
