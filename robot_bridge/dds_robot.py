@@ -88,9 +88,11 @@ class DdsRobot:
             time.sleep(POLL_S)
         else:
             raise InputError(self._nobody(timeout_s))
-        self._refuse_second_publisher()
-        if self.fault:
-            raise InputError(self.fault)
+        # a client that was killed is in the graph for a few seconds yet
+        while self._rivals() and time.monotonic() < deadline:
+            time.sleep(POLL_S)
+        if rivals := self._rivals():
+            raise InputError(rivals)
         self._start(self._monitor, "monitor")
         for camera, subscription in self._cameras.items():
             self._start(lambda c=camera, s=subscription: self._watch(c, s), f"camera {camera}")
@@ -210,15 +212,17 @@ class DdsRobot:
 
     def _monitor(self) -> None:
         while not self._quit.wait(MONITOR_PERIOD_S):
-            self._refuse_second_publisher()
+            self.fault = self.fault or self._rivals()
 
-    def _refuse_second_publisher(self) -> None:
+    def _rivals(self) -> str:
+        """What is wrong when others command the robot too; empty when none does."""
         others = self.node.other_publishers(self.topics.command_name)
-        if others:
-            self.fault = (
-                f"{others} other publisher{'s' * (others > 1)} on {self.topics.command_name} (domain {self.node.domain}): "
-                "two would fight over the robot; stop the other one"
-            )
+        if not others:
+            return ""
+        return (
+            f"{others} other publisher{'s' * (others > 1)} on {self.topics.command_name} (domain {self.node.domain}): "
+            "two would fight over the robot; stop the other one"
+        )
 
     def _watch(self, camera: str, subscription: Subscription) -> None:
         """Decode images as they come, away from the control thread."""

@@ -12,10 +12,14 @@ MAX_DOMAIN = 232
 MAX_PARTICIPANT_INDEX = 99
 """Processes per domain that find each other on one machine without multicast."""
 
+LEASE_S = 3
+"""A process that was killed counts as gone after this long; Cyclone's own value is 10 s."""
+
 # What rmw_cyclonedds does for LOCALHOST: no multicast, the possible ports of this machine asked one by one. Bound to
 # 127.0.0.1 it would not meet ROS 2 processes, which announce the address of the network card; LOOPBACK is bound to it.
 _CONFIGURATION = f"""<CycloneDDS><Domain id="any"><General>{{interfaces}}<AllowMulticast>false</AllowMulticast></General>
-<Discovery><ParticipantIndex>auto</ParticipantIndex><MaxAutoParticipantIndex>{MAX_PARTICIPANT_INDEX}</MaxAutoParticipantIndex>
+<Discovery><LeaseDuration>{LEASE_S} s</LeaseDuration>
+<ParticipantIndex>auto</ParticipantIndex><MaxAutoParticipantIndex>{MAX_PARTICIPANT_INDEX}</MaxAutoParticipantIndex>
 <Peers><Peer address="127.0.0.1"/></Peers></Discovery></Domain></CycloneDDS>"""
 _LOOPBACK = '<Interfaces><NetworkInterface address="127.0.0.1"/></Interfaces>'
 
