@@ -145,8 +145,6 @@ class RunDir:
 
 def provenance(seeds: Mapping[str, int], inputs: Mapping[str, str]) -> dict[str, Any]:
     """Where a result came from: commit, versions, machine, seeds and hashes of the inputs."""
-    root = Path(__file__).resolve().parent.parent
-    git = subprocess.run(["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"], capture_output=True, text=True)
     versions = {}
     for name in PACKAGES:
         try:
@@ -154,7 +152,7 @@ def provenance(seeds: Mapping[str, int], inputs: Mapping[str, str]) -> dict[str,
         except metadata.PackageNotFoundError:
             continue
     return {
-        "commit": git.stdout.strip() or "unknown",
+        "commit": commit(Path(__file__).resolve().parent.parent),
         "created_unix_s": int(time.time()),
         "python": platform.python_version(),
         "packages": versions,
@@ -163,6 +161,17 @@ def provenance(seeds: Mapping[str, int], inputs: Mapping[str, str]) -> dict[str,
         "inputs": dict(inputs),
         "command": sys.argv[1:],
     }
+
+
+def commit(root: Path) -> str:
+    """Commit of the source tree at `root`; "unknown" where it is installed, not checked out, or git is not there."""
+    if not (root / ".git").exists():  # an installation inside somebody else's repository is not of its commit
+        return "unknown"
+    try:
+        git = subprocess.run(["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"], capture_output=True, text=True)
+    except OSError:
+        return "unknown"
+    return git.stdout.strip() or "unknown"
 
 
 def processor_name() -> str:

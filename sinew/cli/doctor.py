@@ -133,7 +133,7 @@ def gl(answers: dict[str, probes.Answer]) -> Check:
         name="rendering",
         status="missing",
         detail=detail,
-        fix=probes.apt_install("libegl1", "libgl1-mesa-dri", "libosmesa6"),
+        fix=probes.apt_install("libegl1", "libegl-mesa0", "libgl1", "libgl1-mesa-dri", "libosmesa6"),
     )
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from sinew.errors import DataError, InputError
-from sinew.rundir import RunDir, atomic_write, provenance, read_json, write_json
+from sinew.rundir import RunDir, atomic_write, commit, provenance, read_json, write_json
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -149,6 +149,21 @@ def test_metrics_survive_a_torn_line_and_go_on_after_it(tmp_path: Path) -> None:
     run.log(step=4)
     assert [m["step"] for m in run.metrics()] == [1, 3, 4]
     assert list(RunDir(tmp_path / "none").metrics()) == []
+
+
+def test_the_commit_is_ours_or_unknown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import shutil
+
+    if shutil.which("git"):
+        author = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        subprocess.run(["git", "init", "-q", tmp_path], check=True)
+        subprocess.run(["git", "-C", tmp_path, *author, "commit", "-q", "--allow-empty", "-m", "x"], check=True)
+        assert len(commit(tmp_path)) == 12
+    (tmp_path / "venv" / "site-packages").mkdir(parents=True)
+    assert commit(tmp_path / "venv" / "site-packages") == "unknown"  # inside a repository that is not ours
+    monkeypatch.setenv("PATH", str(tmp_path))  # a machine without git
+    assert commit(tmp_path) == "unknown"
+    RunDir.create(tmp_path / "run", Config(1))
 
 
 def test_provenance_is_json_and_names_no_user() -> None:
