@@ -63,14 +63,14 @@ def restore(run: RunDir, policy: nn.Module, optimizer: torch.optim.Optimizer, em
     tensors, metadata = read_tensors(path)
     try:
         record = json.loads(metadata[_RECORD])
-        version = record["format_version"]
-    except (KeyError, TypeError, json.JSONDecodeError):
+        version, trained = record["format_version"], dict(record["config"])
+    except (KeyError, TypeError, ValueError):
         raise DataError(f"{path} is not a training state of Sinew: remove it to start over") from None
     if version != FORMAT_VERSION:
         raise DataError(f"{path} has format version {version!r}, this Sinew reads {FORMAT_VERSION}: remove it to start over")
-    for key in sorted(set(config) | set(record["config"])):
-        if config.get(key) != record["config"].get(key):
-            had = record["config"].get(key)
+    for key in sorted(set(config) | set(trained)):
+        had = trained.get(key)
+        if config.get(key) != had:
             raise InputError(f"{run.path} was trained with {key} = {had!r}, not {config.get(key)!r}: choose another --out")
     _allocate(optimizer)
     wanted = _collect(policy, optimizer, ema)

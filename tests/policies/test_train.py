@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import policies
 from policies.train import TrainConfig, learning_rate, train
@@ -58,7 +59,7 @@ def tensors(folder):
 def test_killed_and_resumed_takes_the_same_steps(toys, tmp_path, name):
     policy, data = toys.make(name)
     train(policy, data, run_dir(tmp_path / "whole"), TrainConfig(**SETTINGS))
-    for step in sorted(random.Random(name).sample(range(1, 60), 2)):
+    for step in sorted(random.Random(name).sample(range(1, 60), 2 if name == "flow-mlp" else 1)):
         assert worker(tmp_path / "killed", name, kill_at=step) == -signal.SIGKILL
         with open(tmp_path / "killed" / "metrics.jsonl", "a") as f:
             f.write('{"stage": "train", "st')  # a line torn by the kill
@@ -209,6 +210,16 @@ def test_a_damaged_state_is_told(toys, tmp_path, keep):
     path.write_bytes(path.read_bytes()[: keep if isinstance(keep, int) else int(path.stat().st_size * keep)])
     policy, data = toys.make("flow-mlp")
     with pytest.raises(DataError, match=r"train_state.safetensors is truncated or not a safetensors file"):
+        train(policy, data, RunDir(tmp_path), TrainConfig(**SETTINGS))
+
+
+def test_a_foreign_state_is_told(toys, tmp_path):
+    policy, data = toys.make("flow-mlp")
+    save_file(policy.state_dict(), tmp_path / "train_state.safetensors")
+    with pytest.raises(DataError, match="is not a training state of Sinew: remove it to start over"):
+        train(policy, data, RunDir(tmp_path), TrainConfig(**SETTINGS))
+    save_file(policy.state_dict(), tmp_path / "train_state.safetensors", {"sinew_train_state": '{"format_version": 7, "config": {}}'})
+    with pytest.raises(DataError, match="format version 7, this Sinew reads 1"):
         train(policy, data, RunDir(tmp_path), TrainConfig(**SETTINGS))
 
 
