@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 from sinew.bench import Row
 
 if TYPE_CHECKING:
+    from rl.engine import EngineName
     from rl.replay import Ring
 
 BATCH, FEATURES, ACTIONS = 256, 40, 7
+ENGINES: tuple[EngineName, ...] = ("loop", "loop_bf16")
 LOOP = "ModuleList loop, fused Adam, foreach Polyak, all target heads (PyTorch, CPU, 1 thread)"
 """The peer is written as it would be in a well-kept agent; each of its parts is PyTorch's fastest. Both compute the same update."""
 
@@ -28,7 +30,8 @@ def rows(quick: bool) -> list[Row]:
         out = []
         for heads, hidden, calls, at_least in ((10, (256, 256, 256), 10, 25.0), (2, (256, 256), 40, 210.0)):
             out += critic_rows(heads, hidden, calls, rounds, at_least)
-        return [*out, *update_rows(rounds), *replay_rows(rounds)]
+        updates = [row for engine in ENGINES for row in update_rows(rounds, engine)]
+        return [*out, *updates, *replay_rows(rounds)]
     finally:
         torch.set_num_threads(threads)
 
@@ -50,22 +53,20 @@ def interleaved(functions: Sequence[Callable[[], object]], calls: int, rounds: i
 
 def critic_rows(heads: int, hidden: tuple[int, ...], calls: int, rounds: int, at_least: float) -> list[Row]:
     """A whole critic update: target, loss, backward, Adam, Polyak."""
-    ours_ms, peer_ms = interleaved((our_critic_update(heads, hidden), peer_critic_update(heads, hidden)), calls, rounds)
-    name = f"critic update, {heads} x {len(hidden)}x{hidden[0]} layer norm, batch {BATCH}"
+    ours_ms, half_ms, peer_ms = interleaved(
+        (our_critic_update(heads, hidden), our_critic_update(heads, hidden, "loop_bf16"), peer_critic_update(heads, hidden)), calls, rounds
+    )
+    size = f"{heads} x {len(hidden)}x{hidden[0]}"
     rate = 1e3 / ours_ms
+
+    def cost(name: str, ms: float, target: str, holds: bool | None) -> Row:
+        return Row(name=name, unit="ms CPU", ours=ms, peer=LOOP, peer_value=peer_ms, target=target, holds=holds, higher_is_better=False)
+
     return [
+        cost(f"critic update, {size} layer norm, batch {BATCH}", ours_ms, ">= 1.25x peer", peer_ms >= 1.25 * ours_ms),
+        cost(f"critic update, {size}, bfloat16 products (opt-in, other numbers than the peer's)", half_ms, "", None),
         Row(
-            name=name,
-            unit="ms CPU",
-            ours=ours_ms,
-            peer=LOOP,
-            peer_value=peer_ms,
-            target=">= 1.25x peer",
-            holds=peer_ms >= 1.25 * ours_ms,
-            higher_is_better=False,
-        ),
-        Row(
-            name=f"critic updates per core, {heads} x {len(hidden)}x{hidden[0]}",
+            name=f"critic updates per core, {size}",
             unit="1/s",
             ours=rate,
             peer=LOOP,
@@ -76,7 +77,7 @@ def critic_rows(heads: int, hidden: tuple[int, ...], calls: int, rounds: int, at
     ]
 
 
-def our_critic_update(heads: int, hidden: tuple[int, ...]) -> Callable[[], None]:
+def our_critic_update(heads: int, hidden: tuple[int, ...], engine: EngineName = "loop") -> Callable[[], None]:
     """The update as `rl.learner` makes it, on random transitions."""
     import torch
 
@@ -85,7 +86,7 @@ def our_critic_update(heads: int, hidden: tuple[int, ...]) -> Callable[[], None]
 
     critic = Critic(FEATURES + ACTIONS, hidden, heads)
     target = copy.deepcopy(critic).requires_grad_(False)
-    online_engine, target_engine = make_engine(critic.net), make_engine(target.net)
+    online_engine, target_engine = make_engine(critic.net, engine), make_engine(target.net, engine)
     optimizer = torch.optim.Adam(critic.parameters(), 3e-4, fused=True)
     online, frozen = list(critic.parameters()), list(target.parameters())
     x, after, reward = torch.randn(BATCH, FEATURES + ACTIONS), torch.randn(BATCH, FEATURES + ACTIONS), torch.rand(BATCH)
@@ -137,11 +138,12 @@ def peer_critic_update(heads: int, hidden: tuple[int, ...]) -> Callable[[], None
     return update
 
 
-def update_rows(rounds: int) -> list[Row]:
+def update_rows(rounds: int, engine: EngineName) -> list[Row]:
     """A whole residual update with sampling; the actor is updated every second time."""
     import torch
     from torch import nn
 
+    from rl.learner import LearnerConfig
     from rl.residual import ResidualConfig, make_learner
 
     class Actor(nn.Module):
@@ -157,7 +159,8 @@ def update_rows(rounds: int) -> list[Row]:
         def forward(self, features: torch.Tensor, base_action: torch.Tensor) -> torch.Tensor:
             return 0.5 * torch.tanh(self.layers(torch.cat((features, base_action), -1)))
 
-    ring, config = filled_ring(), ResidualConfig()
+    ring, config = filled_ring(), ResidualConfig(learner=LearnerConfig(engine=engine))
+    kind = "" if engine == "loop" else ", bfloat16 products (opt-in)"
     learner = make_learner(Actor(), FEATURES, ACTIONS, config)
     generator = torch.Generator().manual_seed(0)
 
@@ -169,7 +172,7 @@ def update_rows(rounds: int) -> list[Row]:
     why = "no peer: the parts that have one are above"
     return [
         Row(
-            name=f"residual update with sampling, 2 x 2x256, batch {BATCH}, actor every 2nd",
+            name=f"residual update with sampling, 2 x 2x256, batch {BATCH}, actor every 2nd{kind}",
             unit="ms CPU",
             ours=update_ms,
             peer=why,
@@ -178,7 +181,7 @@ def update_rows(rounds: int) -> list[Row]:
             higher_is_better=False,
         ),
         Row(
-            name="learning for 40 000 steps at 0.5 updates per step, environment excluded",
+            name=f"learning for 40 000 steps at 0.5 updates per step, environment excluded{kind}",
             unit="s CPU",
             ours=update_ms * 20.0,
             peer=why,
