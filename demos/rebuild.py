@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from demos import layout, tables, video
+from demos import footer, layout, tables, video
 from sinew.errors import DataError
 from sinew.rundir import write_json
 
@@ -86,5 +87,35 @@ def _fps(root: Path) -> int | None:
 
 
 def complete_parquet(root: Path, path: Path, info: dict[str, Any], actions: list[str]) -> bool:
-    """Give a data file that lost its footer a new one. Whether that worked."""
-    return False
+    """Give a data file that lost its footer a new one; the old file goes to damaged/. Whether that worked."""
+    template, leaves = tables.template(info)
+    try:
+        whole = footer.complete(path.read_bytes(), leaves, template)
+    except OSError:
+        return False
+    staged = path.with_name(f".{path.name}.new")
+    if whole is None:
+        return False
+    staged.write_bytes(whole)
+    try:
+        rows = len(tables.read_table(staged))
+    except DataError:
+        staged.unlink()
+        return False
+    set_aside(root, path, actions, "its footer was missing")
+    os.replace(staged, path)
+    actions.append(f"completed {path.relative_to(root)}: {rows} frames")
+    return True
+
+
+def set_aside(root: Path, path: Path, actions: list[str], why: str) -> None:
+    """Move a file to damaged/ under its own path, beside earlier ones of that name."""
+    target = root / layout.DAMAGED / path.relative_to(root)
+    target = target.with_name(target.name + ".saved")
+    for n in range(1, 1000):
+        if not target.exists():
+            break
+        target = target.with_name(f"{path.name}.saved{n}")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    os.replace(path, target)
+    actions.append(f"moved {path.relative_to(root)} to {layout.DAMAGED}/ ({why})")

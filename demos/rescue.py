@@ -99,7 +99,7 @@ def _lines(root: Path, facts: dict[str, Any], actions: list[str]) -> dict[int, d
         try:
             rows = tables.read_episodes(root, files=[path], stats=True)
         except DataError:
-            set_aside(root, path, actions, "unreadable")
+            rebuild.set_aside(root, path, actions, "unreadable")
             continue
         for row in rows:
             if int(row["episode_index"]) in unsaved:
@@ -113,7 +113,7 @@ def _data(root: Path, facts: dict[str, Any], lines: Mapping[int, dict[str, Any]]
     unsaved = _unsaved_numbers(root, facts)
     for path in sorted((root / "data").glob("*/*.parquet")):
         if not tables.is_readable(path) and not rebuild.complete_parquet(root, path, facts, actions):
-            set_aside(root, path, actions, "unreadable")
+            rebuild.set_aside(root, path, actions, "unreadable")
             continue
         table = tables.read_table(path, ["episode_index", "frame_index", "index"])
         number, frame, index = (np.asarray(table[k].to_numpy()).reshape(-1) for k in ("episode_index", "frame_index", "index"))
@@ -207,7 +207,7 @@ def _rewrite_data(root: Path, facts: dict[str, Any], kept: list[_Episode], actio
         episode.row |= {"data/chunk_index": chunk, "data/file_index": file}
         start += episode.length
     for path in sorted((root / "data").glob("*/*.parquet")):
-        set_aside(root, path, actions, "replaced by renumbered files")
+        rebuild.set_aside(root, path, actions, "replaced by renumbered files")
     for source, target in staged:
         os.replace(source, target)
     actions.append(f"renumbered the frames of {len(kept)} episodes")
@@ -234,7 +234,7 @@ def _rewrite_lines(root: Path, facts: dict[str, Any], kept: list[_Episode], task
         staged.append((_staged(target), target))
         start += episode.length
     for path in tables.episode_files(root):
-        set_aside(root, path, actions, "replaced")
+        rebuild.set_aside(root, path, actions, "replaced")
     for source, target in staged:
         os.replace(source, target)
     actions.append(f"wrote the lines of {len(kept)} episodes anew")
@@ -275,19 +275,6 @@ def _ordered(row: Mapping[str, Any], outcome: bool) -> dict[str, Any]:
     """The columns in one order, so that all files have one schema."""
     result = {k: row[k] for k in sorted(row) if k not in tables.OUTCOME_COLUMNS}
     return {**result, **{k: row.get(k) for k in tables.OUTCOME_COLUMNS}} if outcome else result
-
-
-def set_aside(root: Path, path: Path, actions: list[str], why: str) -> None:
-    """Move a file to damaged/ under its own path, beside earlier ones of that name."""
-    target = root / layout.DAMAGED / path.relative_to(root)
-    target = target.with_name(target.name + ".saved")
-    for n in range(1, 1000):
-        if not target.exists():
-            break
-        target = target.with_name(f"{path.name}.saved{n}")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    os.replace(path, target)
-    actions.append(f"moved {path.relative_to(root)} to {layout.DAMAGED}/ ({why})")
 
 
 def _video_path(root: Path, facts: dict[str, Any], key: str, number: int) -> Path:

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from demos.footer import Leaf
 from demos.layout import EPISODES, TASKS
 from demos.statistics import Stats
 from sinew.errors import DataError
@@ -134,6 +135,38 @@ def is_readable(path: Path) -> bool:
         return count_rows(path) >= 0
     except DataError:
         return False
+
+
+def template(info: Mapping[str, Any]) -> tuple[bytes, list[Leaf]]:
+    """An empty data file with the schema that info.json tells, and its leaf columns."""
+    fields, lengths = [], []
+    for key, feature in info["features"].items():
+        if feature["dtype"] == "video":
+            continue
+        length = int(np.prod(feature["shape"]))
+        if feature["dtype"] == "image":
+            fields.append(pa.field(key, PICTURE))
+            lengths += [1, 1]
+            continue
+        kind = pa.string() if feature["dtype"] == "string" else pa.from_numpy_dtype(np.dtype(feature["dtype"]))
+        fields.append(pa.field(key, kind if list(feature["shape"]) == [1] else pa.list_(kind, length)))
+        lengths.append(length)
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.schema(fields).empty_table(), sink, compression="snappy")
+    data = sink.getvalue().to_pybytes()
+    schema = pq.ParquetFile(pa.BufferReader(data)).schema
+    kinds = ("BOOLEAN", "INT32", "INT64", "INT96", "FLOAT", "DOUBLE", "BYTE_ARRAY", "FIXED_LEN_BYTE_ARRAY")
+    leaves = []
+    for i, (field, length) in enumerate(zip(_leaf_fields(fields), lengths, strict=True)):
+        column = schema.column(i)
+        # A key holds dots itself, so the path is the key and what follows it.
+        rest = column.path.removeprefix(field).strip(".")
+        leaves.append(Leaf((field, *(rest.split(".") if rest else ())), kinds.index(column.physical_type), length))
+    return data, leaves
+
+
+def _leaf_fields(fields: Sequence[pa.Field]) -> list[str]:
+    return [f.name for f in fields for _ in range(f.type.num_fields if pa.types.is_struct(f.type) else 1)]
 
 
 def copy_episode(source: Path, target: Path, old: int, new: int, start: int) -> None:

@@ -96,11 +96,11 @@ def _recording_rows(label: str, ours: dict[str, float], peer: dict[str, Any], le
     who = peer.get("why") or "lerobot 0.4.4, streaming h264, nothing safe until finalize"
     per_minute = 60 * FPS / length / 1e6
     size = peer["bytes"] * per_minute if "bytes" in peer else None
-    save, lower = f"save an episode of {length} frames {label}", {"higher_is_better": False}
+    save, lower = f"save an episode of {length} frames {label}", False
     return [
         Row(name=f"record {label}", unit="frames/s", ours=ours["add"], peer=who, peer_value=peer.get("add")),
-        Row(name=save, unit="s", ours=ours["save"], peer=who, peer_value=peer.get("save"), **lower),
-        Row(name=f"size {label}", unit="MB/min", ours=ours["bytes"] * per_minute, peer=who, peer_value=size, **lower),
+        Row(name=save, unit="s", ours=ours["save"], peer=who, peer_value=peer.get("save"), higher_is_better=lower),
+        Row(name=f"size {label}", unit="MB/min", ours=ours["bytes"] * per_minute, peer=who, peer_value=size, higher_is_better=lower),
         Row(
             name=f"picture quality {label}", unit="dB PSNR", ours=ours["psnr"], peer="not measured: lerobot's crf 30 is smaller and coarser"
         ),
