@@ -92,4 +92,4 @@ def make_vec(
 
 if "gymnasium" in sys.modules:
     # An installed package is found through its entry point; this serves a source tree that is only on the path.
-    importlib.import_module("sim.gymnasium_envs").register()
+    importlib.import_module("sim.gym_registration").register()

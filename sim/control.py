@@ -118,7 +118,7 @@ class EndEffectorDecoder:
         self.servos, self.with_yaw, self.with_gripper, self.low, self.high = tuple(servos), with_yaw, with_gripper, low, high
         self._width = 3 + with_yaw + with_gripper
 
-    def reset(self, joint_position: np.ndarray, gripper: np.ndarray | None = None, ids: Sequence[int] | None = None) -> None:
+    def reset(self, joint_position: np.ndarray, gripper: np.ndarray | None = None, ids: Sequence[int] | np.ndarray | None = None) -> None:
         """Start worlds `ids` (None for all) from measured joints (n, J) and openings (n,) or (n, G)."""
         joint_position = np.asarray(joint_position, dtype=np.float64)
         rows = np.arange(len(joint_position)) if ids is None else np.asarray(ids)
@@ -141,6 +141,12 @@ class EndEffectorDecoder:
         return np.concatenate(targets, axis=1), _squeezed(np.concatenate(openings, axis=1))
 
 
+    @property
+    def joint_target(self) -> np.ndarray:
+        """(N, J) joint targets of the last step, rad."""
+        return np.concatenate([servo.joint_target for servo in self.servos], axis=1)
+
+
 class JointDecoder:
     """joint_position actions: every joint target in rad, then every gripper opening in metres; steps are limited."""
 
@@ -148,7 +154,7 @@ class JointDecoder:
         self.limits, self.grippers, self.low, self.high = limits, grippers, low, high
         self.joint_target = np.zeros((num, len(limits.home)))
 
-    def reset(self, joint_position: np.ndarray, gripper: np.ndarray | None = None, ids: Sequence[int] | None = None) -> None:
+    def reset(self, joint_position: np.ndarray, gripper: np.ndarray | None = None, ids: Sequence[int] | np.ndarray | None = None) -> None:
         """Start worlds `ids` (None for all) from measured joints (n, J)."""
         self.joint_target[slice(None) if ids is None else np.asarray(ids)] = joint_position
 

@@ -209,10 +209,15 @@ def _merge(old: View, new: View, rows: np.ndarray) -> View:
     def pick(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         return np.where(rows[:, None] if a.ndim == 2 else rows, b, a)
 
+    def each(name: str) -> tuple[np.ndarray, ...]:
+        return tuple(pick(a, b) for a, b in zip(getattr(old, name), getattr(new, name), strict=True))
+
     return View(
-        *(tuple(pick(a, b) for a, b in zip(getattr(old, f), getattr(new, f), strict=True)) for f in ("tools", "tool_yaws", "grippers")),
-        {k: pick(v, new.positions[k]) for k, v in old.positions.items()},
-        {k: pick(v, new.rotations[k]) for k, v in old.rotations.items()},
+        tools=each("tools"),
+        tool_yaws=each("tool_yaws"),
+        grippers=each("grippers"),
+        positions={k: pick(v, new.positions[k]) for k, v in old.positions.items()},
+        rotations={k: pick(v, new.rotations[k]) for k, v in old.rotations.items()},
     )
 
 

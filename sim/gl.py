@@ -62,7 +62,7 @@ def osmesa_works() -> bool:
 
 @lru_cache(maxsize=1)
 def backend() -> str:
-    """ "egl", "osmesa" or "glfw": what MUJOCO_GL says, else the first that works.
+    """Name of the library, "egl", "osmesa" or "glfw": what MUJOCO_GL says, else the first that works.
 
     Raises:
         InputError: MUJOCO_GL holds an unknown name or switches rendering off.

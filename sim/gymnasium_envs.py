@@ -8,7 +8,7 @@ import gymnasium
 import numpy as np
 import torch
 
-from sim import TASK_NAMES, make_vec
+from sim import make_vec
 from sinew.specs import TensorSpec
 
 
@@ -30,7 +30,9 @@ class TaskEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
     ) -> None:
         self.task, self.render_mode = task, render_mode
         self._worlds = make_vec(task, 1, action=action, cameras=cameras, image_size=image_size, num_threads=1)
-        self.observation_space = gymnasium.spaces.Dict({key: _box(spec) for key, spec in self._worlds.observation_spec.tensors.items()})
+        self.max_episode_steps = self._worlds.max_episode_steps
+        spaces: dict[str, gymnasium.Space[Any]] = {key: _box(spec) for key, spec in self._worlds.observation_spec.tensors.items()}
+        self.observation_space: gymnasium.Space[Any] = gymnasium.spaces.Dict(spaces)
         actions = self._worlds.action_spec
         self.action_space = gymnasium.spaces.Box(np.array(actions.low, np.float32), np.array(actions.high, np.float32), dtype=np.float32)
 
@@ -65,18 +67,3 @@ def _box(spec: TensorSpec) -> gymnasium.spaces.Box:
 
 def _first(observation: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
     return {key: value[0].numpy().copy() for key, value in observation.items()}
-
-
-def environment_id(task: str) -> str:
-    """Gymnasium id of a task: "lift" → "sinew/Lift-v0"."""
-    return f"sinew/{''.join(part.capitalize() for part in task.split('_'))}-v0"
-
-
-def register() -> None:
-    """Enter every built-in task in Gymnasium's registry; entering them again changes nothing.
-
-    Named as the `__root__` entry point of the group `gymnasium.envs`, so that `gymnasium.make` finds them on its own.
-    """
-    for task in TASK_NAMES:
-        if environment_id(task) not in gymnasium.registry:
-            gymnasium.register(environment_id(task), entry_point="sim.gymnasium_envs:TaskEnv", kwargs={"task": task})

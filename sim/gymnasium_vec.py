@@ -45,7 +45,8 @@ class GymnasiumVecEnv:
             raise InputError(f"Gymnasium cannot make {env_id!r}: {str(e).splitlines()[0]}") from None
         first = self._envs[0]
         self.num_envs, self.env_id = num_envs, env_id
-        limit = max_episode_steps or (first.spec.max_episode_steps if first.spec else None)
+        own = first.spec.max_episode_steps if first.spec else None
+        limit = max_episode_steps or own or getattr(first.unwrapped, "max_episode_steps", None)
         if limit is None:
             raise InputError(f"{env_id!r} has no time limit of its own; give max_episode_steps")
         self.max_episode_steps = int(limit)

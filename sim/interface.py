@@ -6,6 +6,7 @@ Whatever runs a policy, in simulation or deployed, uses this object and nothing 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -142,7 +143,7 @@ class TaskInterface:
             servos = [ToolServo(chain, limit, num) for chain, limit in zip(self.chains, limits, strict=True)]
             return EndEffectorDecoder(servos, task.axes == "xyz_yaw", self.grippers > 0, low, high)
         joined = {f: np.concatenate([getattr(limit, f) for limit in limits]) for f in ("position_low", "position_high", "step_max", "home")}
-        joints = ArmLimits(workspace_low=limits[0].workspace_low, workspace_high=limits[0].workspace_high, **joined)
+        joints = replace(limits[0], **joined)
         return JointDecoder(joints, self.grippers, num, low, high)
 
     def _limits(self, index: int) -> ArmLimits:

@@ -3,6 +3,8 @@
 Arrays are laid out with the worlds last and every product is written element by element, so that a row's result does not
 depend, to the bit, on how many rows are computed together: batched BLAS calls give no such promise.
 """
+# mujoco ships no type stubs.
+# pyright: reportAttributeAccessIssue=false
 
 from __future__ import annotations
 
@@ -24,7 +26,10 @@ def matmul3(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def rotate(rotation: np.ndarray, vector: np.ndarray) -> np.ndarray:
     """(3, 3, N) times one constant vector (3,) → (3, N); zero elements cost nothing."""
     terms = [rotation[:, k] * vector[k] for k in range(3) if vector[k] != 0.0]
-    return sum(terms[1:], terms[0]) if terms else np.zeros_like(rotation[:, 0])
+    total = terms[0] if terms else np.zeros_like(rotation[:, 0])
+    for term in terms[1:]:
+        total = total + term
+    return total
 
 
 @dataclass(frozen=True)
@@ -66,7 +71,8 @@ class Chain:
         order = [link.joint for link in self._links if link.joint >= 0]
         missing = [name for name, j in zip(joints, self.joint_ids, strict=True) if j not in order]
         if missing:
-            raise InputError(f"joint {missing[0]!r} does not move tool {tool!r}; joints that do: {', '.join(model.joint(j).name for j in order)}")
+            moving = ", ".join(model.joint(j).name for j in order)
+            raise InputError(f"joint {missing[0]!r} does not move tool {tool!r}; joints that do: {moving}")
         self._constants = _rotation_constants(self._links)
         self._sliding = np.array([link.slides for link in self._links if link.joint >= 0], dtype=bool)
         self._columns = np.array([self.joint_ids.index(j) for j in order])

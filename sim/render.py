@@ -1,8 +1,10 @@
 """Pictures of simulated worlds, and the pinhole model of the cameras that took them."""
+# mujoco ships no type stubs.
+# pyright: reportAttributeAccessIssue=false
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import mujoco
 import numpy as np
@@ -28,7 +30,7 @@ class SceneRenderer:
     def __init__(self, model: mujoco.MjModel) -> None:
         self._model = model
         self._width, self._height = int(model.vis.global_.offwidth), int(model.vis.global_.offheight)
-        self._gl = make_context(self._width, self._height)
+        self._gl: Any = make_context(self._width, self._height)
         self._gl.make_current()
         self._context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100.value)
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN.value, self._context)
@@ -89,7 +91,7 @@ def camera_pose(model: mujoco.MjModel, qpos: np.ndarray, camera: str) -> np.ndar
     mujoco.mj_kinematics(model, data)
     mujoco.mj_comPos(model, data)
     mujoco.mj_camlight(model, data)
-    T_world_camera = np.eye(4)  # noqa: N806
+    T_world_camera = np.eye(4)
     T_world_camera[:3, :3] = data.cam_xmat[index].reshape(3, 3) @ np.diag([1.0, -1.0, -1.0])
     T_world_camera[:3, 3] = data.cam_xpos[index]
     return T_world_camera

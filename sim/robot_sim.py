@@ -1,4 +1,6 @@
 """One simulated robot in continuous time: what a process that plays a real robot steps."""
+# mujoco ships no type stubs.
+# pyright: reportAttributeAccessIssue=false
 
 from __future__ import annotations
 

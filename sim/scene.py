@@ -1,4 +1,6 @@
 """From a task to a compiled MuJoCo model, and where its joints, actuators and objects lie in the state."""
+# mujoco ships no type stubs.
+# pyright: reportAttributeAccessIssue=false
 
 from __future__ import annotations
 
@@ -113,7 +115,7 @@ class Scene:
         return total
 
     def control(self, joint_target: np.ndarray, gripper_target: np.ndarray) -> np.ndarray:
-        """ctrl (N, nu) from joint targets (N, J) and opening targets (N, G) or (N,)."""
+        """Ctrl (N, nu) from joint targets (N, J) and opening targets (N, G) or (N,)."""
         ctrl = np.zeros((len(joint_target), self.model.nu))
         ctrl[:, self.joint_ctrl] = joint_target
         opening = gripper_target.reshape(len(joint_target), len(self.finger_ctrl))
@@ -126,7 +128,7 @@ class Scene:
         return {o.name: o.poses(qpos) for o in self.objects}
 
     def initial(self, seed: int) -> np.ndarray:
-        """qpos (nq,) at the start of the episode that `seed` fixes; the grippers are open."""
+        """Qpos (nq,) at the start of the episode that `seed` fixes; the grippers are open."""
         rng = np.random.default_rng(seed)
         qpos = self.model.qpos0.copy()
         qpos[self.joint_qpos] = self.home + self.task.home_noise_rad * rng.standard_normal(len(self.home)).clip(-2, 2)
@@ -213,7 +215,8 @@ def _tracked(model: mujoco.MjModel, name: str) -> TrackedObject:
             if kind == int(mujoco.mjtJoint.mjJNT_FREE) and at == body:
                 return TrackedObject(name, address, origin, ())
             if kind != int(mujoco.mjtJoint.mjJNT_SLIDE):
-                raise InputError(f"object {name!r} moves on joint {model.joint(joint).name!r}; tracked objects are free or move on slides only")
+                culprit = model.joint(joint).name
+                raise InputError(f"object {name!r} moves on joint {culprit!r}; tracked objects are free or move on slides only")
             origin[:3] -= data.xaxis[joint] * data.qpos[address]
             slides.append((address, data.xaxis[joint].copy()))
         at = int(model.body_parentid[at])

@@ -1,4 +1,6 @@
 """Many worlds of one task on MuJoCo's CPU thread pool."""
+# mujoco ships no type stubs.
+# pyright: reportAttributeAccessIssue=false
 
 from __future__ import annotations
 
@@ -83,7 +85,7 @@ class MujocoVecEnv:
         """Start new episodes; see `sinew.protocols.VecEnv`."""
         rows = np.arange(self.num_envs) if ids is None else np.asarray(ids, dtype=np.int64).reshape(-1)
         if seed is None:
-            seeds = self.seeds[rows] if not self._observation else [next_seed(int(s)) for s in self.seeds[rows]]
+            seeds = [int(s) if not self._observation else next_seed(int(s)) for s in self.seeds[rows]]
         else:
             seeds = [seed + i for i in range(len(rows))] if isinstance(seed, (int, np.integer)) else [int(s) for s in seed]
         if len(seeds) != len(rows):
@@ -133,10 +135,7 @@ class MujocoVecEnv:
 
     def joint_targets(self) -> np.ndarray:
         """(N, J) joint targets commanded last, rad."""
-        decoder = self._decoder
-        if hasattr(decoder, "joint_target"):
-            return decoder.joint_target.copy()
-        return np.concatenate([servo.joint_target for servo in decoder.servos], axis=1)
+        return self._decoder.joint_target.copy()
 
     def close(self) -> None:
         """Stop the threads and free the renderer."""
@@ -172,7 +171,8 @@ class MujocoVecEnv:
         self._state[:] = self._trace[:, -1]
         if not np.isfinite(self._state).all():
             row = int(np.argwhere(~np.isfinite(self._state))[0, 0])
-            raise InputError(f"the physics of world {row} (seed {self.seeds[row]}) diverged; a smaller time step or softer servos are needed")
+            culprit = f"world {row} (seed {self.seeds[row]})"
+            raise InputError(f"the physics of {culprit} diverged; a smaller time step or softer servos are needed")
 
     def _observe(self, rows: slice | np.ndarray) -> tuple[dict[str, Tensor], np.ndarray]:
         scene, qpos = self.scene, self.qpos[rows]

@@ -1,8 +1,9 @@
 """Our own arm: seven hinges that alternate between roll and pitch, and a parallel gripper, all of primitive shapes.
 
 Shoulder 0.34 m above the base, upper arm 0.4 m, forearm 0.4 m, wrist to tool 0.21 m. Gravity is compensated, as the
-controllers of collaborative arms do. Only the finger pads collide: a capsule across the tip, which touches a flat face in two points where a box would touch in
-eight at three times the solver's cost. With heels there is a third point above, so that a grasp keeps a peg upright.
+controllers of collaborative arms do. Only the finger pads collide: a capsule across the tip, which touches a flat face in
+two points where a box would touch in eight at three times the solver's cost. With heels there is a third point above, so
+that a grasp keeps a peg upright.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ _JOINT = 'rgba=".20 .24 .30 1"'
 _DARK = 'rgba=".25 .27 .30 1"'
 
 # Damping and stiffness give each servo about 45 rad/s at its share of the arm's inertia: a lag below one control step.
-_SERVOS = {"1": (1100, 48), "2": (1100, 48), "3": (700, 30), "4": (700, 30), "5": (220, 9), "6": (220, 9), "7": (160, 7)}
+_SERVOS = ((1100, 48), (1100, 48), (700, 30), (700, 30), (220, 9), (220, 9), (160, 7))
 _FINGER_KP, _FINGER_KV = 900, 170
 
 _BODY = """
@@ -81,7 +82,9 @@ _BODY = """
 DEFAULTS = """
 <default class="arm"><joint armature=".1" damping=".5"/></default>
 <default class="finger"><joint type="slide" range="0 .04" armature=".5" damping="1"/></default>
-<default class="pad"><geom size=".008" mass=".01" condim="4" contype="1" conaffinity="1" friction="1.5 .02 .0001" rgba=".1 .1 .1 1"/></default>
+<default class="pad">
+ <geom size=".008" mass=".01" condim="4" contype="1" conaffinity="1" friction="1.5 .02 .0001" rgba=".1 .1 .1 1"/>
+</default>
 """
 
 
@@ -118,12 +121,13 @@ def arm(
     heels: bool = False,
 ) -> ArmPart:
     """An arm whose names start with `prefix`, its base at a point of the world and turned about z."""
-    heel = ['<geom type="sphere" pos="0 {}.008 .078" class="pad"/>'.format(sign) if heels else "" for sign in ("", "-")]
+    heel = [f'<geom type="sphere" pos="0 {sign}.008 .078" class="pad"/>' if heels else "" for sign in ("", "-")]
     joints = tuple(f"{prefix}joint{i}" for i in range(1, 8))
     fingers = (f"{prefix}finger1", f"{prefix}finger2")
-    servos = "".join(
-        f'<position name="{j}" joint="{j}" kp="{kp}" kv="{kv}" forcerange="-90 90"/>' for j, (kp, kv) in zip(joints, _SERVOS.values(), strict=True)
-    ) + "".join(f'<position name="{f}" joint="{f}" kp="{_FINGER_KP}" kv="{_FINGER_KV}"/>' for f in fingers)
+    servos = [
+        f'<position name="{joint}" joint="{joint}" kp="{kp}" kv="{kv}" forcerange="-90 90"/>'
+        for joint, (kp, kv) in zip(joints, _SERVOS, strict=True)
+    ] + [f'<position name="{finger}" joint="{finger}" kp="{_FINGER_KP}" kv="{_FINGER_KV}"/>' for finger in fingers]
     config = RobotConfig(
         name=prefix.rstrip("_") or "arm",
         joints=joints,
@@ -135,5 +139,7 @@ def arm(
         workspace_low_m=workspace_low_m,
         workspace_high_m=workspace_high_m,
     )
-    body = _BODY.format(p=prefix, x=base_m[0], y=base_m[1], z=base_m[2], yaw=yaw_rad, link=_LINK, joint=_JOINT, dark=_DARK, heel1=heel[0], heel2=heel[1])
-    return ArmPart(config=config, body=body, actuators=servos, contact=f'<exclude body1="{fingers[0]}" body2="{fingers[1]}"/>')
+    look = {"link": _LINK, "joint": _JOINT, "dark": _DARK, "heel1": heel[0], "heel2": heel[1]}
+    body = _BODY.format(p=prefix, x=base_m[0], y=base_m[1], z=base_m[2], yaw=yaw_rad, **look)
+    apart = f'<exclude body1="{fingers[0]}" body2="{fingers[1]}"/>'
+    return ArmPart(config=config, body=body, actuators="".join(servos), contact=apart)

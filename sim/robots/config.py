@@ -1,4 +1,6 @@
 """What the simulator must know about a robot, by the names its model file uses."""
+# mujoco ships no type stubs.
+# pyright: reportAttributeAccessIssue=false
 
 from __future__ import annotations
 
@@ -60,12 +62,14 @@ class RobotConfig:
             if names and len(names) != len(self.joints):
                 raise SpecError(f"robot {self.name!r}: {len(names)} {field} for {len(self.joints)} joints")
         if len(self.gripper_joints) != len(self.gripper_actuators):
-            raise SpecError(f"robot {self.name!r}: {len(self.gripper_actuators)} gripper actuators for {len(self.gripper_joints)} gripper joints")
+            counts = f"{len(self.gripper_actuators)} gripper actuators for {len(self.gripper_joints)} gripper joints"
+            raise SpecError(f"robot {self.name!r}: {counts}")
 
 
     def prefixed(self) -> RobotConfig:
         """The config with the names its parts have in a scene."""
-        named = {f: tuple(self.prefix + n for n in getattr(self, f)) for f in ("joints", "actuators", "gripper_joints", "gripper_actuators")}
+        fields = ("joints", "actuators", "gripper_joints", "gripper_actuators")
+        named = {field: tuple(self.prefix + name for name in getattr(self, field)) for field in fields}
         return replace(self, tool=self.prefix + self.tool, **named)
 
 

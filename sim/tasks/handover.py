@@ -28,7 +28,7 @@ class Handover(Task):
 
     def arms(self) -> tuple[ArmPart, ...]:
         """Left at the world's origin, right one metre away, turned to face it."""
-        left = arm("left_", home_rad=home(0.38, 0.0, 0.2), workspace_low_m=(0.25, -0.3, 0.012), workspace_high_m=(0.6, 0.3, 0.45), heels=True)
+        left = arm("left_", (0.0, 0.0, 0.0), 0.0, home(0.38, 0.0, 0.2), (0.25, -0.3, 0.012), (0.6, 0.3, 0.45), heels=True)
         right = arm("right_", (1.0, 0.0, 0.0), np.pi, home(0.38, 0.0, 0.25), (0.4, -0.3, 0.012), (0.75, 0.3, 0.45), heels=True)
         return (left, right)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -47,7 +47,8 @@ class Peg(Task):
     def spawn(self, rng: np.random.Generator) -> Mapping[str, np.ndarray]:
         """The peg in a square on the right, the hole in one on the left."""
         x, y = rng.uniform((0.42, -0.15), (0.55, -0.04))
-        return {"peg": pose(x, y, HALF_M[2], rng.uniform(-0.15, 0.15)), "hole_x": rng.uniform(-0.05, 0.06, 1), "hole_y": rng.uniform(-0.02, 0.05, 1)}
+        peg = pose(x, y, HALF_M[2], rng.uniform(-0.15, 0.15))
+        return {"peg": peg, "hole_x": rng.uniform(-0.05, 0.06, 1), "hole_y": rng.uniform(-0.02, 0.05, 1)}
 
     def success(self, view: View) -> np.ndarray:
         """The peg's foot deep enough and inside the walls."""
@@ -67,7 +68,7 @@ class Peg(Task):
         )
 
 
-def _over_hole(gap_m: float):  # noqa: ANN202
+def _over_hole(gap_m: float) -> Callable[[View, View], np.ndarray]:
     """Goal: the tool, moved by what the peg's foot is away from `gap_m` over the hole."""
 
     def goal(now: View, start: View) -> np.ndarray:

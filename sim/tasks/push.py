@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -25,7 +25,8 @@ class Push(Task):
     def fixtures(self) -> str:
         """The block and the mark on the table."""
         return f"""<body name="block" pos=".45 0 {HALF_M[2]}"><freejoint name="block"/>
-          <geom type="box" size="{HALF_M[0]} {HALF_M[1]} {HALF_M[2]}" mass=".2" rgba=".2 .4 .8 1" class="object" friction=".4 .02 .0001"/></body>
+          <geom type="box" size="{HALF_M[0]} {HALF_M[1]} {HALF_M[2]}" mass=".2"
+            rgba=".2 .4 .8 1" class="object" friction=".4 .02 .0001"/></body>
         <body name="target" pos=".58 0 0" gravcomp="1">
           <joint name="target_x" type="slide" axis="1 0 0" damping="1e4"/><joint name="target_y" type="slide" axis="0 1 0" damping="1e4"/>
           <geom type="cylinder" size=".03 .001" mass=".05" rgba=".9 .8 .2 1"/></body>"""
@@ -34,7 +35,8 @@ class Push(Task):
         """The block near the base, the mark 9 to 14 cm further out and up to 3 cm to a side."""
         x, y = rng.uniform((0.42, -0.08), (0.48, 0.08))
         dx, dy = rng.uniform((0.09, -0.03), (0.14, 0.03))
-        return {"block": pose(x, y, HALF_M[2], rng.uniform(-0.2, 0.2)), "target_x": np.array([x + dx - 0.58]), "target_y": np.array([y + dy])}
+        block = pose(x, y, HALF_M[2], rng.uniform(-0.2, 0.2))
+        return {"block": block, "target_x": np.array([x + dx - 0.58]), "target_y": np.array([y + dy])}
 
     def success(self, view: View) -> np.ndarray:
         """Near the mark in the plane of the table."""
@@ -50,7 +52,7 @@ class Push(Task):
         )
 
 
-def _at_height(x_m: float):  # noqa: ANN202
+def _at_height(x_m: float) -> Callable[[View, View], np.ndarray]:
     """Goal: `x_m` from the block's centre, at the height where it is pushed."""
 
     def goal(now: View, start: View) -> np.ndarray:

@@ -1,0 +1,22 @@
+"""Our tasks' ids in Gymnasium's registry. Gymnasium loads this on its own import, so nothing heavy is imported here."""
+
+from __future__ import annotations
+
+import gymnasium
+
+from sim import TASK_NAMES
+
+
+def environment_id(task: str) -> str:
+    """Gymnasium id of a task: "lift" → "sinew/Lift-v0"."""
+    return f"sinew/{''.join(part.capitalize() for part in task.split('_'))}-v0"
+
+
+def register() -> None:
+    """Enter every built-in task in Gymnasium's registry; entering them again changes nothing.
+
+    Named as an entry point of the group `gymnasium.envs`, so that `gymnasium.make` finds the tasks of an installed package.
+    """
+    for task in TASK_NAMES:
+        if environment_id(task) not in gymnasium.registry:
+            gymnasium.register(environment_id(task), entry_point="sim.gymnasium_envs:TaskEnv", kwargs={"task": task})
