@@ -228,7 +228,12 @@ def _stages(summary: Mapping[str, Any]) -> str:
     if not total:
         return ""
     rows = [
-        [escape(name.replace("_", " ")), duration(s), f"{100 * s / total:.0f} %", share_bar(s / total, "control")]
+        [
+            escape(name.replace("_", " ")),
+            duration(s),
+            f"{100 * s / total:.0f} %" if s >= 0.005 * total else "&lt; 1 %",
+            share_bar(s / total, "control"),
+        ]
         for name, s in stages.items()
     ]
     return section("Where the time went", table([("Stage", ""), ("Time", "n"), ("Share", "n"), ("", "wide")], rows, "stack"))

@@ -106,7 +106,7 @@ def _loop(name: str, loop: Mapping[str, Any]) -> str:
     stages = {k: v for k, v in stages.items() if v}
     facts = []
     if loop.get("rate_hz"):
-        achieved = f", {loop['achieved_hz']:g} Hz achieved" if loop.get("achieved_hz") else ""
+        achieved = f", {loop['achieved_hz']:.4g} Hz achieved" if loop.get("achieved_hz") else ""
         facts.append(f"{loop['rate_hz']:g} Hz wanted{achieved}")
     if loop.get("ticks"):
         late = loop.get("late_ticks", 0)
@@ -139,7 +139,7 @@ def _gate(deploy: Mapping[str, Any]) -> str:
         return "<h3>Safety gate</h3><p>Every command passed unchanged.</p>"
     parts = ["<h3>Safety gate</h3>"]
     if counts:
-        rows = [[escape(str(reason)), f"{n:,}"] for reason, n in sorted(counts.items(), key=lambda item: -item[1])]
+        rows = [[escape(str(reason).replace("_", " ")), f"{n:,}"] for reason, n in sorted(counts.items(), key=lambda item: -item[1])]
         parts.append(table([("Reason", ""), ("Ticks", "n")], rows, "narrow"))
     if events:
         parts.append(_events(events))
