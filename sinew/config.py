@@ -75,10 +75,16 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
             _convert(inner if inner is not None else a, v, where)
             for a, v in zip(args if inner is None else [inner] * len(value), value, strict=True)
         )
+    if origin is typing.Literal:
+        if value not in args:
+            raise DataError(f"{where}: expected one of {', '.join(map(repr, args))}, found {value!r}")
+        return value
     if origin in (dict, Mapping) or (isinstance(origin, type) and issubclass(origin, Mapping)):
+        if not isinstance(value, Mapping):
+            raise DataError(f"{where}: expected an object, found {value!r}")
         return {k: _convert(args[1], v, f"{where}.{k}") for k, v in value.items()}
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if hint in (int, float, str, bool) and not isinstance(value, hint):
+    if hint in (int, float, str, bool) and (not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool)):
         raise DataError(f"{where}: expected {hint.__name__}, found {value!r}")
     return value

@@ -70,7 +70,7 @@ def collect(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
         differ = [k for k, v in settings.items() if found.get(k) != v]
         if differ:
             raise InputError(
-                f"{args.out} holds a collection with {differ[0]} {found.get(differ[0])!r}, not {settings[differ[0]]!r}; choose another --out"
+                f"{args.out} holds a collection with {differ[0]} {found.get(differ[0])!r}, not {settings[differ[0]]!r}; take another --out"
             )
         writer = Writer.resume(args.out, task=interface.task_text, keep_interrupted=False)
     else:

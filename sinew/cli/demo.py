@@ -221,5 +221,5 @@ def show(result: dict[str, Any], console: Console) -> None:
     console.print(f"report: {result['report']}")
     p = result["paired"]
     console.print(
-        f"improved against behaviour cloning on the same scenes: {p['verdict']} ({p['wins']} won, {p['losses']} lost, McNemar p = {p['p']:.2g})"
+        f"same scenes, improved against cloned: {p['verdict']} ({p['wins']} won, {p['losses']} lost, McNemar p = {p['p']:.2g})"
     )

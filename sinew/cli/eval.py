@@ -173,5 +173,5 @@ def show(result: dict[str, Any], console: Console) -> None:
     """Print one line."""
     low, high = result["wilson95"]
     console.print(
-        f"{result['run']} on {result['task']}: {result['k']}/{result['n']} = {result['k'] / result['n']:.0%}, 95 % in [{low:.1%}, {high:.1%}]"
+        f"{result['run']} on {result['task']}: {result['k']}/{result['n']} = {result['k'] / result['n']:.0%}, 95 % [{low:.1%}, {high:.1%}]"
     )

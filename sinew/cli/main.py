@@ -72,7 +72,7 @@ def usage() -> str:
     """The page that `sinew --help` shows."""
     width = max(map(len, VERBS))
     verbs = "\n".join(f"  {name:<{width}}  {text}" for name, text in VERBS.items())
-    return f"usage: sinew <verb> [arguments]\n\n{verbs}\n\nsinew <verb> --help tells a verb's arguments; --json prints one object for machines."
+    return f"usage: sinew <verb> [arguments]\n\n{verbs}\n\nsinew <verb> --help tells a verb's arguments; --json prints one object."
 
 
 def run_verb(module: ModuleType, argv: list[str]) -> int:
@@ -91,7 +91,8 @@ def run_verb(module: ModuleType, argv: list[str]) -> int:
     out = sys.stdout
     with contextlib.redirect_stdout(sys.stderr):
         result = module.run(args)
-    print(json.dumps(result, allow_nan=False), file=out)
+    if os.environ.get("RANK", "0") == "0":  # under torchrun one process speaks
+        print(json.dumps(result, allow_nan=False), file=out)
     return exit_code(module, result)
 
 

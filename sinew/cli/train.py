@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -90,9 +91,14 @@ def train(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
         "keys": list(keys),
         "seed": args.seed,
     }
-    run = RunDir.create(args.out, config, seeds={"train": args.seed}, inputs={"data": config["data_hash"]})
+    first = os.environ.get("RANK", "0") == "0"  # under torchrun one process writes
+    run = (
+        RunDir(args.out) if not first else RunDir.create(args.out, config, seeds={"train": args.seed}, inputs={"data": config["data_hash"]})
+    )
     policy = policies.make(args.policy, spec, data.stats(), settings or None, seed=args.seed)
-    budget = policies.TrainConfig(steps=args.steps, batch_size=args.batch_size, learning_rate=args.learning_rate, seed=args.seed)
+    budget = policies.TrainConfig(
+        steps=args.steps, batch_size=args.batch_size, learning_rate=args.learning_rate, seed=args.seed, log_every=min(50, args.steps)
+    )
     policy = fit(policy, data, run, budget, progress=progress, device=args.device)
     last = [m for m in run.metrics() if "loss" in m][-1]
     return {"run": str(args.out), "steps": args.steps, "loss": last["loss"], "parameters": sum(p.numel() for p in policy.parameters())}
