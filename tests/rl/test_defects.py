@@ -265,3 +265,13 @@ def test_the_frozen_base_is_not_asked_during_updates(tmp_path):
     _, executor = trained(tmp_path, env, critic_only_updates=200)
     plans = sum(what == "plan" for what, _ in executor.log)
     assert plans == len(env.actions) + 1
+
+
+def test_no_transition_joins_two_episodes_even_where_a_checkpoint_starts_them_anew(tmp_path):
+    ring, _ = trained(tmp_path, Recorded(2), checkpoint_every=30)
+    batch = ring.gather(ring.starts(), n_step=1)
+    bootstraps = batch.discount > 0
+    before, after = batch.frames["features"][bootstraps], batch.next_frames["features"][bootstraps]
+    torch.testing.assert_close(after[:, :2], (before[:, :2] + 0.15 * batch.action[bootstraps]).clamp(-1, 1))
+    assert torch.equal(after[:, 2:], before[:, 2:])  # the goal of an episode never moves
+    assert int(ring.truncated.sum()) > 0 and len(before) > 50
