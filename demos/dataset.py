@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +96,19 @@ class Dataset:
         if not 0 <= index < len(self._rows):
             raise DataError(f"{self.root} has no episode {index}: it has {len(self._rows)}")
         return episode_info(self._rows[index])
+
+    def locate(self, index: int) -> tuple[int, int]:
+        """(episode, frame in it) of a global frame index."""
+        episode = int(np.searchsorted(self._starts, index, side="right")) - 1
+        return episode, index - int(self._starts[episode])
+
+    def pictures(self, key: str, episode: int) -> Iterator[np.ndarray]:
+        """The pictures of an episode in order, blocks of uint8 (n, height, width, 3); ends early where the file does.
+
+        Raises:
+            DataError: the file is damaged.
+        """
+        return self._frames.chunks(key, episode)
 
     def column(self, key: str) -> np.ndarray:
         """Every value of a column, (frames, *shape), read-only: observations, "action", "timestamp_ns", "next.success", …
@@ -232,7 +245,7 @@ class Dataset:
 
     def _video_files(self) -> set[Path]:
         keys = [k for k, kind in cameras(self._info).items() if kind == "video"]
-        return {self._frames._video_path(k, r) for k in keys for r in self._rows}
+        return {self._frames.video_path(k, r) for k in keys for r in self._rows}
 
     def _files_in_use(self) -> list[Path]:
         return [*self._data_files(), *self._video_files(), *([self.root / layout.TASKS] if self._rows else [])]

@@ -12,7 +12,6 @@ import numpy as np
 
 from demos import layout, tables, video
 from demos.dataset import Dataset
-from demos.frames import Frames
 from demos.journal import read_journal
 from demos.layout import cameras, columns
 from sinew.config import to_json
@@ -157,7 +156,7 @@ def _files(root: Path, facts: dict[str, Any]) -> Iterator[Finding]:
         try:
             rows += tables.read_episodes(root, files=[path])
         except DataError as e:
-            yield Finding("error", str(path.relative_to(root)), str(e))
+            yield Finding("error", str(path.relative_to(root)), _plain(e, path))
     have = {r["episode_index"] for r in rows}
     missing = [i for i in range(facts["total_episodes"]) if i not in have]
     if missing:
@@ -173,8 +172,8 @@ def _files(root: Path, facts: dict[str, Any]) -> Iterator[Finding]:
             try:
                 tables.count_rows(path)
             except DataError as e:
-                yield Finding("error", str(path.relative_to(root)), str(e), episode=row["episode_index"])
-    for path in sorted(set((root / "data").glob("*/*.parquet")) - used):
+                yield Finding("error", str(path.relative_to(root)), _plain(e, path), episode=row["episode_index"])
+    for path in sorted(set((root / "data").glob("*/*.parquet")) - used) if not missing else ():
         yield Finding("warning", str(path.relative_to(root)), f"LeRobot loads this file, no episode uses it; run sinew data repair {root}")
     yield from _video_files(root, facts, rows)
 
@@ -196,7 +195,7 @@ def _video_files(root: Path, facts: dict[str, Any], rows: list[dict[str, Any]]) 
                     yield Finding("error", str(path.relative_to(root)), problem, key, row["episode_index"], frame)
             except DataError as e:
                 lengths[path] = 1 << 62
-                yield Finding("error", str(path.relative_to(root)), str(e), key, row["episode_index"])
+                yield Finding("error", str(path.relative_to(root)), _plain(e, path), key, row["episode_index"])
 
 
 def _indices(dataset: Dataset) -> Iterator[Finding]:
@@ -214,11 +213,11 @@ def _tasks(dataset: Dataset) -> Iterator[Finding]:
     for number, task in enumerate(dataset.tasks):
         if not task.strip():
             used = np.flatnonzero(dataset.column("task_index")[:, 0] == number)
-            place = _place(dataset, int(used[0])) if used.size else (None, None)
+            place = dataset.locate(int(used[0])) if used.size else (None, None)
             yield Finding("warning", layout.TASKS, "the task is empty", "task", *place)
     outside = np.flatnonzero((dataset.column("task_index")[:, 0] < 0) | (dataset.column("task_index")[:, 0] >= len(dataset.tasks)))
     if outside.size:
-        yield Finding("error", "data", f"names a task that {layout.TASKS} lacks", "task_index", *_place(dataset, int(outside[0])))
+        yield Finding("error", "data", f"names a task that {layout.TASKS} lacks", "task_index", *dataset.locate(int(outside[0])))
 
 
 def _values(dataset: Dataset) -> Iterator[Finding]:
@@ -230,7 +229,7 @@ def _values(dataset: Dataset) -> Iterator[Finding]:
         if len(bad):
             frame, element = bad[0]
             message = f"element {element} is {values[frame, element]}; {len(set(bad[:, 0].tolist()))} frames are not finite"
-            yield Finding("warning", "data", message, key, *_place(dataset, int(frame)))
+            yield Finding("warning", "data", message, key, *dataset.locate(int(frame)))
     spec = dataset.action_spec
     low, high = np.asarray(spec.low), np.asarray(spec.high)
     action = dataset.column(ACTION).reshape(len(dataset), -1)
@@ -239,7 +238,7 @@ def _values(dataset: Dataset) -> Iterator[Finding]:
         frame, element = outside[0]
         name, count = spec.names[element], len(set(outside[:, 0].tolist()))
         message = f"{name} is {action[frame, element]:.6g}, outside {low[element]:g} … {high[element]:g}; {count} frames are"
-        yield Finding("note", "data", message, ACTION, *_place(dataset, int(frame)))
+        yield Finding("note", "data", message, ACTION, *dataset.locate(int(frame)))
 
 
 def _times(dataset: Dataset) -> Iterator[Finding]:
@@ -248,7 +247,7 @@ def _times(dataset: Dataset) -> Iterator[Finding]:
     wrong = np.flatnonzero(late > TOLERANCE_S + 1e-6 * np.abs(dataset.column("timestamp")[:, 0]))
     if wrong.size:
         message = f"is {late[wrong[0]]:.4f} s away from frame_index / fps; {wrong.size} frames are"
-        yield Finding("warning", "data", message, "timestamp", *_place(dataset, int(wrong[0])))
+        yield Finding("warning", "data", message, "timestamp", *dataset.locate(int(wrong[0])))
     if layout.STAMP not in columns(dataset.info):
         return
     stamps, period_ns = dataset.column(layout.STAMP)[:, 0], 1e9 / dataset.fps
@@ -265,7 +264,6 @@ def _times(dataset: Dataset) -> Iterator[Finding]:
 
 
 def _pictures(dataset: Dataset, progress: Progress) -> Iterator[Finding]:
-    frames = Frames(dataset.root, dict(dataset.info), dataset._rows, 0)
     progress.start("check pictures", dataset.num_episodes * len(dataset.cameras))
     moving = dataset.column(STATE).reshape(len(dataset), -1) if STATE in columns(dataset.info) else dataset.column(ACTION)
     span = np.ptp(moving, axis=0) if len(dataset) else np.ones(1)
@@ -275,20 +273,21 @@ def _pictures(dataset: Dataset, progress: Progress) -> Iterator[Finding]:
             path = (layout.VIDEO if cameras(dataset.info)[key] == "video" else layout.DATA).split("/")[0]
             try:
                 state = moving[e.start : e.start + e.length] / np.where(span > 0, span, 1)
-                yield from (Finding("warning", path, m, key, i, at) for at, m in _still(frames, key, i, state, dataset.fps))
+                yield from (Finding("warning", path, m, key, i, at) for at, m in _still(dataset, key, i, state))
             except DataError as error:
                 yield Finding("error", path, str(error), key, i)
             progress.advance()
 
 
-def _still(frames: Frames, key: str, episode: int, state: np.ndarray, fps: float) -> Iterator[tuple[int, str]]:
+def _still(dataset: Dataset, key: str, episode: int, state: np.ndarray) -> Iterator[tuple[int, str]]:
     """First frame and story of blank stretches and of stretches that stand still although the robot moves."""
     reference: np.ndarray | None = None
     begin, at, blank, first_blank = 0, 0, 0, 0
     stretches: list[tuple[int, int]] = []
-    for block in frames.chunks(key, episode):
-        if block.shape[1:] != frames.shapes[key]:
-            raise DataError(f"pictures are {block.shape[1:]}, info.json says {frames.shapes[key]}")
+    fps, shape = dataset.fps, layout.image_shape(dataset.info["features"][key])
+    for block in dataset.pictures(key, episode):
+        if block.shape[1:] != shape:
+            raise DataError(f"pictures are {block.shape[1:]}, info.json says {shape}")
         for image in block:
             if int(image.max()) - int(image.min()) <= BLANK_LEVELS:
                 first_blank = at if not blank else first_blank
@@ -309,10 +308,9 @@ def _still(frames: Frames, key: str, episode: int, state: np.ndarray, fps: float
         yield begin, f"the picture does not change up to frame {end - 1} although the robot moves: the camera is stuck"
 
 
-def _place(dataset: Dataset, index: int) -> tuple[int, int]:
-    """(episode, frame in it) of a global frame index."""
-    episode = int(np.searchsorted(dataset._starts, index, side="right")) - 1
-    return episode, index - int(dataset._starts[episode])
+def _plain(error: DataError, path: Path) -> str:
+    """What is wrong, without the path that the finding names already."""
+    return str(error).removeprefix(f"{path} ").split(" (")[0]
 
 
 def _ranges(numbers: list[int]) -> str:

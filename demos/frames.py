@@ -80,7 +80,7 @@ class Frames:
         for at in range(0, int(row["length"]), size):
             count = min(size, int(row["length"]) - at)
             if self._kinds[key] == "video":
-                found = self._videos[key].get(self._video_path(key, row)).read_all(self._first_in_video(key, row) + at, count)
+                found = self._videos[key].get(self.video_path(key, row)).read_all(self._first_in_video(key, row) + at, count)
             else:
                 found = np.stack([self._picture(key, start + at + i) for i in range(count)])
             yield found
@@ -158,7 +158,7 @@ class Frames:
             return {i: self._picture(key, i) for i in wanted}
         row, start = self._rows[episode], int(self._starts[episode])
         first = self._first_in_video(key, row)
-        found = self._videos[key].get(self._video_path(key, row)).read([first + i - start for i in wanted])
+        found = self._videos[key].get(self.video_path(key, row)).read([first + i - start for i in wanted])
         return {i: found[first + i - start] for i in wanted}
 
     def _picture(self, key: str, index: int) -> np.ndarray:
@@ -180,7 +180,8 @@ class Frames:
     def _episode_of(self, indices: np.ndarray) -> np.ndarray:
         return np.searchsorted(self._starts, indices, side="right") - 1
 
-    def _video_path(self, key: str, row: dict[str, Any]) -> Path:
+    def video_path(self, key: str, row: dict[str, Any]) -> Path:
+        """File that holds the pictures of an episode, given its line."""
         chunk, file = row[f"videos/{key}/chunk_index"], row[f"videos/{key}/file_index"]
         return self._root / self._info["video_path"].format(video_key=key, chunk_index=chunk, file_index=file)
 

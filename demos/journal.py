@@ -75,6 +75,7 @@ class Journal:
             os.replace(folder / ".header", folder / HEADER)
         except OSError as e:
             self.close()
+            shutil.rmtree(folder, ignore_errors=True)
             raise InputError(f"cannot record into {folder}: {e.strerror or e}; free space or choose another folder") from None
 
     def append(self, values: Mapping[str, np.ndarray], packets: Mapping[str, bytes], task: str) -> None:

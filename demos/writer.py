@@ -88,7 +88,9 @@ class Writer:
         layout.check_recordable(observation_spec, action_spec)
         if isinstance(fps, bool) or fps != int(fps) or fps < 1:
             raise InputError(f"fps {fps} cannot be recorded: LeRobotDataset wants a whole number of frames per second, 1 or more")
-        if root.is_dir() and any(root.iterdir()):
+        # A process killed right here leaves the specs and no more: nothing that anyone would miss.
+        started = {root / "meta", root / layout.SPECS, root / layout.RECORDING, root / layout.RECORDING / "lock"}
+        if root.is_dir() and any(p not in started and not p.name.startswith(".sinew.json") for p in root.rglob("*")):
             raise InputError(f"{root} is not empty: go on with its recording (--resume, Writer.resume) or choose another folder")
         info = layout.new_info(int(fps), observation_spec, action_spec, robot_type, "video" if video else "image")
         atomic_write(root / layout.SPECS, layout.save_specs(observation_spec, action_spec))

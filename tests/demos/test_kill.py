@@ -207,3 +207,14 @@ def test_a_second_recorder_is_refused(tmp_path, helpers):
     with pytest.raises(DataError, match="another process"):
         demos.repair(root)
     writer.finalize()
+
+
+def test_create_killed_before_it_was_done_can_be_repeated(tmp_path, helpers):
+    """Only the specs were written: nothing that is missed, so creating again is no error."""
+    root = helpers.record(tmp_path / "d", [])
+    (root / "meta/info.json").unlink()
+    observation, action = helpers.specs()
+    with demos.Writer.create(root, fps=20, observation_spec=observation, action_spec=action, task="t") as writer:
+        writer.add_frame(helpers.frame(0, 0))
+        writer.save_episode()
+    assert len(demos.Dataset(root)) == 1
