@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -91,6 +92,15 @@ def raise_priority() -> str:
     except OSError as e:
         return f"SCHED_OTHER ({e.strerror}: grant CAP_SYS_NICE or an rtprio limit)"
     return f"SCHED_FIFO {FIFO_PRIORITY}"
+
+
+def realtime_allowed() -> bool:
+    """Whether threads of this process may run under SCHED_FIFO; tried on a thread that ends at once."""
+    allowed = []
+    thread = threading.Thread(target=lambda: allowed.append(raise_priority().startswith("SCHED_FIFO")))
+    thread.start()
+    thread.join()
+    return allowed == [True]
 
 
 @contextmanager

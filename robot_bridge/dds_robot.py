@@ -58,6 +58,7 @@ class DdsRobot:
         self._observation = Observation(-(1 << 62), 0, {})
         self._order: tuple[tuple[str, ...], list[int], list[int]] = ((), [], [])
         self._header_ns = -1
+        self._decoder = codec.JointStateDecoder()
         self._quit = threading.Event()
         self._threads: list[threading.Thread] = []
         self.source_ns = {"joint_states": -1, "transforms": -1}
@@ -173,7 +174,7 @@ class DdsRobot:
 
     def _take_state(self, data: bytes) -> bool:
         """Take over a joint state; False when it is incomplete or out of order."""
-        state = codec.decode_joint_state(data)
+        state = self._decoder.decode(data)
         if state.stamp_ns and state.stamp_ns <= self._header_ns:
             return False
         if state.names != self._order[0]:

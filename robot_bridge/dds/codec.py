@@ -141,7 +141,8 @@ class JointStateEncoder:
         writer.number("I", len(names))
         for name in names:
             writer.text(name)
-        self._position = writer.doubles([0.0] * len(names))
+        self.first = writer.doubles([0.0] * len(names))
+        """Where the first position lies in the payload."""
         self._velocity = writer.doubles([0.0] * len(names))
         writer.doubles(())
         self._data = writer.data
@@ -150,7 +151,7 @@ class JointStateEncoder:
     def encode(self, stamp_ns: int, position: Sequence[float], velocity: Sequence[float]) -> bytearray:
         """The message with `position` and `velocity` (n,), without effort. The buffer is used again by the next call."""
         struct.pack_into("<iI", self._data, 4, stamp_ns // 1_000_000_000, stamp_ns % 1_000_000_000)
-        self._doubles.pack_into(self._data, self._position, *position)
+        self._doubles.pack_into(self._data, self.first, *position)
         self._doubles.pack_into(self._data, self._velocity, *velocity)
         return self._data
 
@@ -168,6 +169,39 @@ def decode_joint_state(data: bytes) -> JointState:
     if any(len(values) not in (0, len(names)) for values in state[3:]):
         raise DataError(f"a joint state names {len(names)} joints but has {[len(v) for v in state[3:]]} values")
     return state
+
+
+class JointStateDecoder:
+    """Reads the joint states of one sender: while frame and names stay as they are, only the numbers are taken out."""
+
+    def __init__(self) -> None:
+        self._head = self._tail = b""
+        self._state = JointState(0, "", (), (), (), ())
+        self._numbers = struct.Struct("")
+
+    def decode(self, data: bytes) -> JointState:
+        """The same as `decode_joint_state`."""
+        if self._head and len(data) >= self._numbers.size and data[:4] == HEADER and data[12 : 12 + len(self._head)] == self._head:
+            seconds, nanoseconds, *numbers = self._numbers.unpack_from(data)
+            n = len(self._state.names)
+            if numbers[n] == n and numbers[-1] == 0:
+                stamp_ns = seconds * 1_000_000_000 + nanoseconds
+                position, velocity = tuple(numbers[:n]), tuple(numbers[n + 1 : -1])
+                return JointState(stamp_ns, self._state.frame_id, self._state.names, position, velocity, ())
+        return self._learn(data)
+
+    def _learn(self, data: bytes) -> JointState:
+        """Read in full, and remember the layout where it is the usual one: positions, velocities, no effort."""
+        state = decode_joint_state(data)
+        n = len(state.names)
+        self._head, self._state = b"", state
+        if n and len(state.position) == len(state.velocity) == n and not state.effort:
+            first = JointStateEncoder(state.names, state.frame_id).first
+            # a count and the padding that brings doubles to a multiple of 8 stand between the arrays
+            self._numbers = struct.Struct(f"<4xiI{first - 12}x{n}dI4x{n}dI")
+            if data[:4] == HEADER and len(data) >= self._numbers.size:
+                self._head = bytes(data[12:first])
+        return state
 
 
 def encode_doubles(values: Sequence[float]) -> bytearray:

@@ -20,8 +20,11 @@ LEASE_S = 3
 _CONFIGURATION = f"""<CycloneDDS><Domain id="any"><General>{{interfaces}}<AllowMulticast>false</AllowMulticast></General>
 <Discovery><LeaseDuration>{LEASE_S} s</LeaseDuration>
 <ParticipantIndex>auto</ParticipantIndex><MaxAutoParticipantIndex>{MAX_PARTICIPANT_INDEX}</MaxAutoParticipantIndex>
-<Peers><Peer address="127.0.0.1"/></Peers></Discovery></Domain></CycloneDDS>"""
+<Peers><Peer address="127.0.0.1"/></Peers></Discovery>{{threads}}</Domain></CycloneDDS>"""
 _LOOPBACK = '<Interfaces><NetworkInterface address="127.0.0.1"/></Interfaces>'
+
+# Its receiver hands samples to our readers: a control loop that waits for them is only as regular as this thread.
+_REALTIME = """<Threads><Thread name="recv"><Scheduling><Class>Realtime</Class><Priority>48</Priority></Scheduling></Thread></Threads>"""
 
 
 def domain_id(given: int | None = None) -> int:
@@ -56,8 +59,13 @@ def discovery_range(given: str | None = None) -> Range:
     raise InputError(f"discovery range {value!r} is not known; known are {', '.join(get_args(Range))}")
 
 
-def configuration(reach: Range) -> str | None:
-    """Cyclone DDS configuration for a range; None for its defaults, or where CYCLONEDDS_URI configures it."""
+def configuration(reach: Range, realtime: bool = False) -> str | None:
+    """Cyclone DDS configuration for a range; None for its defaults, or where CYCLONEDDS_URI configures it.
+
+    Args:
+        reach: how far discovery goes.
+        realtime: put the receiving thread under SCHED_FIFO; the system must allow it.
+    """
     if reach == "SUBNET" or os.environ.get("CYCLONEDDS_URI"):
         return None
-    return _CONFIGURATION.format(interfaces=_LOOPBACK if reach == "LOOPBACK" else "")
+    return _CONFIGURATION.format(interfaces=_LOOPBACK if reach == "LOOPBACK" else "", threads=_REALTIME if realtime else "")

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from robot_bridge.cadence import realtime_allowed
 from robot_bridge.dds import codec, wire
 from robot_bridge.dds.discovery import Range, configuration, discovery_range, domain_id
 from robot_bridge.dds.messages import fields, full_name, make, type_hash
@@ -227,7 +228,7 @@ def _enter_domain(number: int, reach: Range) -> None:
             if _domains[number][1] != reach:
                 raise InputError(f"DDS domain {number} is {_domains[number][1]} in this process already; {reach} needs another process")
             return
-        config = configuration(reach)
+        config = configuration(reach, realtime=realtime_allowed())
         try:
             _domains[number] = (wire.Domain(number, config) if config else None, reach)
         except wire.DDSException as e:

@@ -48,7 +48,7 @@ def dds_type(message: str) -> Any:
     """The message as a DDS type: final, without keys, so that it is matched and sent as ROS 2 does (plain XCDR1)."""
     annotations = {name: _field(kind) for name, kind in fields(message)} or {"structure_needs_at_least_one_member": types.uint8}
     name = full_name(message).split("/")[-1]
-    return final(make_idl_struct(f"{name}_", wire_name(message), annotations, dataclassify=False))
+    return final(make_idl_struct(f"{name}_", wire_name(message), annotations))
 
 
 def _field(kind: Kind) -> Any:

@@ -38,6 +38,21 @@ def test_joint_state_is_what_rosbags_writes(names, frame):
     assert state == (STAMP_NS, frame, tuple(names), tuple(position), tuple(velocity), ())
 
 
+def test_decoder_of_one_sender_reads_what_the_plain_one_reads():
+    """Whatever changes between messages: names, their number, arrays left out, byte order, damage."""
+    rng, decoder = np.random.default_rng(6), codec.JointStateDecoder()
+    for i in range(300):
+        names = [["a"], ["a", "b"], ["joint1", "j2", "j3"], []][rng.integers(4) if i % 10 == 0 else 2]
+        arrays = {f: rng.normal(size=len(names) * (rng.random() > 0.1)) for f in ("position", "velocity")}
+        effort = rng.normal(size=len(names) * (rng.random() < 0.1))
+        message = make("sensor_msgs/JointState", header=header(["", "base"][i % 50 == 0]), name=names, **arrays, effort=effort)
+        data = bytes(store().serialize_cdr(message, full_name("sensor_msgs/JointState"), little_endian=bool(i % 20)))
+        assert decoder.decode(data) == codec.decode_joint_state(data)
+        if i % 30 == 0 and names:
+            with pytest.raises(DataError):
+                decoder.decode(data[: len(data) // 2])
+
+
 def test_joint_state_in_the_other_byte_order():
     arrays = {"position": np.array([1.0, 2.0]), "velocity": np.zeros(0), "effort": np.array([3.0, 4.0])}
     message = make("sensor_msgs/JointState", header=header(), name=["a", "b"], **arrays)
