@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     from sinew.bench import Row
 
-HELP = "measure: sim, data, policies, rl, loop; ours beside the peer's"
-NAMES = ("sim", "data", "policies", "rl", "rewards", "loop", "faults", "calibration")
+HELP = "measure: demo, sim, data, policies, rl, loop; ours beside the peer's"
+NAMES = ("demo", "sim", "data", "policies", "rl", "rewards", "loop", "faults", "calibration")
 COLUMNS = ("name", "unit", "ours", "peer", "peer_value", "ratio", "target", "holds")
 
 
@@ -28,7 +28,7 @@ class Args:
     """Measure: our figure beside the peer's, taken in the same run."""
 
     name: Annotated[str | None, tyro.conf.Positional] = None
-    """sim, data, policies, rl, rewards, loop, faults or calibration; with --write it may be left out."""
+    """demo, sim, data, policies, rl, rewards, loop, faults or calibration; with --write it may be left out."""
     quick: bool = False
     """End within a minute; figures are rougher."""
     write: Path | None = None

@@ -23,7 +23,7 @@ VERBS = {
     "improve": "improve a trained policy with residual off-policy RL",
     "robot": "serve a simulated robot over DDS",
     "deploy": "run a policy on a robot, through the safety gate",
-    "bench": "measure: sim, data, policies, rl, loop; ours beside the peer's",
+    "bench": "measure: demo, sim, data, policies, rl, loop; ours beside the peer's",
 }
 """Every verb with the line that `sinew --help` shows; each has a module of that name beside this file."""
 
