@@ -252,3 +252,35 @@ def demos_error() -> type[Exception]:
     from sinew.errors import DataError
 
     return DataError
+
+
+def test_lerobot_loads_after_every_save_and_in_the_middle_of_an_episode(tmp_path):
+    observation, action = specs(CAMERAS)
+    writer = demos.Writer.create(tmp_path / "d", fps=FPS, observation_spec=observation, action_spec=action, task="t")
+    for episode in range(3):
+        for at in range(5):
+            writer.add_frame(frame(episode, at, CAMERAS))
+            if episode:
+                other = theirs(tmp_path / "d")
+                assert (other.num_episodes, len(other)) == (episode, 5 * episode)
+        writer.save_episode()
+        same_frames(demos.Dataset(tmp_path / "d"), theirs(tmp_path / "d"), CAMERAS)
+    writer.finalize()
+
+
+@pytest.mark.parametrize("video", [True, False], ids=["video", "image"])
+def test_lerobots_editing_tools_take_our_dataset(tmp_path, video):
+    """Deleting an episode and merging with LeRobot's tools; what comes out loads in both, and ours is unharmed."""
+    from lerobot.datasets.dataset_tools import delete_episodes, merge_datasets
+
+    root = record(tmp_path / "d", CAMERAS[:1], video)
+    less = delete_episodes(theirs(root), [1], output_dir=tmp_path / "less", repo_id="local/less")
+    assert less.num_episodes == 2
+    ours = demos.Dataset(tmp_path / "less")
+    same_frames(ours, theirs(tmp_path / "less"), CAMERAS[:1])
+    np.testing.assert_array_equal(ours[17]["observation.state"], frame(2, 0, ())["observation.state"])
+    merge_datasets([theirs(root), theirs(tmp_path / "less")], output_repo_id="local/more", output_dir=tmp_path / "more")
+    more = demos.Dataset(tmp_path / "more")
+    assert more.num_episodes == 5
+    same_frames(more, theirs(tmp_path / "more"), CAMERAS[:1])
+    assert demos.check(tmp_path / "more").ok and demos.check(root).ok
