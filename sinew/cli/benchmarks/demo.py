@@ -51,7 +51,15 @@ def _rows(seed: int, summary: dict[str, Any]) -> list[Row]:
         Row(name=f"seed {seed}: behaviour cloning, n = {n}", unit="%", ours=bc, target="30 to 75", holds=30 <= bc <= 75),
         Row(name=f"seed {seed}: same, zero noise", unit="%", ours=zero),
         Row(name=f"seed {seed}: same, best of 20 fixed noises", unit="%", ours=fixed),
-        Row(name=f"seed {seed}: improved", unit="%", ours=improved, peer=p, peer_value=bc, target=">= 95, better", holds=improved >= 95 and better),
+        Row(
+            name=f"seed {seed}: improved",
+            unit="%",
+            ours=improved,
+            peer=p,
+            peer_value=bc,
+            target=">= 95, better",
+            holds=improved >= 95 and better,
+        ),
         Row(name=f"seed {seed}: improved, deployed, n = {m}", unit="%", ours=deployed, target=">= 90", holds=deployed >= 90),
         Row(name=f"seed {seed}: whole demo", unit="min", ours=minutes, target="< 15", holds=minutes < 15, higher_is_better=False),
     ]
