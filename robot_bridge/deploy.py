@@ -173,6 +173,8 @@ def deploy(
         for episode, seed in enumerate(seeds):
             results.append(runner.episode(episode, seed, scene))
             progress.advance(success=float(bool(results[-1].success)))
+            if loop.defect is not None:
+                raise loop.defect
             if gate.latched:
                 break
     finally:

@@ -62,7 +62,7 @@ class Verdict(NamedTuple):
 
 @dataclass(frozen=True)
 class GateEvent:
-    """A change of the gate's mind, kept for the report."""
+    """The beginning of a hold or latch, kept for the report; what is clamped is only counted."""
 
     stamp_ns: int
     outcome: Outcome
@@ -411,7 +411,7 @@ class SafetyGate:
             self.counts[reason] += 1
         if (outcome, reason) != self._last_event:
             self._last_event = (outcome, reason)
-            if reason:
+            if outcome in ("hold", "latched") and reason:
                 self.events.append(GateEvent(now_ns, outcome, reason, detail))
         return reason
 

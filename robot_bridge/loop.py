@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import numpy as np
@@ -44,6 +44,8 @@ class ControlLoop:
         """What the gate said at the newest tick."""
         self.outcomes: Counter[str] = Counter()
         """Ticks per outcome of the gate."""
+        self.defect: Exception | None = None
+        """What broke in the control thread, which latches the gate."""
         self._blend_ns = max(int(blend_s * 1e9), 1)
         self._clock = clock or MonotonicClock()
         self._realtime = realtime
@@ -156,7 +158,11 @@ class ControlLoop:
                 judged_ns = self._clock.now_ns()
                 self._send(self.verdict, now_ns)
             except SinewError as e:
-                self._fault(e, now_ns)
+                self._fault("robot_fault", e, now_ns)
+                return
+            except Exception as e:  # a defect: the thread lives on to keep the gate closed, the policy's side raises it
+                self.defect = self.defect or e
+                self._fault("defect", e, now_ns)
                 return
             self.cadence.add(deadline_ns, (now_ns, read_ns, judged_ns, self._clock.now_ns()))
 
@@ -192,11 +198,12 @@ class ControlLoop:
         values = {"joint_position": verdict.joint_position, "gripper": openings(verdict.gripper)}
         self.robot.write(Command(now_ns, self._seq, WRITE_TTL_S, values))
 
-    def _fault(self, error: SinewError, now_ns: int) -> None:
+    def _fault(self, reason: str, error: Exception, now_ns: int) -> None:
         """The robot refused: close the gate and keep ticking, so that a stop is still possible."""
         if not self.gate.latched:
-            self.gate.stop("robot_fault", now_ns, str(error))
-            self.robot.stop(str(error))
+            self.gate.stop(reason, now_ns, f"{type(error).__name__}: {error}")
+            with suppress(Exception):  # it may be what is broken
+                self.robot.stop(str(error))
 
 
 def openings(grippers: tuple[float, ...]) -> np.ndarray:

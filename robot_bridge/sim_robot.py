@@ -83,6 +83,7 @@ class SimRobot:
         self._ticks = 0
         self._end: Callable[[], None] | None = None
         self._quit = threading.Event()
+        self._broken: Exception | None = None
         self.holding = True
         """Whether the watchdog holds: no command is within its time to live."""
         self.stopped = ""
@@ -110,6 +111,8 @@ class SimRobot:
         self._end = end
 
     def read(self) -> Observation:
+        if self._broken is not None:
+            raise self._broken
         return self._observation
 
     def write(self, command: Command) -> None:
@@ -175,6 +178,12 @@ class SimRobot:
         self._observation = Observation(self._clock.now_ns(), self._observation.seq + 1, values)
 
     def _run(self) -> None:
+        try:
+            self._keep_time()
+        except Exception as e:  # whoever reads next hears of it
+            self._broken = e
+
+    def _keep_time(self) -> None:
         deadline_ns = self._clock.now_ns() + self._period_ns
         while not self._quit.is_set():
             self._clock.wait_until(deadline_ns)

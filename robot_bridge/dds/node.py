@@ -228,8 +228,18 @@ def _enter_domain(number: int, reach: Range) -> None:
             if _domains[number][1] != reach:
                 raise InputError(f"DDS domain {number} is {_domains[number][1]} in this process already; {reach} needs another process")
             return
-        config = configuration(reach, realtime=realtime_allowed())
+        attempts = [configuration(reach, realtime=True)] if realtime_allowed() else []
+        _domains[number] = (_open_domain(number, [*attempts, configuration(reach)], reach), reach)
+
+
+def _open_domain(number: int, configurations: list[str | None], reach: Range) -> Any:
+    """Configure a domain with the first configuration that is accepted; None leaves it to Cyclone DDS."""
+    problem: Exception | None = None
+    for config in configurations:
+        if config is None:
+            return None
         try:
-            _domains[number] = (wire.Domain(number, config) if config else None, reach)
+            return wire.Domain(number, config)
         except wire.DDSException as e:
-            raise InputError(f"DDS cannot start on domain {number} ({reach}): {e}") from None
+            problem = e
+    raise InputError(f"DDS cannot start on domain {number} ({reach}): {problem}")

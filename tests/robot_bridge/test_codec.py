@@ -136,8 +136,8 @@ def test_damaged_bytes_are_refused_or_read_but_never_crash(decode):
     huge = bytes(codec.HEADER) + struct.pack("<IIIIIIII", *[0xFFFFFFFF] * 8)
     rng = np.random.default_rng(5)
     cases = [b"", b"\0", good[:4], huge, b"\0\7\0\0" + good[4:]]
-    cases += [good[:n] for n in range(4, len(good))] + [rng.bytes(rng.integers(4, 200)) for _ in range(500)]
-    cases += [codec.HEADER + rng.bytes(rng.integers(0, 200)) for _ in range(500)]
+    cases += [good[:n] for n in range(4, len(good))] + [rng.bytes(int(rng.integers(4, 200))) for _ in range(500)]
+    cases += [codec.HEADER + rng.bytes(int(rng.integers(0, 200))) for _ in range(500)]
     refused = 0
     for data in cases:
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ class ExpertExecutor:
         self.spec = PolicySpec(observation=interface.observation_spec, action=interface.action_spec, horizon=1)
         self.seeds: list[int] = []
 
-    def reset(self, ids=None, seeds=None) -> None:
+    def reset(self, ids=None, seeds: Any = ()) -> None:
         self.expert.reset(seeds=seeds)
         self.seeds += list(seeds)
 
@@ -53,7 +54,7 @@ def robot(interface, clock):
     return robot
 
 
-def run(executor, interface, robot, clock, **options):
+def run(executor: Any, interface, robot, clock, **options):
     return deploy(executor, interface, robot, scene=SimScene(robot), clock=clock, **options)
 
 
@@ -129,7 +130,8 @@ def test_a_defect_in_the_policy_leaves_the_robot_at_rest(interface, robot, clock
 
 
 def test_without_a_scene_episodes_end_by_time(interface, robot, clock):
-    report = deploy(ExpertExecutor(interface), interface, robot, episodes=2, clock=clock, config=DeployConfig(max_steps=5))
+    executor: Any = ExpertExecutor(interface)
+    report = deploy(executor, interface, robot, episodes=2, clock=clock, config=DeployConfig(max_steps=5))
     assert report.n == 0 and [(e.ended_by, e.success) for e in report.episodes] == [("time_limit", None)] * 2
 
 
@@ -171,4 +173,5 @@ def test_a_recorder_gets_frames_and_outcomes(interface, robot, clock):
 def test_the_gate_of_a_task_checks_its_workspace(interface):
     gate = make_gate(interface)
     assert gate.config.dt_s == 0.01 and gate.config.workspace_low_m[0] == pytest.approx(interface.robot_spec.workspace_low_m[0] - 0.01)
+    assert gate._tool is not None
     assert np.allclose(gate._tool.positions([0.0] * 7)[0], interface.chains[0].forward(np.zeros((1, 7))).position[:, 0])

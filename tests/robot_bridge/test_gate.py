@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -19,11 +21,11 @@ def observation(q, now_ns: int, velocity=None) -> Observation:
     return Observation(now_ns, 0, {"joint_position": q, "joint_velocity": velocity, "gripper": np.array(0.04)})
 
 
-def command(q, now_ns: int, seq: int, gripper: object = 0.04, ttl_s: float = 0.1) -> Command:
-    return Command(now_ns, seq, ttl_s, {"joint_position": q, "gripper": gripper})  # type: ignore[dict-item]
+def command(q: Any, now_ns: int, seq: int, gripper: Any = 0.04, ttl_s: float = 0.1) -> Command:
+    return Command(now_ns, seq, ttl_s, {"joint_position": q, "gripper": gripper})
 
 
-def gate_of(spec: RobotSpec, tool=None, **changes: object) -> SafetyGate:
+def gate_of(spec: RobotSpec, tool: Any = None, **changes: Any) -> SafetyGate:
     gate = SafetyGate(GateConfig.of(spec, 100.0, **changes), tool)
     assert gate.seed(observation(np.zeros(3), 0), 0) == ""
     return gate
@@ -34,9 +36,9 @@ class Feed:
 
     def __init__(self, gate: SafetyGate) -> None:
         self.gate, self.now_ns, self.seq = gate, 0, 0
-        self.emitted = [np.zeros(3)]
+        self.emitted: list[Any] = [np.zeros(3)]
 
-    def __call__(self, q, **options: object):
+    def __call__(self, q: Any, **options: Any) -> Any:
         self.now_ns += DT_NS
         self.seq += 1
         verdict = self.gate.check(command(q, self.now_ns, self.seq, **options), observation(self.emitted[-1], self.now_ns), self.now_ns)
@@ -103,7 +105,7 @@ def test_commands_that_are_late_old_or_from_the_future_hold(spec):
     # nobody may claim to live for ever
     assert gate.check(command(np.zeros(3), now - 600_000_000, 3, ttl_s=1e9), fresh, now).reason == "expired"
     assert gate.check(command(np.zeros(3), now, 4), fresh, now).outcome == "pass"
-    verdict = gate.check(command(np.full(3, 0.001), now, 4), fresh, now)
+    verdict: Any = gate.check(command(np.full(3, 0.001), now, 4), fresh, now)
     assert verdict.reason == "out_of_order" and np.array_equal(verdict.joint_position, np.zeros(3))
 
 
@@ -119,7 +121,7 @@ def test_a_stale_measurement_holds_then_latches(spec):
 
 def test_a_measurement_that_is_not_finite_latches(spec):
     gate = gate_of(spec)
-    verdict = gate.check(command(np.zeros(3), DT_NS, 1), observation([0.0, np.nan, 0.0], DT_NS), DT_NS)
+    verdict: Any = gate.check(command(np.zeros(3), DT_NS, 1), observation([0.0, np.nan, 0.0], DT_NS), DT_NS)
     assert verdict.outcome == "latched" and verdict.reason == "bad_measurement" and np.isfinite(verdict.joint_position).all()
 
 
@@ -220,7 +222,9 @@ def test_fuzz_never_breaks_a_limit(spec, kind, commands):
     )  # fmt: skip
     gate = SafetyGate(config, tool)
     rng = np.random.default_rng(commands)
-    emitted, grippers, target, seeds = [np.zeros(3)], [(0.04,)], np.zeros(3), []
+    target, seeds = np.zeros(3), []
+    emitted: list[Any] = [np.zeros(3)]
+    grippers: list[Any] = [(0.04,)]
     assert gate.seed(observation(emitted[0], 0), 0) == ""
     for i in range(1, commands + 1):
         now, draw = i * DT_NS, rng.random()

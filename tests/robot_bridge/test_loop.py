@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ def stepped(spec, physics):
     clock = SteppedClock()
     robot = SimRobot(physics, spec, clock=clock)
     robot.connect()
-    loop = ControlLoop(robot, SafetyGate(GateConfig.of(spec, 100.0)), blend_s=0.05, clock=clock)
+    loop: Any = ControlLoop(robot, SafetyGate(GateConfig.of(spec, 100.0)), blend_s=0.05, clock=clock)
     loop.start()
     assert loop.resume() == ""
     return loop, robot, clock
@@ -124,7 +125,14 @@ def test_a_robot_that_refuses_latches(stepped):
     robot.write = refuse
     Policy(loop, clock)(loop.gate.last_command)
     assert loop.gate.latched == "robot_fault" and robot.stopped == "two publishers"
-    assert loop.gate.events[-1].detail == "two publishers"
+    assert loop.gate.events[-1].detail == "SafetyStop: two publishers"
+
+
+def test_a_defect_in_the_control_thread_latches_and_is_kept(stepped):
+    loop, robot, clock = stepped
+    robot.write = None
+    Policy(loop, clock)(loop.gate.last_command)
+    assert loop.gate.latched == "defect" and isinstance(loop.defect, TypeError) and robot.stopped
 
 
 def test_runs_alike_every_time(spec, physics):
@@ -133,7 +141,7 @@ def test_runs_alike_every_time(spec, physics):
         clock = SteppedClock()
         robot = SimRobot(physics, spec, clock=clock)
         robot.connect()
-        loop = ControlLoop(robot, SafetyGate(GateConfig.of(spec, 100.0)), blend_s=0.05, clock=clock)
+        loop: Any = ControlLoop(robot, SafetyGate(GateConfig.of(spec, 100.0)), blend_s=0.05, clock=clock)
         loop.start()
         loop.resume()
         policy, rng = Policy(loop, clock), np.random.default_rng(0)
@@ -148,7 +156,7 @@ def test_in_real_time_the_stream_goes_on_while_the_policy_thinks(spec, physics):
     robot = SimRobot(physics, spec)
     robot.connect()
     clock = MonotonicClock()
-    loop = ControlLoop(robot, SafetyGate(GateConfig.of(spec, 100.0)), blend_s=0.05, clock=clock)
+    loop: Any = ControlLoop(robot, SafetyGate(GateConfig.of(spec, 100.0)), blend_s=0.05, clock=clock)
     loop.start()
     try:
         assert loop.resume() == ""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 
@@ -70,3 +72,14 @@ def test_reset_starts_the_episode_of_a_seed(robot, physics):
     assert scene.success() is False and physics.seed == 7
     sleep(robot._clock, 0.05)
     assert np.array_equal(robot.read().values["joint_position"], first)  # the old command is forgotten
+
+
+def test_broken_physics_are_told_to_the_reader(spec, physics):
+    robot = SimRobot(physics, spec)
+    physics.step = None
+    robot.connect()
+    with pytest.raises(TypeError):
+        for _ in range(500):
+            robot.read()
+            time.sleep(0.01)
+    robot.close()
