@@ -168,6 +168,20 @@ def check_recordable(observation: ObservationSpec, action: ActionSpec) -> None:
         raise SpecError("the action spec has no elements")
 
 
+def check_resumable(root: Path, info: Mapping[str, Any]) -> None:
+    """Refuse to add episodes to a foreign dataset with features that we only read.
+
+    Raises:
+        DataError: names the feature.
+    """
+    for key, feature in info["features"].items():
+        if feature["dtype"] not in ("video", "image") and (feature["dtype"] not in VECTOR_DTYPES or len(feature["shape"]) != 1):
+            what = f"{feature['dtype']} {tuple(feature['shape'])}"
+            raise DataError(f"{root} cannot be recorded into: feature {key!r} is {what}, we write vectors of {', '.join(VECTOR_DTYPES)}")
+    if info["fps"] != int(info["fps"]):
+        raise DataError(f"{root} cannot be recorded into: its fps {info['fps']} is no whole number")
+
+
 def save_specs(observation: ObservationSpec, action: ActionSpec) -> str:
     """Content of meta/sinew.json: what info.json cannot say (units, bounds, kind of action)."""
     return json.dumps({"format_version": 1, "observation": to_json(observation.tensors), "action": to_json(action)}, indent=2) + "\n"

@@ -112,6 +112,7 @@ class Writer:
         """
         root = Path(root)
         info = layout.load_info(root)
+        layout.check_resumable(root, info)
         lock = hold(root)
         try:
             ledger = Ledger(root)

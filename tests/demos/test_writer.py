@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import subprocess
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 import demos
+from demos import layout
 from sinew.errors import DataError, InputError, SpecError
 from sinew.specs import ActionSpec, ObservationSpec, TensorSpec
 
@@ -252,7 +254,7 @@ def test_a_read_only_folder_is_told(tmp_path, helpers):
 
 
 def test_a_thousand_files_start_a_new_chunk(tmp_path, helpers, monkeypatch):
-    monkeypatch.setattr(demos.layout if hasattr(demos, "layout") else __import__("demos.layout").layout, "FILES_PER_CHUNK", 2)
+    monkeypatch.setattr(layout, "FILES_PER_CHUNK", 2)
     root = helpers.record(tmp_path / "d", [2, 2, 2])
     assert (root / "data/chunk-001/file-000.parquet").exists()
     assert len(demos.Dataset(root)) == 6
@@ -267,3 +269,12 @@ def test_action_spec_survives(tmp_path):
         writer.save_episode()
     dataset = demos.Dataset(tmp_path / "d")
     assert dataset.action_spec == action and dataset.observation_spec == observation
+
+
+def test_features_that_are_only_read_refuse_to_go_on(tmp_path, helpers):
+    root = helpers.record(tmp_path / "d", [2])
+    info = json.loads((root / "meta/info.json").read_text())
+    info["features"]["note"] = {"dtype": "string", "shape": [1], "names": None}
+    (root / "meta/info.json").write_text(json.dumps(info))
+    with pytest.raises(DataError, match="feature 'note' is string"):
+        demos.Writer.resume(root)
