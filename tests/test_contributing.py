@@ -1,5 +1,6 @@
 """The examples of CONTRIBUTING.md, run as they stand."""
 
+import os
 import re
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+ENV = {**os.environ, "PYTHONPATH": str(ROOT)}
 EXAMPLES = dict(re.findall(r"```python (\w+)\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.DOTALL))
 
 USES = {
@@ -54,13 +56,22 @@ for _ in range(12):
     total = total + reward
 assert total.shape == (4,)
 """,
-    "robot": "",
+    "robot": """
+import torch
+expert = sim.make_expert("reach", num_envs=8, robot=scara)
+obs, won = env.reset(0), torch.zeros(8, dtype=torch.bool)
+expert.reset(None, range(8))
+for _ in range(env.max_episode_steps):
+    obs, _, terminated, *_ = env.step(expert.act(obs))
+    won |= terminated
+assert won.sum() >= 6, won
+""",
 }
 
 
 @pytest.mark.parametrize("name", sorted(USES))
-def test_example_is_short_and_works(name):
+def test_example_is_short_and_works(name, tmp_path):
     example = EXAMPLES[name]
     assert len([line for line in example.splitlines() if line.strip()]) <= 60
-    done = subprocess.run([sys.executable, "-c", example + USES[name]], capture_output=True, text=True, cwd=ROOT, timeout=120)
+    done = subprocess.run([sys.executable, "-c", example + USES[name]], capture_output=True, text=True, cwd=tmp_path, env=ENV, timeout=120)
     assert done.returncode == 0, done.stderr

@@ -51,7 +51,7 @@ class Args:
     """Largest correction, in normalised action units."""
     num_envs: int = 4
     """Worlds stepped side by side."""
-    target: float = 0.99
+    target: float = 0.98
     """Stop early when the gate's success rate reaches this twice."""
     device: str = "cpu"
     """cpu or cuda."""
@@ -76,9 +76,12 @@ def improve(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
         InputError: no such run, task or dataset, or --out holds another run.
         SpecError: policy and task do not fit.
     """
+    import torch
+
     import policies
     import sim
     from policies.evaluate import evaluate
+    from rl.learner import LearnerConfig
     from rl.residual import ResidualConfig, train_residual
     from sinew.cli.eval import WORLDS, interface_of, task_of
     from sinew.rundir import RunDir, read_json
@@ -88,7 +91,9 @@ def improve(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
     base = policies.load(base_run)
     interface = interface_of(base, task)
     demos = args.demos or _own_demos(read_json(base_run / "config.json"))
-    config = ResidualConfig(steps=args.steps, seed=args.seed, stop_success=args.target, evaluate_every=2_500)
+    # Sparse returns lie in [0, 1] and are clipped to it; shaped ones do not.
+    learner = LearnerConfig() if args.reward == "sparse" else LearnerConfig(target_low=None, target_high=None)
+    config = ResidualConfig(steps=args.steps, seed=args.seed, stop_success=args.target, evaluate_every=2_500, learner=learner)
     described = {
         "verb": "improve",
         "task": task,
@@ -101,8 +106,10 @@ def improve(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
     }
     run = RunDir.create(args.out, described, seeds={"improve": args.seed}, inputs={"base": _file_hash(base_run / "policy.safetensors")})
 
-    policy = policies.Residual(base, scale=args.scale).to(args.device)
-    env = _practice(interface, args)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(args.seed)
+        policy = policies.Residual(base, scale=args.scale).to(args.device)
+    env = _practice(interface, args, config.gamma)
     gate_env = sim.MujocoVecEnv(interface, min(WORLDS, GATE_EPISODES))
     executor = policies.ChunkExecutor(policy.base, args.num_envs, seed=args.seed, device=args.device)
 
@@ -129,7 +136,7 @@ def improve(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
     }
 
 
-def _practice(interface: TaskInterface, args: Args) -> VecEnv:
+def _practice(interface: TaskInterface, args: Args, gamma: float) -> VecEnv:
     """The worlds to learn in, with the reward that was asked for."""
     import rewards
     import sim
@@ -140,7 +147,7 @@ def _practice(interface: TaskInterface, args: Args) -> VecEnv:
     if args.reward == "sparse":
         return env
     potential = DistancePotential(interface.observation_spec, interface.objects[0])
-    return Rewarded(env, rewards.make("shaped", potential=potential))
+    return Rewarded(env, rewards.make("shaped", potential=potential, gamma=gamma))
 
 
 def _own_demos(config: dict[str, Any]) -> Path | None:
