@@ -256,9 +256,12 @@ class _Training:
     def _update(self) -> None:
         config = self.config
         if not self.critic_only_done:
+            self.progress.start("critics first", config.critic_only_updates)
             for _ in range(0, config.critic_only_updates, 50):
                 self._update_many(50, train_actor=False)
+                self.progress.advance(50)
             self.critic_only_done, self.update_debt = True, 0.0
+            self.progress.start("improve", config.steps, min(self.step, config.steps))
             return
         whole = int(self.update_debt)
         self.update_debt -= whole
