@@ -39,13 +39,20 @@ class Ledger:
 
     def __init__(self, root: Path) -> None:
         self.root, self.info = root, layout.load_info(root)
-        self.rows = tables.read_episodes(root, stats=True)[: self.info["total_episodes"]]
+        self.rows = tables.read_episodes(root)[: self.info["total_episodes"]]
         if len(self.rows) != self.info["total_episodes"]:
             told = self.info["total_episodes"]
             raise DataError(f"{root / layout.INFO} counts {told} episodes, {len(self.rows)} are there; run sinew data repair {root}")
         self.tasks = tables.read_tasks(root) if (root / layout.TASKS).exists() else []
-        self.stats: dict[str, Stats] = aggregate([tables.row_stats(r) for r in self.rows])
-        self.rows = [{k: v for k, v in r.items() if not k.startswith("stats/")} for r in self.rows]
+        self._stats: dict[str, Stats] | None = None
+
+    @property
+    def stats(self) -> dict[str, Stats]:
+        """Statistics of all committed frames; read from the episodes' lines when first asked for, which takes a while."""
+        if self._stats is None:
+            rows = tables.read_episodes(self.root, stats=True)[: len(self.rows)]
+            self._stats = aggregate([tables.row_stats(r) for r in rows])
+        return self._stats
 
     @property
     def num_frames(self) -> int:
@@ -184,7 +191,7 @@ class Ledger:
             _sync(folder)
         atomic_write(self.root / layout.STATS, json.dumps({k: {n: v.tolist() for n, v in s.items()} for k, s in totals.items()}))
         atomic_write(self.root / layout.INFO, json.dumps(info, indent=4))
-        self.info, self.stats = info, totals
+        self.info, self._stats = info, totals
         self.rows.append(row)
 
     def _next_file(self, prefix: str) -> int:

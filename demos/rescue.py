@@ -34,7 +34,7 @@ class _Episode:
     start: int
     """Its first "index", as the data file has it."""
     row: dict[str, Any]
-    """Its line with statistics; without a "length" where none was readable."""
+    """Its line; without a "length" where none was readable."""
 
 
 def repair(root: Path | str, *, progress: Progress = SILENT) -> Report:
@@ -97,7 +97,7 @@ def _lines(root: Path, facts: dict[str, Any], actions: list[str]) -> dict[int, d
     unsaved = _unsaved_numbers(root, facts)
     for path in tables.episode_files(root):
         try:
-            rows = tables.read_episodes(root, files=[path], stats=True)
+            rows = tables.read_episodes(root, files=[path])
         except DataError:
             rebuild.set_aside(root, path, actions, "unreadable")
             continue
@@ -216,11 +216,12 @@ def _rewrite_data(root: Path, facts: dict[str, Any], kept: list[_Episode], actio
 def _rewrite_lines(root: Path, facts: dict[str, Any], kept: list[_Episode], tasks: list[str], actions: list[str]) -> None:
     start, staged = 0, []
     outcome = any("success" in e.row for e in kept)
+    known = {int(r["episode_index"]): tables.row_stats(r) for r in tables.read_episodes(root, stats=True)}
     for number, episode in enumerate(kept):
         chunk, file = layout.file_indices(number)
         target = root / layout.EPISODES.format(chunk_index=chunk, file_index=file)
-        row = {k: v for k, v in episode.row.items() if not k.startswith("stats/")}
-        stats = tables.row_stats(episode.row)
+        row = dict(episode.row)
+        stats = known.get(episode.number, {}) if "length" in row else {}
         if "data/chunk_index" not in row:
             row |= _data_place(episode.path)
         path = root / facts["data_path"].format(chunk_index=row["data/chunk_index"], file_index=row["data/file_index"])

@@ -108,7 +108,9 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
         DataError: the file is missing, truncated or no Parquet.
     """
     try:
-        return pq.ParquetFile(path).read(columns=list(columns) if columns is not None else None)
+        parquet = pq.ParquetFile(path)
+        # Handing a small file to threads takes longer than reading it.
+        return parquet.read(columns=list(columns) if columns is not None else None, use_threads=parquet.metadata.num_rows > 100_000)
     except FileNotFoundError:
         raise DataError(f"{path} is missing; run sinew data repair") from None
     except (pa.ArrowException, OSError) as e:
@@ -223,7 +225,7 @@ def read_episodes(root: Path, *, stats: bool = False, files: Iterable[Path] | No
         try:
             parquet = pq.ParquetFile(path)
             names = [n for n in parquet.schema_arrow.names if stats or not n.startswith("stats/")]
-            rows += parquet.read(columns=names).to_pylist()
+            rows += parquet.read(columns=names, use_threads=False).to_pylist()
         except (pa.ArrowException, OSError) as e:
             raise DataError(f"{path} is truncated or damaged ({str(e).splitlines()[0][:100]}); run sinew data repair {root}") from None
         for name in ("episode_index", "length", "data/chunk_index", "data/file_index"):

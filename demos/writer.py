@@ -117,7 +117,7 @@ class Writer:
         try:
             ledger = Ledger(root)
             recovered = ledger.settle(keep_interrupted=keep_interrupted)
-            observation, action = layout.load_specs(root, info, {k: dict(v) for k, v in ledger.stats.items()})
+            observation, action = layout.load_specs(root, info, {} if (root / layout.SPECS).exists() else ledger.stats)
         except BaseException:
             os.close(lock)
             raise
