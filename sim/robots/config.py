@@ -148,10 +148,8 @@ def load_robot(config: RobotConfig) -> mujoco.MjSpec:
     if not path.is_file():
         raise InputError(f"robot model {path} does not exist; give an MJCF (.xml) or URDF (.urdf) file")
     try:
-        spec = mujoco.MjSpec.from_file(str(path))
-        # Fixed links of a URDF would otherwise melt into their parents, and the tool frame with them.
-        spec.compiler.fusestatic = 0
-        check(spec.compile(), config)
+        check(_parse(path).compile(), config)
+        spec = _parse(path) if _attaching_keeps_units() else _canonical(path)
     except ValueError as e:
         raise InputError(f"robot model {path} cannot be read: {str(e).strip().splitlines()[0]}") from None
     if not config.actuators:
@@ -162,3 +160,28 @@ def load_robot(config: RobotConfig) -> mujoco.MjSpec:
         for body in spec.bodies[1:]:
             body.gravcomp = 1.0
     return spec
+
+
+def _parse(path: Path) -> mujoco.MjSpec:
+    spec = mujoco.MjSpec.from_file(str(path))
+    # Fixed links of a URDF would otherwise melt into their parents, and the tool frame with them.
+    spec.compiler.fusestatic = 0
+    return spec
+
+
+def _canonical(path: Path) -> mujoco.MjSpec:
+    """A model file as MuJoCo writes it: radians, quaternions, absolute folders; rounded to six digits."""
+    spec = _parse(path)
+    for folder in ("meshdir", "texturedir"):
+        setattr(spec, folder, str((path.parent / (getattr(spec, folder) or ".")).resolve()))
+    spec.compile()
+    return mujoco.MjSpec.from_string(spec.to_xml())
+
+
+def _attaching_keeps_units() -> bool:
+    """Whether an attached model keeps its own compiler settings.
+
+    MuJoCo 3.3 may read its degrees as the scene's radians; 3.17 and 4.0 were seen to keep them, versions between were not tried.
+    """
+    major, minor = (int(part) for part in mujoco.__version__.split(".")[:2])
+    return (major, minor) >= (3, 17)
