@@ -83,13 +83,14 @@ def collect(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
             task=interface.task_text,
         )
         write_json(note, settings)
+    period_ns = 1e9 / interface.action_spec.rate_hz  # simulated time: how fast this machine simulates is of no interest
     with writer:
         progress.start("collect", args.episodes, done=writer.num_episodes)
         while writer.num_episodes < args.episodes:
             first = writer.num_episodes
             for frames, success in _wave(args, range(first, min(first + WAVE, args.episodes))):
-                for frame in frames:
-                    writer.add_frame(frame)
+                for step, frame in enumerate(frames):
+                    writer.add_frame(frame, stamp_ns=round(step * period_ns))
                 writer.save_episode(success=success)
                 progress.advance(1)
     return summary(args.out)
