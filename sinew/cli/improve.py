@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 GATE_SEED = 30_000_000
 """Scenes on which the gate decides; apart from training scenes and from the test scenes of `sinew eval`."""
-GATE_EPISODES = 50
+GATE_EPISODES = 100
 TRAIN_SEED = 40_000_000
 """Scenes that the learner practises on start here."""
 WORLDS_PLANNED = 8
@@ -51,7 +51,7 @@ class Args:
     """Largest correction, in normalised action units."""
     num_envs: int = 4
     """Worlds stepped side by side."""
-    target: float = 0.98
+    target: float = 0.99
     """Stop early when the gate's success rate reaches this twice."""
     device: str = "cpu"
     """cpu or cuda."""
@@ -110,7 +110,7 @@ def improve(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
         torch.manual_seed(args.seed)
         policy = policies.Residual(base, scale=args.scale).to(args.device)
     env = _practice(interface, args, config.gamma)
-    gate_env = sim.MujocoVecEnv(interface, min(WORLDS, GATE_EPISODES))
+    gate_env = sim.MujocoVecEnv(interface, WORLDS)
     executor = policies.ChunkExecutor(policy.base, args.num_envs, seed=args.seed, device=args.device)
 
     def gate() -> dict[str, Any]:
