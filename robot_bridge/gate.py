@@ -21,6 +21,7 @@ What is checked, in this order, and what follows:
 | velocity or acceleration beyond limits  | velocity            | clamp, or hold                          |
 | tool would leave the workspace box      | workspace           | slow down towards the wall, or hold     |
 | tool pose not computable                | bad_measurement     | ramp down, latched                      |
+| no tick for longer than `latch_after_s` | stalled             | ramp down, latched                      |
 | start: measured pose is not acceptable  | start_pose          | latched before anything is emitted      |
 
 "Hold" and "ramp down" move alike: every joint decelerates with at most its acceleration limit and stands within
@@ -105,6 +106,7 @@ class SafetyGate:
         self._first = True
         self._last_seq = -1
         self._waiting_since_ns: int | None = None
+        self._ticked_ns = 0
         self._last_event = ("", "")
 
     # ------------------------------------------------------------ opening and closing
@@ -129,7 +131,7 @@ class SafetyGate:
         self._target = None
         openings = _floats(observation.values.get("gripper", c.gripper_low_m)) or (c.gripper_low_m,)
         self._gripper = tuple(min(max(g, c.gripper_low_m), c.gripper_high_m) if isfinite(g) else c.gripper_low_m for g in openings)
-        self._first, self._last_seq, self._waiting_since_ns = True, -1, None
+        self._first, self._last_seq, self._waiting_since_ns, self._ticked_ns = True, -1, None, now_ns
         self._position = [min(max(q, lo), hi) for q, lo, hi in zip(measured, c.position_low_rad, c.position_high_rad, strict=True)]
         return ""
 
@@ -196,6 +198,9 @@ class SafetyGate:
         """
         if not self._position:
             return Verdict(None, self._gripper, "closed", self.latched or "not_seeded")
+        stalled_s, self._ticked_ns = (now_ns - self._ticked_ns) / 1e9, now_ns
+        if stalled_s > self.config.latch_after_s:  # a process that was stopped does not go on as if nothing had been
+            self._latch("stalled", f"{stalled_s:.3f} s since the last tick", now_ns)
         if self.latched:
             return self._brake("latched", self.latched, "", now_ns)
         if self._measured(observation) is None:

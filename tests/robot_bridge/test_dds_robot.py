@@ -22,8 +22,8 @@ from sinew.protocols import Command
 EXPERT = """
 import numpy as np, torch, sim
 class Expert:
-    def __init__(self, interface, spoil_at=0):
-        self.expert, self.interface, self.spoil_at, self.ticks = sim.make_expert("lift", "clean", 1), interface, spoil_at, 0
+    def __init__(self, interface, spoil_at=0, task="lift"):
+        self.expert, self.interface, self.spoil_at, self.ticks = sim.make_expert(task, "clean", 1), interface, spoil_at, 0
     def reset(self, ids=None, seeds=None):
         self.expert.reset(seeds=seeds)
     def act(self, obs):
@@ -69,6 +69,17 @@ def test_deploys_over_the_network(serve, robot, interface):
     assert report.controller["ticks"] > 100 and report.latency_us is not None and robot.dropped == 0
     server.send_signal(signal.SIGTERM)
     assert server.wait(5) == 0
+
+
+def test_two_arms_over_the_network(serve, domain):
+    if "handover" not in sim.TASKS:
+        pytest.skip("task handover is not registered")
+    serve("handover")
+    interface = sim.make_interface("handover")
+    robot = DdsRobot(interface.robot_spec, objects=interface.objects, domain=domain)
+    report = deploy(expert(interface, task="handover"), interface, robot, seeds=[1], scene=DdsScene(robot))
+    assert report.k == 1 and robot.read().values["gripper"].shape == (2,)
+    robot.close()
 
 
 def test_a_reset_is_the_same_episode_as_in_this_process(serve, robot, interface):

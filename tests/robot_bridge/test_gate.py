@@ -98,7 +98,7 @@ def test_a_broken_frame_is_dropped_whole_and_latches(spec, target, gripper, reas
 
 def test_commands_that_are_late_old_or_from_the_future_hold(spec):
     gate = gate_of(spec)
-    now = 1_000_000_000
+    now = 900_000_000
     fresh = observation(np.zeros(3), now)
     assert gate.check(command(np.zeros(3), now - 200_000_000, 1), fresh, now).reason == "expired"
     assert gate.check(command(np.zeros(3), now + 50_000_000, 2), fresh, now).reason == "expired"
@@ -117,6 +117,17 @@ def test_a_stale_measurement_holds_then_latches(spec):
         seen.append(gate.check(command(np.zeros(3), now, tick), observation(np.zeros(3), 0), now).outcome)
     assert seen[:10] == ["pass"] * 10 and seen[10] == "hold" and seen[-1] == "latched"
     assert gate.latched == "stale_observation" and 100 <= seen.index("latched") <= 115
+
+
+def test_a_gate_that_was_not_asked_for_long_latches(spec):
+    """As after SIGSTOP and SIGCONT: everything is fresh again, but motion does not go on by itself."""
+    feed = Feed(gate_of(spec))
+    assert feed(np.zeros(3)).outcome == "pass"
+    feed.now_ns += 500_000_000
+    assert feed(np.zeros(3)).outcome == "pass"
+    feed.now_ns += 2_000_000_000
+    verdict = feed(np.zeros(3))
+    assert verdict.outcome == "latched" and verdict.reason == "stalled"
 
 
 def test_a_measurement_that_is_not_finite_latches(spec):
