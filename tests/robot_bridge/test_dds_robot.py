@@ -42,6 +42,47 @@ def until(done: Any, timeout_s: float = 10.0) -> Any:
     raise AssertionError("did not happen in time")
 
 
+class Observer:
+    """Watches a robot without being able to command it."""
+
+    def __init__(self, domain: int) -> None:
+        self.node = Node("observer", domain=domain)
+        self.states = self.node.subscription("/joint_states", "sensor_msgs/JointState")
+        self.status = self.node.subscription("/sinew/scene/status", "std_msgs/String")
+        self.said = ""
+
+    def state(self) -> codec.JointState:
+        self.states.take()
+        assert self.states.wait(5.0)
+        return codec.decode_joint_state(self.states.take()[-1].data)
+
+    def position(self) -> np.ndarray:
+        return np.array(self.state().position)
+
+    def still(self) -> bool:
+        return max(abs(v) for v in self.state().velocity) < 0.05
+
+    def holding(self) -> bool:
+        for sample in self.status.take():
+            self.said = codec.decode(sample.data, "std_msgs/String").data
+        return self.said == "holding"
+
+
+@pytest.fixture
+def observer(domain):
+    observer = Observer(domain)
+    yield observer
+    observer.node.close()
+
+
+def wait_for_step(policy: Any, step: int) -> None:
+    """Until a deploying process tells that it is at `step`."""
+    for line in policy.stdout:
+        if line.strip() == str(step):
+            return
+    raise AssertionError(policy.communicate()[1])
+
+
 @pytest.fixture
 def interface():
     return sim.make_interface("lift")
@@ -162,37 +203,50 @@ def test_joint_states_out_of_order_or_damaged_do_not_count_as_fresh(robot, inter
     node.close()
 
 
-def test_a_killed_policy_leaves_a_robot_that_holds(serve, spawn, robot, interface, domain):
-    """kill -9 while the arm moves: the robot's own watchdog brings it to rest, and the next client can go on."""
-    serve()
-    policy = spawn(
-        EXPERT
-        + f"""
+DEPLOY = """
 from robot_bridge import DdsRobot, DdsScene
 from robot_bridge.deploy import deploy
 interface = sim.make_interface("lift")
-robot = DdsRobot(interface.robot_spec, objects=interface.objects, domain={domain})
-deploy(Expert(interface), interface, robot, seeds=list(range(50)), scene=DdsScene(robot), on_frame=lambda f: print(f.step, flush=True))
+robot = DdsRobot(interface.robot_spec, objects=interface.objects, domain=DOMAIN)
+report = deploy(Expert(interface), interface, robot, seeds=[0, 1], scene=DdsScene(robot), on_frame=lambda f: print(f.step, flush=True))
+print("stopped:", report.stopped, flush=True)
+robot.close()
 """
-    )
-    status = robot.node.subscription("/sinew/scene/status", "std_msgs/String")
-    assert policy.stdout is not None
-    for line in policy.stdout:
-        if line.strip() == "8":
-            break
-    until(lambda: robot.read().seq)
+
+
+def test_a_killed_policy_leaves_a_robot_that_holds(serve, spawn, observer, interface, domain):
+    """kill -9 while the arm moves: the robot's own watchdog brings it to rest, and the next client can go on."""
+    serve()
+    policy = spawn(EXPERT + DEPLOY.replace("DOMAIN", str(domain)))
+    wait_for_step(policy, 8)
+    assert not observer.holding() and not observer.still()
     policy.send_signal(signal.SIGKILL)
-    killed = time.monotonic()
     policy.wait()
-    until(lambda: any(codec.decode(s.data, "std_msgs/String").data == "holding" for s in status.take()), 2.0)
-    until(lambda: np.abs(robot.read().values["joint_velocity"]).max() < 0.05, 2.0)
-    rest = robot.read().values["joint_position"]
-    assert time.monotonic() - killed < 2.0
+    until(observer.holding, 2.0)
+    until(observer.still, 2.0)
+    rest = observer.position()
     time.sleep(0.5)
-    assert np.abs(robot.read().values["joint_position"] - rest).max() < 0.02
-    until(lambda: robot.node.other_publishers("/forward_position_controller/commands") == 0, 15.0)
+    assert np.abs(observer.position() - rest).max() < 0.02
+    robot = DdsRobot(interface.robot_spec, objects=interface.objects, domain=domain)
     report = deploy(expert(interface), interface, robot, seeds=[0], scene=DdsScene(robot))
+    robot.close()
     assert report.k == 1
+
+
+def test_a_policy_process_that_was_frozen_does_not_go_on_by_itself(serve, spawn, observer, domain):
+    """SIGSTOP for 2 s while the arm moves: the robot holds; after SIGCONT the gate is latched and the process ends."""
+    serve()
+    policy = spawn(EXPERT + DEPLOY.replace("DOMAIN", str(domain)))
+    wait_for_step(policy, 8)
+    policy.send_signal(signal.SIGSTOP)
+    until(observer.holding, 2.0)
+    until(observer.still, 2.0)
+    rest = observer.position()
+    time.sleep(1.5)
+    policy.send_signal(signal.SIGCONT)
+    out, err = policy.communicate(timeout=20)
+    assert "stopped: stalled" in out, out + err
+    assert np.abs(observer.position() - rest).max() < 0.02
 
 
 def test_nan_over_the_network_holds(serve, robot, interface):
