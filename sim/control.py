@@ -52,14 +52,13 @@ class ToolServo:
         self.joint_target = np.zeros((num, joints))
         self.position = np.zeros((3, num))
         self.rotation = np.zeros((3, 3, num))
+        self._home_rotation = chain.forward(limits.home[None]).rotation
 
     def reset(self, joint_position: np.ndarray, ids: np.ndarray) -> None:
         """Start worlds `ids` from measured joints (n, J); the tool orientation at the home posture is kept from now on."""
-        frames = self.chain.forward(np.concatenate((joint_position, np.broadcast_to(self.limits.home, joint_position.shape))))
-        count = len(ids)
         self.joint_target[ids] = joint_position
-        self.position[:, ids] = frames.position[:, :count]
-        self.rotation[..., ids] = frames.rotation[..., count:]
+        self.position[:, ids] = self.chain.forward(joint_position).position
+        self.rotation[..., ids] = self._home_rotation
 
     def move(self, delta: np.ndarray, yaw: np.ndarray | None, measured: np.ndarray) -> np.ndarray:
         """Move the target tool frame by delta (N, 3) metres and yaw (N,) rad about world z.

@@ -23,13 +23,14 @@ def matmul3(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return a[:, 0, None] * b[None, 0] + a[:, 1, None] * b[None, 1] + a[:, 2, None] * b[None, 2]
 
 
-def rotate(rotation: np.ndarray, vector: np.ndarray) -> np.ndarray:
-    """(3, 3, N) times one constant vector (3,) → (3, N); zero elements cost nothing."""
-    terms = [rotation[:, k] * vector[k] for k in range(3) if vector[k] != 0.0]
-    total = terms[0] if terms else np.zeros_like(rotation[:, 0])
-    for term in terms[1:]:
-        total = total + term
-    return total
+def rotate(rotation: np.ndarray, vector: Sequence[float]) -> np.ndarray:
+    """(3, 3, N) times one constant vector of three Python floats → (3, N); zeros and ones cost nothing."""
+    total = None
+    for k, element in enumerate(vector):
+        if element != 0.0:
+            term = rotation[:, k] if element == 1.0 else rotation[:, k] * element
+            total = term if total is None else total + term
+    return np.zeros_like(rotation[:, 0]) if total is None else total
 
 
 @dataclass(frozen=True)
@@ -76,10 +77,19 @@ class Chain:
         self._constants = _rotation_constants(self._links)
         self._sliding = np.array([link.slides for link in self._links if link.joint >= 0], dtype=bool)
         self._columns = np.array([self.joint_ids.index(j) for j in order])
+        self._last: tuple[np.ndarray, Frames] | None = None
         self._reference = model.qpos0[model.jnt_qposadr[order]]
 
     def forward(self, q: np.ndarray) -> Frames:
-        """Frames at joint positions q (N, J), rad or m."""
+        """Frames at joint positions q (N, J), rad or m; asked again for the same q, it answers from memory."""
+        last = self._last  # read once: another thread may replace it
+        if last is not None and np.array_equal(last[0], q):
+            return last[1]
+        frames = self._forward(q)
+        self._last = (q.copy(), frames)
+        return frames
+
+    def _forward(self, q: np.ndarray) -> Frames:
         ordered = np.ascontiguousarray(q.T[self._columns]) - self._reference[:, None]
         angle = np.where(self._sliding[:, None], 0.0, ordered)
         sine, cosine = np.sin(angle), np.cos(angle)
@@ -89,7 +99,7 @@ class Chain:
         anchors, axes = np.empty((len(self._columns), 3, q.shape[0])), np.empty((len(self._columns), 3, q.shape[0]))
         row = 0
         for link in self._links:
-            position = position + (link.offset[:, None] if rotation is None else rotate(rotation, link.offset))
+            position = position + (np.array(link.offset)[:, None] if rotation is None else rotate(rotation, link.offset))
             if link.joint < 0:
                 fixed = np.broadcast_to(link.rotation[:, :, None], (3, 3, q.shape[0]))
                 rotation = fixed if rotation is None else matmul3(rotation, fixed)
@@ -121,9 +131,9 @@ class Chain:
 class _Link:
     joint: int
     """Id of the joint after the fixed transform, -1 for none."""
-    offset: np.ndarray
+    offset: tuple[float, ...]
     rotation: np.ndarray
-    axis: np.ndarray
+    axis: tuple[float, ...]
     slides: bool
 
 
@@ -144,9 +154,10 @@ def _links(model: mujoco.MjModel, body: int, commanded: Sequence[int], tool: tup
             if kind not in (int(mujoco.mjtJoint.mjJNT_HINGE), int(mujoco.mjtJoint.mjJNT_SLIDE)):
                 raise InputError(f"joint {model.joint(j).name!r} is neither a hinge nor a slide and cannot be commanded")
             anchor = model.jnt_pos[j]
-            links.append(_Link(j, offset + rotation @ anchor, rotation, model.jnt_axis[j].copy(), kind == int(mujoco.mjtJoint.mjJNT_SLIDE)))
+            place, axis = (offset + rotation @ anchor).tolist(), model.jnt_axis[j].tolist()
+            links.append(_Link(j, tuple(place), rotation, tuple(axis), kind == int(mujoco.mjtJoint.mjJNT_SLIDE)))
             offset, rotation = -anchor.copy(), np.eye(3)
-    links.append(_Link(-1, offset + rotation @ tool[0], rotation @ tool[1], np.zeros(3), False))
+    links.append(_Link(-1, tuple((offset + rotation @ tool[0]).tolist()), rotation @ tool[1], (0.0, 0.0, 0.0), False))
     return links
 
 

@@ -37,8 +37,8 @@ class RobotConfig:
     """Joint positions at the start of an episode; empty for the middle of the limits."""
     velocity_max_rad_s: float = 3.0
     """Largest joint speed that is commanded."""
-    acceleration_max_rad_s2: float = 100.0
-    """Largest joint acceleration that is commanded."""
+    acceleration_max_rad_s2: float = 120.0
+    """Largest joint acceleration that is commanded; decoders limit speed only, so it should allow a reversal: 2 speed x rate."""
     workspace_low_m: tuple[float, float, float] = (-2.0, -2.0, -2.0)
     """Corner of the box the tool may be in, world frame."""
     workspace_high_m: tuple[float, float, float] = (2.0, 2.0, 2.0)
