@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -24,7 +25,9 @@ def main() -> None:
     """Fail loudly on a module, data file or entry point that the wheel left out."""
     with tempfile.TemporaryDirectory() as folder:
         tmp = Path(folder)
-        sh(sys.executable, "-m", "build", "--wheel", "--outdir", tmp / "dist", ROOT, cwd=tmp)
+        # From a copy: setuptools leaves build/ in the tree it builds, and takes what an earlier build left there.
+        shutil.copytree(ROOT, tmp / "source", ignore=shutil.ignore_patterns(".git", ".venv*", "build", "runs", "*.egg-info", "__pycache__"))
+        sh(sys.executable, "-m", "build", "--wheel", "--outdir", tmp / "dist", tmp / "source", cwd=tmp)
         (wheel,) = (tmp / "dist").glob("*.whl")
         venv.create(tmp / "venv", with_pip=True)
         python = tmp / "venv" / "bin" / "python"
