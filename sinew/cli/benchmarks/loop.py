@@ -31,6 +31,7 @@ def rows(quick: bool) -> list[Row]:
 
 def _latency(seconds: float) -> list[Row]:
     """JointState at 1 kHz from another process, stamped with the machine's monotonic clock, in microseconds."""
+    idle = os.getloadavg()[0] < 1.0  # the target is for an idle machine; on a busy one it can be met but not missed
     ours, native = (np.array(_received(codec, seconds)) / 1e3 for codec in ("ours", "native"))
     peer = f"Cyclone DDS's own Python codec; {NO_ROS}"
     made = []
@@ -44,7 +45,7 @@ def _latency(seconds: float) -> list[Row]:
                 peer=peer,
                 peer_value=other,
                 target=f"<= {target:g} us on an idle machine",
-                holds=value <= target,
+                holds=True if value <= target else False if idle else None,
                 higher_is_better=False,
             )
         )
