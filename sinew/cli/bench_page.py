@@ -17,9 +17,16 @@ The tables are generated: `sinew bench NAME --write docs/benchmarks.md` measures
 outside the marked parts is written by hand and kept.
 """
 TITLES = {
-    "sim": "Simulation", "data": "Demonstrations", "policies": "Policies", "rl": "Reinforcement learning", "rewards": "Rewards",
-    "loop": "Control loop and transport", "faults": "Faults", "calibration": "Calibration",
-}  # fmt: skip
+    "demo": "The demo, seed by seed",
+    "sim": "Simulation",
+    "data": "Demonstrations",
+    "policies": "Policies",
+    "rl": "Reinforcement learning",
+    "rewards": "Rewards",
+    "loop": "Control loop and transport",
+    "faults": "Faults",
+    "calibration": "Calibration",
+}
 
 
 def folder(page: Path) -> Path:
