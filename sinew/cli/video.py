@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from sim import TaskInterface
 
 HEIGHT, WIDTH = 240, 320
+HOLD_FRAMES = 10
+"""The last picture stays this long, so that the end can be seen before the film loops."""
 
 
 def film(
@@ -66,7 +68,8 @@ def _play(policy: PolicyModule, interface: TaskInterface, seed: int, options: di
         )
     finally:
         env.close()
-    return outcome.success[0], frames
+    # The world has begun its next episode when the last observation is told: that frame is another scene's.
+    return outcome.success[0], frames[:-1] + HOLD_FRAMES * frames[-2:-1]
 
 
 def write_mp4(path: Path, frames: Sequence[np.ndarray], rate_hz: float) -> None:
