@@ -116,7 +116,19 @@ class ChunkExecutor:
 
     def act(self, obs: Obs, ids: Sequence[int] | None = None) -> Tensor:
         """Next actions (N, A) in [-1, 1], corrected where the policy corrects; arguments and errors as `plan`."""
-        planned = self.plan(obs, ids)
+        return self.corrected(obs, self.plan(obs, ids), ids)
+
+    def corrected(self, obs: Obs, planned: Tensor, ids: Sequence[int] | None = None) -> Tensor:
+        """Planned actions (N, A) in [-1, 1] as the policy corrects them; as they are where it has no correction.
+
+        Args:
+            obs: {key: (N, ...)}, the observations that were planned from.
+            planned: what `plan` or `peek` gave for them.
+            ids: their worlds.
+
+        Raises:
+            SafetyStop: a corrected action is not finite.
+        """
         if not self._corrects:
             return planned
         with torch.no_grad():
@@ -223,6 +235,34 @@ class ChunkExecutor:
         cause = f"its observation {keys[0]!r} is not finite" if keys else "its observation is finite, so weights or noise are at fault"
         self.reset([ids[place]])
         raise SafetyStop(f"the policy gave a non-finite action in world {ids[place]}: {cause}")
+
+
+class CorrectedPlans:
+    """An executor whose plans are already corrected where its policy corrects.
+
+    A correction that is learned on top of a policy with a correction of its own needs it: it sees, stores and executes
+    what that policy would do, not what it would have done without its correction. For other policies nothing changes.
+
+    Args:
+        executor: of the policy that is built upon.
+    """
+
+    def __init__(self, executor: ChunkExecutor) -> None:
+        self.executor = executor
+
+    def reset(self, ids: Sequence[int] | None = None, seeds: Sequence[int] | None = None) -> None:
+        """See `ChunkExecutor.reset`."""
+        self.executor.reset(ids, seeds)
+
+    def plan(self, obs: Obs) -> Tensor:
+        """Corrected actions (N, A) in [-1, 1]; advances the chunk."""
+        return self.executor.act(obs)
+
+    act = plan
+
+    def peek(self, obs: Obs, ids: Sequence[int]) -> Tensor:
+        """Corrected actions (len(ids), A) that `plan` would give for worlds `ids`; nothing moves on."""
+        return self.executor.corrected(obs, self.executor.peek(obs, ids), ids)
 
 
 def _fixed_noise(noise: Any, shape: tuple[int, ...]) -> Tensor | None:

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from policies.executor import ChunkExecutor
+from policies.executor import ChunkExecutor, CorrectedPlans
 from sinew.errors import InputError, SafetyStop, SpecError
 from sinew.specs import STATE
 
@@ -191,3 +191,13 @@ def test_wrong_settings_are_told(toys, settings, message):
 def test_seeds_must_match_worlds(toys):
     with pytest.raises(InputError, match="3 seeds given for 2 worlds"):
         ChunkExecutor(toys.ScriptedPolicy(), 2).reset(seeds=[1, 2, 3])
+
+
+def test_corrected_plans_are_what_act_gives_and_peek_changes_nothing(toys):
+    policy, data = toys.make("residual-flow-mlp")
+    window = toys.batch(data, policy.spec, rows=2)
+    obs = {key: window[key][:, -1] for key in policy.spec.observation}
+    expected = ChunkExecutor(policy, 2, seed=3).act(obs)
+    planner = CorrectedPlans(ChunkExecutor(policy, 2, seed=3))
+    assert torch.equal(planner.peek(obs, [0, 1]), expected) and torch.equal(planner.plan(obs), expected)
+    assert not torch.allclose(ChunkExecutor(policy, 2, seed=3).plan(obs), expected)
