@@ -63,8 +63,17 @@ class Group:
 
 
 def own_device(device: torch.device | str) -> torch.device:
-    """The device of this process: under torchrun, "cuda" means the GPU of its local rank."""
-    device = torch.device(device)
+    """The device of this process: under torchrun, "cuda" means the GPU of its local rank.
+
+    Raises:
+        InputError: there is no such device, or no GPU that torch can use.
+    """
+    try:
+        device = torch.device(device)
+    except RuntimeError:
+        raise InputError(f"unknown device {device!r}: known are cpu, cuda and cuda:N") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise InputError(f"device {str(device)!r} is not there: torch {torch.__version__} sees {torch.cuda.device_count()} GPUs; use cpu")
     if device.type == "cuda" and device.index is None and "LOCAL_RANK" in os.environ:
         return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
     return device

@@ -64,8 +64,8 @@ class TrainConfig:
         for name in ("steps", "batch_size", "log_every", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise InputError(f"training {name} must be at least 1, not {getattr(self, name)}")
-        if not self.learning_rate > 0 or not 0 <= self.ema_decay < 1:
-            raise InputError(f"learning_rate {self.learning_rate} must be above 0 and ema_decay {self.ema_decay} in [0, 1)")
+        if not 0 < self.learning_rate < math.inf or not 0 <= self.ema_decay < 1:
+            raise InputError(f"learning_rate {self.learning_rate} must be above 0 and finite, and ema_decay {self.ema_decay} in [0, 1)")
         if min(self.warmup_steps, self.weight_decay, self.gradient_clip) < 0:
             raise InputError("warmup_steps, weight_decay and gradient_clip must not be negative")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import platform
@@ -110,10 +111,12 @@ class RunDir:
             inputs: named content hashes of what the run reads, recorded.
 
         Raises:
-            InputError: the folder holds a run with another config; the first difference is named.
+            InputError: the folder holds a dataset, or a run with another config; the first difference is named.
         """
         run = cls(path)
         wanted = {"format_version": FORMAT_VERSION, **to_json(config)}
+        if (run / "meta/info.json").exists():
+            raise InputError(f"{path} holds a dataset; choose another folder for the run")
         if (run / "config.json").exists():
             found = read_json(run / "config.json")
             for key in sorted(set(wanted) | set(found)):
@@ -124,6 +127,27 @@ class RunDir:
         write_json(run / "provenance.json", provenance(seeds or {}, inputs or {}))
         write_json(run / "config.json", wanted)
         return run
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep other processes from working in this folder; the system lets go when this process ends, however it ends.
+
+        Raises:
+            InputError: another process works there; its number is told.
+        """
+        with open(self / ".lock", "ab+") as f:
+            try:
+                fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                f.seek(0)
+                holder = f.read(32).decode(errors="replace").strip() or "unknown"
+                raise InputError(
+                    f"another process (pid {holder}) works in {self.path}; wait for it, stop it or choose another folder"
+                ) from None
+            f.truncate(0)
+            f.write(f"{os.getpid()}\n".encode())
+            f.flush()
+            yield
 
     def log(self, **values: Any) -> None:
         """Append one line to metrics.jsonl; after a line that a crash tore it starts on a new one."""

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
     from sinew.bench import Row
 
-HELP = "measure: demo, sim, data, policies, rl, loop; ours beside the peer's"
 NAMES = ("demo", "sim", "data", "policies", "rl", "rewards", "loop", "faults", "calibration")
 COLUMNS = ("name", "unit", "ours", "peer", "peer_value", "ratio", "target", "holds")
 

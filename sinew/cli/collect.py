@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from sinew.cli.scenes import first_scene
 from sinew.errors import InputError
 from sinew.progress import SILENT, Progress
 
@@ -16,8 +17,6 @@ WAVE = 32
 """Worlds stepped side by side; what is recorded does not depend on it."""
 COLLECTION = "meta/sinew_collection.json"
 """What a dataset was collected with."""
-SEED_STRIDE = 1_000_000
-"""Distance between the episode seeds of two --seed values, so that no two collections share a scene."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +84,8 @@ def collect(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
         write_json(note, settings)
     period_ns = 1e9 / interface.action_spec.rate_hz  # simulated time: how fast this machine simulates is of no interest
     with writer:
+        if writer.num_episodes > args.episodes:
+            raise InputError(f"{args.out} holds {writer.num_episodes} episodes, more than --episodes {args.episodes}; take another --out")
         progress.start("collect", args.episodes, done=writer.num_episodes)
         while writer.num_episodes < args.episodes:
             first = writer.num_episodes
@@ -118,7 +119,8 @@ def _wave(args: Args, episodes: range) -> list[tuple[list[dict[str, Any]], bool]
     import sim
 
     n = len(episodes)
-    seeds = [args.seed * SEED_STRIDE + i for i in episodes]
+    first = first_scene("demonstrations", args.seed)
+    seeds = [first + i for i in episodes]
     env = sim.make_vec(args.task, n, cameras=args.cameras, image_size=args.image_size)
     expert = sim.make_expert(args.task, args.quality, n)
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
     from sinew.rundir import RunDir
 
-HELP = "two runs on the same seeds: is one better, and how sure is that"
-
 Outcomes = dict[int, bool]
+USUAL = {"noise": "sample", "executor": "sync", "act_steps": None}
+"""How an evaluation is made where nothing else is asked for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +33,10 @@ class Args:
     """Task, where both were evaluated on several."""
     noise: str = "sample"
     """Compare evaluations with this noise: sample, zero or fixed:K."""
+    executor: Literal["sync", "ensemble"] = "sync"
+    """Compare evaluations with this executor."""
+    act_steps: int | None = None
+    """Compare evaluations with this many actions executed of each chunk; all if left out."""
     sequential: bool = False
     """Judge with the anytime-valid test: use it when you looked at the result before all episodes were in."""
     alpha: float = 0.05
@@ -53,7 +57,10 @@ def run(args: Args) -> dict[str, Any]:
     from sinew.rundir import RunDir
     from sinew.stats import paired, success_summary
 
-    evaluations = [evaluations_of(RunDir.open(path), args.noise) for path in (args.a, args.b)]
+    if not 0 < args.alpha < 1:
+        raise InputError(f"--alpha {args.alpha}: give a probability between 0 and 1, for example 0.05")
+    how = {"noise": args.noise, "executor": args.executor, "act_steps": args.act_steps}
+    evaluations = [evaluations_of(RunDir.open(path), how) for path in (args.a, args.b)]
     task = common_task(args, *evaluations)
     a, b = (e[task] for e in evaluations)
     seeds = sorted(a.keys() & b.keys())
@@ -62,7 +69,7 @@ def run(args: Args) -> dict[str, Any]:
     first, second = [a[s] for s in seeds], [b[s] for s in seeds]
     once, always = paired(first, second, alpha=args.alpha), sequential(first, second, args.alpha)
     return {
-        "task": task, "noise": args.noise, "alpha": args.alpha,
+        "task": task, **how, "alpha": args.alpha,
         "a": {"run": str(args.a), **success_summary(first, seeds)}, "b": {"run": str(args.b), **success_summary(second, seeds)},
         "left_out": {"a": len(a) - len(seeds), "b": len(b) - len(seeds)},
         "paired": once, "sequential": always, "verdict": (always if args.sequential else once)["verdict"],
@@ -70,14 +77,16 @@ def run(args: Args) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def evaluations_of(run: RunDir, noise: str) -> dict[str, Outcomes]:
-    """{task: {seed: success}} of every evaluation with that noise in a run's eval folder."""
+def evaluations_of(run: RunDir, how: Mapping[str, Any]) -> dict[str, Outcomes]:
+    """{task: {seed: success}} of every evaluation made that way in a run's eval folder."""
     from sinew.rundir import read_json
 
     found: dict[str, Outcomes] = {}
     for path in sorted((run / "eval").glob("*.json")):
         entry = read_json(path)
-        if not isinstance(entry, Mapping) or not {"task", "seeds", "successes"} <= entry.keys() or entry.get("noise", "sample") != noise:
+        if not isinstance(entry, Mapping) or not {"task", "seeds", "successes"} <= entry.keys():
+            continue
+        if any(entry.get(name, USUAL[name]) != value for name, value in how.items()):
             continue
         if len(entry["seeds"]) != len(entry["successes"]):
             raise DataError(f"{path}: {len(entry['seeds'])} seeds and {len(entry['successes'])} outcomes; evaluate again")
@@ -96,7 +105,7 @@ def common_task(args: Args, a: Mapping[str, Outcomes], b: Mapping[str, Outcomes]
     """
     for path, evaluations in ((args.a, a), (args.b, b)):
         if not evaluations:
-            raise InputError(f"{path} was not evaluated with noise {args.noise}; run: sinew eval {path}")
+            raise InputError(f"{path} was not evaluated with noise {args.noise} and executor {args.executor}; run: sinew eval {path}")
         if args.task is not None and args.task not in evaluations:
             raise InputError(f"{path} was not evaluated on task {args.task}; it was on {', '.join(sorted(evaluations))}")
     if args.task is not None:

@@ -11,7 +11,6 @@ import tyro
 if TYPE_CHECKING:
     from rich.console import Console
 
-HELP = "look at, check or repair a dataset: info, check, repair"
 DAMAGED = 2
 """Exit code where errors remain."""
 

@@ -125,6 +125,7 @@ def demo(args: Args, progress: Progress = SILENT, phase: Callable[[str], None] =
     from sinew.rundir import RunDir, write_json
     from sinew.stats import paired
 
+    check(args)
     out = args.out
     settings = {k: v for k, v in vars(args).items() if k not in ("out", "json")}
     stages = Stages(out / "stages", settings, phase)
@@ -167,6 +168,21 @@ def demo(args: Args, progress: Progress = SILENT, phase: Callable[[str], None] =
     }
     write_json(out / "summary.json", summary)
     return {**summary, "report": str(write_report(out, summary))}
+
+
+def check(args: Args) -> None:
+    """Refuse at once what would stop a stage only minutes later.
+
+    Raises:
+        InputError: no such task, or a number of nothing.
+    """
+    import sim
+
+    sim.make_interface(args.task)
+    for name in ("episodes", "train_steps", "improve_steps", "eval_episodes", "deploy_episodes", "videos"):
+        least = 0 if name == "videos" else 1
+        if getattr(args, name) < least:
+            raise InputError(f"--{name.replace('_', '-')} {getattr(args, name)}: at least {least} is needed")
 
 
 def _evaluate(run: Path, args: Args, progress: Progress) -> dict[str, Any]:

@@ -10,7 +10,6 @@ from sinew.cli import doctor_probes as probes
 if TYPE_CHECKING:
     from rich.console import Console
 
-HELP = "what works on this machine, what is missing, and the command that adds it"
 MISSING_CORE = 3
 """Exit code where a piece is missing that every command needs."""
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from sinew.cli.scenes import check_seed, first_scene
 from sinew.errors import InputError
 from sinew.progress import SILENT, Progress
 
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
     from policies import PolicyModule
     from sim import TaskInterface
 
-FIRST_SEED = 20_000_000
-"""Test scenes start here, far from those of collection and of training."""
 WORLDS = 50
 """Worlds stepped side by side; results do not depend on it."""
 
@@ -43,7 +42,7 @@ class Args:
     videos: int = 0
     """Episodes to film into the run's videos/."""
     seed: int = 0
-    """Moves the test scenes: episode i has seed 20000000 + 1000000 * seed + i."""
+    """Chooses the test scenes; they are never those of collection, of training or of the gate."""
     json: bool = False
     """Print one JSON object."""
 
@@ -64,29 +63,46 @@ def test_seeds(episodes: int, seed: int = 0) -> list[int]:
     """
     if episodes < 1:
         raise InputError(f"--episodes {episodes}: at least 1 is needed")
-    first = FIRST_SEED + 1_000_000 * seed
+    first = first_scene("test", seed)
     return list(range(first, first + episodes))
 
 
 def evaluate(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
-    """Evaluate the run that `args` name and write eval/<task>[-noise].json and videos."""
+    """Evaluate the run that `args` name and write eval/<task>….json and videos.
+
+    Raises:
+        InputError: no such run or task, or a number that cannot be.
+        SpecError: policy and task do not fit.
+    """
     import policies
     from sinew.rundir import RunDir, write_json
 
+    if args.videos < 0:
+        raise InputError(f"--videos {args.videos}: at least 0 is needed")
     run = RunDir.open(args.run)
     policy = policies.load(run)
     task = args.task or task_of(run)
     interface = interface_of(policy, task)
     options = {"mode": args.executor, "act_steps": args.act_steps, "noise": noise_of(policy, args.noise)}
     result = success(policy, interface, test_seeds(args.episodes, args.seed), options, progress)
-    result = {"run": str(args.run), "task": task, "noise": args.noise, "executor": args.executor, **result}
-    name = task + ("" if args.noise == "sample" else f"-{args.noise.replace(':', '-')}") + (f"-seed{args.seed}" if args.seed else "")
-    write_json(run / f"eval/{name}.json", result)
+    how = {"noise": args.noise, "executor": args.executor, "act_steps": args.act_steps}
+    result = {"run": str(args.run), "task": task, **how, **result}
+    write_json(run / f"eval/{file_name(task, args)}.json", result)
     if args.videos:
         from sinew.cli.video import film
 
         result["videos"] = film(policy, interface, test_seeds(args.videos, args.seed), run / "videos", options, progress)
     return result
+
+
+def file_name(task: str, args: Args) -> str:
+    """Name of an evaluation: the task, and whatever was not left as it is; evaluations made in different ways never meet."""
+    parts = [task]
+    parts += [args.noise.replace(":", "-")] if args.noise != "sample" else []
+    parts += [args.executor] if args.executor != "sync" else []
+    parts += [f"act{args.act_steps}"] if args.act_steps is not None else []
+    parts += [f"seed{args.seed}"] if args.seed else []
+    return "-".join(parts)
 
 
 def success(
@@ -166,6 +182,7 @@ def noise_of(policy: PolicyModule, text: str) -> Any:
     kind, _, number = text.partition(":")
     if kind != "fixed" or not number.isdigit():
         raise InputError(f"--noise {text!r}: known are sample, zero and fixed:K with a whole number K")
+    check_seed(int(number))
     return torch.randn(policy.spec.noise_shape, generator=torch.Generator().manual_seed(int(number)))
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import numpy as np
 import tyro
 
+from sinew.cli.scenes import first_scene
 from sinew.progress import SILENT, Progress
 
 if TYPE_CHECKING:
@@ -20,11 +21,8 @@ if TYPE_CHECKING:
     from sim import TaskInterface
     from sinew.protocols import VecEnv
 
-GATE_SEED = 30_000_000
-"""Scenes on which the gate decides; apart from training scenes and from the test scenes of `sinew eval`."""
 GATE_EPISODES = 100
-TRAIN_SEED = 40_000_000
-"""Scenes that the learner practises on start here."""
+"""Scenes on which the gate decides; apart from training scenes and from the test scenes of `sinew eval`."""
 WORLDS_PLANNED = 8
 """Recorded episodes that the base plans along side by side."""
 
@@ -81,6 +79,8 @@ def improve(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
     import policies
     import sim
     from policies.evaluate import evaluate
+    from policies.executor import CorrectedPlans
+    from policies.parallel import own_device
     from rl.learner import LearnerConfig
     from rl.residual import ResidualConfig, train_residual
     from sinew.cli.eval import WORLDS, interface_of, task_of
@@ -104,26 +104,30 @@ def improve(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
         "num_envs": args.num_envs,
         "residual": config,
     }
-    run = RunDir.create(args.out, described, seeds={"improve": args.seed}, inputs={"base": _file_hash(base_run / "policy.safetensors")})
-
+    device = own_device(args.device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(args.seed)
-        policy = policies.Residual(base, scale=args.scale).to(args.device)
+        policy = policies.Residual(base, scale=args.scale).to(device)
     env = _practice(interface, args, config.gamma)
     gate_env = sim.MujocoVecEnv(interface, WORLDS)
-    executor = policies.ChunkExecutor(policy.base, args.num_envs, seed=args.seed, device=args.device)
+    executor = CorrectedPlans(policies.ChunkExecutor(policy.base, args.num_envs, seed=args.seed, device=device))
+    gate_scene = first_scene("gate")
 
     def gate() -> dict[str, Any]:
-        outcome = evaluate(policy, gate_env, range(GATE_SEED, GATE_SEED + GATE_EPISODES), executor_kwargs={"device": args.device})
+        outcome = evaluate(policy, gate_env, range(gate_scene, gate_scene + GATE_EPISODES), executor_kwargs={"device": device})
         return {"k": outcome.k, "n": outcome.n}
 
     try:
         ring = _remember(demos, policy, args) if demos else None
-        result = train_residual(env, executor, policy.actor, policy.observe, run, config, demos=ring, evaluate=gate, progress=progress)
+        # The folder comes into being when nothing can be wrong with the arguments any more, so that --out stays free.
+        inputs = {"base": _file_hash(base_run / "policy.safetensors")}
+        run = RunDir.create(args.out, described, seeds={"improve": args.seed}, inputs=inputs)
+        with run.held():
+            result = train_residual(env, executor, policy.actor, policy.observe, run, config, demos=ring, evaluate=gate, progress=progress)
+            policies.save(policy, run)
     finally:
         env.close()
         gate_env.close()
-    policies.save(policy, run)
     best = result.best
     return {
         "run": str(args.out),
@@ -143,7 +147,7 @@ def _practice(interface: TaskInterface, args: Args, gamma: float) -> VecEnv:
     from rewards.environment import Rewarded
     from rewards.shaping import DistancePotential
 
-    env = sim.MujocoVecEnv(interface, args.num_envs, TRAIN_SEED + 1_000_000 * args.seed)
+    env = sim.MujocoVecEnv(interface, args.num_envs, first_scene("practice", args.seed))
     if args.reward == "sparse":
         return env
     potential = DistancePotential(interface.observation_spec, interface.objects[0])
@@ -151,7 +155,7 @@ def _practice(interface: TaskInterface, args: Args, gamma: float) -> VecEnv:
 
 
 def _own_demos(config: dict[str, Any]) -> Path | None:
-    path = config.get("data")
+    path = config.get("data") or config.get("demos")  # of a trained run, of an improved one
     return Path(path) if path and Path(path).is_dir() else None
 
 
@@ -161,6 +165,7 @@ def _remember(root: Path, policy: Residual, args: Args) -> Ring:
 
     from demos import Dataset
     from policies import ChunkExecutor
+    from policies.executor import CorrectedPlans
     from rl.episodes import add_episode, plan_along
     from rl.replay import Ring
     from sinew.specs import check_observation_join
@@ -173,12 +178,13 @@ def _remember(root: Path, policy: Residual, args: Args) -> Ring:
     infos = [data.episode(i) for i in range(data.num_episodes)]
     spans = [slice(e.start, e.start + e.length) for e in infos]
     episodes = [{k: torch.from_numpy(every[k][s, 0]) for k in spec.observation} for s in spans]
-    planned = plan_along(ChunkExecutor(policy.base, WORLDS_PLANNED, seed=args.seed, device=args.device), episodes, WORLDS_PLANNED)
+    planner = CorrectedPlans(ChunkExecutor(policy.base, WORLDS_PLANNED, seed=args.seed, device=policy.device))
+    planned = plan_along(planner, episodes, WORLDS_PLANNED)
     layout = {"features": ((policy.observation_dim,), torch.float32), "base_action": ((spec.action_dim,), torch.float32)}
     ring = Ring(len(data), 1, layout, spec.action_dim)
     for info, span, obs, base_action in zip(infos, spans, episodes, planned, strict=True):
         with torch.no_grad():
-            features = policy.observe({k: v.to(args.device) for k, v in obs.items()})
+            features = policy.observe({k: v.to(policy.device) for k, v in obs.items()})
         add_episode(ring, features.cpu(), action[span], success=bool(info.success), base_action=base_action)
     return ring
 

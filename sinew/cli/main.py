@@ -6,6 +6,7 @@ import contextlib
 import errno
 import importlib
 import json
+import math
 import os
 import sys
 from types import ModuleType
@@ -80,6 +81,7 @@ def run_verb(module: ModuleType, argv: list[str]) -> int:
     import tyro
 
     args: Any = tyro.cli(module.Args, args=argv[1:], prog=f"sinew {argv[0]}", description=module.__doc__)
+    check_numbers(args)
     # Torch takes every core it sees and spins on them; a small policy on a small machine is faster with one.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     if not args.json:
@@ -94,6 +96,21 @@ def run_verb(module: ModuleType, argv: list[str]) -> int:
     if os.environ.get("RANK", "0") == "0":  # under torchrun one process speaks
         print(json.dumps(result, allow_nan=False), file=out)
     return exit_code(module, result)
+
+
+def check_numbers(args: Any) -> None:
+    """Refuse what no verb can use: a seed out of range, a number that is not finite.
+
+    Raises:
+        InputError: names the argument.
+    """
+    from sinew.cli.scenes import check_seed
+    from sinew.errors import InputError
+
+    for name, value in vars(args).items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise InputError(f"--{name.replace('_', '-')} {value}: give a finite number")
+    check_seed(args.seed)
 
 
 def exit_code(module: ModuleType, result: dict[str, Any]) -> int:

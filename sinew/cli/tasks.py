@@ -10,7 +10,6 @@ import tyro
 if TYPE_CHECKING:
     from rich.console import Console
 
-HELP = "the simulated tasks with their observations and actions"
 
 
 @dataclass(frozen=True, kw_only=True)

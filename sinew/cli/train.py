@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from dataclasses import dataclass
@@ -63,6 +64,7 @@ def train(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
     """
     import policies
     from demos import Dataset
+    from policies.parallel import own_device
     from policies.train import train as fit
     from sinew.cli.collect import task_of_dataset
     from sinew.rundir import RunDir
@@ -91,15 +93,23 @@ def train(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
         "keys": list(keys),
         "seed": args.seed,
     }
-    first = os.environ.get("RANK", "0") == "0"  # under torchrun one process writes
-    run = (
-        RunDir(args.out) if not first else RunDir.create(args.out, config, seeds={"train": args.seed}, inputs={"data": config["data_hash"]})
-    )
+    device = own_device(args.device)
     policy = policies.make(args.policy, spec, data.stats(), settings or None, seed=args.seed)
     budget = policies.TrainConfig(
-        steps=args.steps, batch_size=args.batch_size, learning_rate=args.learning_rate, seed=args.seed, log_every=min(50, args.steps)
+        steps=args.steps,
+        batch_size=args.batch_size,
+        learning_rate=args.learning_rate,
+        seed=args.seed,
+        log_every=min(50, max(1, args.steps)),
     )
-    policy = fit(policy, data, run, budget, progress=progress, device=args.device)
+    # The folder comes into being when nothing can be wrong with the arguments any more, so that --out stays free.
+    if os.environ.get("RANK", "0") == "0":  # under torchrun one process writes
+        run = RunDir.create(args.out, config, seeds={"train": args.seed}, inputs={"data": config["data_hash"]})
+        hold = run.held()
+    else:
+        run, hold = RunDir(args.out), contextlib.nullcontext()
+    with hold:
+        policy = fit(policy, data, run, budget, progress=progress, device=device)
     last = [m for m in run.metrics() if "loss" in m][-1]
     return {"run": str(args.out), "steps": args.steps, "loss": last["loss"], "parameters": sum(p.numel() for p in policy.parameters())}
 

@@ -68,7 +68,7 @@ def test_several_evaluations_of_a_run_are_joined(tmp_path: Path) -> None:
     make_run(new, [True] * 10, first=500, file="lift-seed1.json")
     make_run(new, [False] * 10, first=100, file="lift-zero.json", noise="zero")
     assert compared(old, new)["paired"]["n"] == 20
-    with pytest.raises(InputError, match=r"old was not evaluated with noise zero; run: sinew eval"):
+    with pytest.raises(InputError, match=r"old was not evaluated with noise zero and executor sync; run: sinew eval"):
         compared(old, new, noise="zero")
 
 

@@ -79,7 +79,7 @@ def test_version() -> None:
         (["evla"], "unknown verb 'evla': did you mean 'eval'"),
         (["tasks", "lfit"], "unknown task 'lfit': did you mean 'lift'"),
         (["bench", "siim"], "unknown bench 'siim': did you mean 'sim'"),
-        (["bench"], "which benchmark? known are sim, data"),
+        (["bench"], "which benchmark? known are demo, sim, data"),
         (["compare", "no-such-run", "nor-this"], "no run at no-such-run"),
         (["data", "info", "no-such-dataset"], "no-such-dataset"),
     ],

@@ -173,3 +173,33 @@ def test_a_full_disk_is_told_and_keeps_what_was_recorded(tmp_path):
         assert kept["episodes"] > 0
     finally:
         subprocess.run(["umount", disk], check=False)
+
+
+def test_a_mistyped_command_leaves_the_folder_free(trained):
+    """What was wrong with the first command must not keep the right one out."""
+    train = ("train", "--data", trained / "data", "--out", trained / "typo")
+    assert "steps" in refusal(*train, "--steps", 0)
+    assert "unknown policy" in refusal(*train, "--policy", "flwo")
+    assert "unknown device" in refusal(*train, "--device", "gpu")
+    assert "finite" in refusal(*train, "--learning-rate", "nan")
+    assert "--seed -1" in refusal(*train, "--seed", -1)
+    assert not (trained / "typo").exists()
+    improve = ("improve", trained / "bc", "--out", trained / "typo")
+    assert "no dataset" in refusal(*improve, "--demos", trained / "nowhere")
+    assert "num_envs" in refusal(*improve, "--num-envs", 0)
+    assert not (trained / "typo").exists()
+
+
+def test_evaluations_made_in_different_ways_are_kept_apart(trained):
+    for way in ((), ("--executor", "ensemble"), ("--act-steps", 3)):
+        result("eval", trained / "bc", "--episodes", 4, *way)
+    names = {path.name for path in (trained / "bc/eval").glob("lift*.json")}
+    assert {"lift.json", "lift-ensemble.json", "lift-act3.json"} <= names
+    same = result("compare", trained / "bc", trained / "bc", "--executor", "ensemble")
+    assert same["executor"] == "ensemble" and same["a"]["n"] == 4
+
+
+@pytest.mark.parametrize("wrong", [("--deploy-episodes", 0), ("--train-steps", 0), ("--videos", -1), ("--task", "lfit")])
+def test_the_demo_refuses_at_once_and_leaves_the_folder_free(tmp_path, wrong):
+    assert str(wrong[1]) in refusal("demo", "--out", tmp_path / "demo", *wrong)
+    assert not (tmp_path / "demo").exists()

@@ -169,3 +169,33 @@ def test_the_commit_is_ours_or_unknown(tmp_path: Path, monkeypatch: pytest.Monke
 def test_provenance_is_json_and_names_no_user() -> None:
     text = json.dumps(provenance({"a": 1}, {}))
     assert os.uname().nodename not in json.loads(text)["machine"].values()
+
+
+# ---------------------------------------------------------------- one process at a time
+
+
+def test_a_folder_is_held_by_one_process_and_freed_by_its_death(tmp_path: Path) -> None:
+    run = RunDir.create(tmp_path / "run", Config(steps=3))
+    source = """
+        import sys, time
+        from sinew.rundir import RunDir
+        with RunDir(sys.argv[1]).held():
+            print("held", flush=True)
+            time.sleep(60)
+    """
+    process = child(source, str(run.path))
+    assert process.stdout is not None and process.stdout.readline() == "held\n"
+    with pytest.raises(InputError, match=f"pid {process.pid}"), run.held():
+        pass
+    process.kill()
+    process.wait()
+    with run.held():
+        pass
+    with run.held():
+        pass
+
+
+def test_a_dataset_is_no_place_for_a_run(tmp_path: Path) -> None:
+    write_json(tmp_path / "data/meta/info.json", {})
+    with pytest.raises(InputError, match="holds a dataset"):
+        RunDir.create(tmp_path / "data", Config(steps=3))
