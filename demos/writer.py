@@ -91,7 +91,8 @@ class Writer:
         # A process killed right here leaves the specs and no more: nothing that anyone would miss.
         started = {root / "meta", root / layout.SPECS, root / layout.RECORDING, root / layout.RECORDING / "lock"}
         if root.is_dir() and any(p not in started and not p.name.startswith(".sinew.json") for p in root.rglob("*")):
-            raise InputError(f"{root} is not empty: go on with its recording (--resume, Writer.resume) or choose another folder")
+            there = "holds a dataset: go on with it (Writer.resume)" if (root / layout.INFO).exists() else "is not empty: empty it"
+            raise InputError(f"{root} {there} or choose another folder")
         info = layout.new_info(int(fps), observation_spec, action_spec, robot_type, "video" if video else "image")
         atomic_write(root / layout.SPECS, layout.save_specs(observation_spec, action_spec))
         write_json(root / layout.INFO, info)

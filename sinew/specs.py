@@ -165,7 +165,7 @@ def check_observation_join(giver: str, given: ObservationSpec, taker: str, wante
         for name in ("shape", "dtype", "unit", "names"):
             a, b = getattr(have, name), getattr(want, name)
             if a != b and not (name in ("unit", "names") and (not a or not b)):
-                raise SpecError(f"{giver} and {taker} disagree on {key!r}: {name} {a!r} against {b!r}")
+                raise SpecError(f"{giver} and {taker} disagree on {key!r}: {_difference(name, a, b)}")
 
 
 def check_action_join(giver: str, given: ActionSpec, taker: str, wanted: ActionSpec) -> None:
@@ -178,4 +178,12 @@ def check_action_join(giver: str, given: ActionSpec, taker: str, wanted: ActionS
         a, b = getattr(given, f.name), getattr(wanted, f.name)
         same = np.allclose(a, b, rtol=1e-6, atol=1e-9) if f.name in ("low", "high") and len(a) == len(b) else a == b
         if not same:
-            raise SpecError(f"{giver} and {taker} disagree on the action: {f.name} {a!r} against {b!r}")
+            raise SpecError(f"{giver} and {taker} disagree on the action: {_difference(f.name, a, b)}")
+
+
+def _difference(field_name: str, a: Any, b: Any) -> str:
+    """What differs between two values of a field: of two long lists the first element that does."""
+    if isinstance(a, tuple) and isinstance(b, tuple) and len(a) == len(b) > 3:
+        i = next(i for i, (x, y) in enumerate(zip(a, b, strict=True)) if x != y)
+        return f"{field_name} of element {i}, {a[i]!r} against {b[i]!r}"
+    return f"{field_name} {a!r} against {b!r}"
