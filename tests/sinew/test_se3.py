@@ -31,7 +31,7 @@ settings.register_profile("sinew", max_examples=150, deadline=None, derandomize=
 settings.load_profile("sinew")
 
 
-def close(a, b, atol: float = 1e-12) -> None:
+def assert_close(a, b, atol: float = 1e-12) -> None:
     np.testing.assert_allclose(a, b, rtol=0, atol=atol)
 
 
@@ -40,30 +40,30 @@ def close(a, b, atol: float = 1e-12) -> None:
 
 @given(motion, motion, motion)
 def test_group_axioms(a, b, c) -> None:
-    close(se3.se3_compose(se3.se3_compose(a, b), c), se3.se3_compose(a, se3.se3_compose(b, c)), 1e-9)
-    close(se3.se3_compose(a, np.eye(4)), a)
-    close(se3.se3_compose(np.eye(4), a), a)
-    close(se3.se3_compose(a, se3.se3_inverse(a)), np.eye(4), 1e-9)
-    close(se3.se3_compose(se3.se3_inverse(a), a), np.eye(4), 1e-9)
+    assert_close(se3.se3_compose(se3.se3_compose(a, b), c), se3.se3_compose(a, se3.se3_compose(b, c)), 1e-9)
+    assert_close(se3.se3_compose(a, np.eye(4)), a)
+    assert_close(se3.se3_compose(np.eye(4), a), a)
+    assert_close(se3.se3_compose(a, se3.se3_inverse(a)), np.eye(4), 1e-9)
+    assert_close(se3.se3_compose(se3.se3_inverse(a), a), np.eye(4), 1e-9)
 
 
 @given(motion, motion)
 def test_products_stay_in_the_group(a, b) -> None:
     product = se3.se3_compose(a, b)
-    close(product[:3, :3] @ product[:3, :3].T, np.eye(3), 1e-12)
+    assert_close(product[:3, :3] @ product[:3, :3].T, np.eye(3), 1e-12)
     assert np.linalg.det(product[:3, :3]) == pytest.approx(1, abs=1e-12)
-    close(product[3], [0, 0, 0, 1])
+    assert_close(product[3], [0, 0, 0, 1])
 
 
 @given(motion, motion, vector)
 def test_action_is_compatible_with_composition(a, b, point) -> None:
-    close(se3.se3_act(se3.se3_compose(a, b), point), se3.se3_act(a, se3.se3_act(b, point)), 1e-9)
+    assert_close(se3.se3_act(se3.se3_compose(a, b), point), se3.se3_act(a, se3.se3_act(b, point)), 1e-9)
 
 
 @given(motion, motion, twist)
 def test_adjoint_is_a_homomorphism_and_carries_twists(a, b, x) -> None:
-    close(se3.se3_adjoint(se3.se3_compose(a, b)), se3.se3_adjoint(a) @ se3.se3_adjoint(b), 1e-9)
-    close(se3.se3_exp(se3.se3_adjoint(a) @ x), se3.se3_compose(a, se3.se3_exp(x), se3.se3_inverse(a)), 1e-8)
+    assert_close(se3.se3_adjoint(se3.se3_compose(a, b)), se3.se3_adjoint(a) @ se3.se3_adjoint(b), 1e-9)
+    assert_close(se3.se3_exp(se3.se3_adjoint(a) @ x), se3.se3_compose(a, se3.se3_exp(x), se3.se3_inverse(a)), 1e-8)
 
 
 # ---------------------------------------------------------------- exponential and logarithm
@@ -71,13 +71,13 @@ def test_adjoint_is_a_homomorphism_and_carries_twists(a, b, x) -> None:
 
 @given(rotation_vector)
 def test_so3_log_undoes_exp_from_zero_to_pi(phi) -> None:
-    close(se3.so3_log(se3.so3_exp(phi)), phi, 1e-9)
+    assert_close(se3.so3_log(se3.so3_exp(phi)), phi, 1e-9)
 
 
 @given(rotation_vector)
 def test_so3_exp_undoes_log_at_every_angle(phi) -> None:
     rotation = se3.so3_exp(phi)
-    close(se3.so3_exp(se3.so3_log(rotation)), rotation, 1e-14)
+    assert_close(se3.so3_exp(se3.so3_log(rotation)), rotation, 1e-14)
 
 
 @given(rotation_vector)
@@ -88,38 +88,38 @@ def test_small_angles_keep_their_relative_precision(phi) -> None:
 
 @given(direction)
 def test_half_a_turn(axis) -> None:
-    close(se3.so3_exp(math.pi * axis), 2 * np.outer(axis, axis) - np.eye(3), 1e-14)
+    assert_close(se3.so3_exp(math.pi * axis), 2 * np.outer(axis, axis) - np.eye(3), 1e-14)
     back = se3.so3_log(2 * np.outer(axis, axis) - np.eye(3))
-    close(abs(back @ axis), math.pi, 1e-12)  # axis and -axis are the same half turn
+    assert_close(abs(back @ axis), math.pi, 1e-12)  # axis and -axis are the same half turn
 
 
 @given(pose_twist)
 def test_se3_log_undoes_exp(x) -> None:
-    close(se3.se3_log(se3.se3_exp(x)), x, 1e-8)
+    assert_close(se3.se3_log(se3.se3_exp(x)), x, 1e-8)
 
 
 @given(twist)
 def test_exponentials_equal_the_matrix_exponential(x) -> None:
-    close(se3.so3_exp(x[3:]), expm(se3.so3_hat(x[3:])), 1e-12)
-    close(se3.se3_exp(x), expm(se3.se3_hat(x)), 1e-11)
+    assert_close(se3.so3_exp(x[3:]), expm(se3.so3_hat(x[3:])), 1e-12)
+    assert_close(se3.se3_exp(x), expm(se3.se3_hat(x)), 1e-11)
 
 
 @given(twist, st.floats(-1, 1), st.floats(-1, 1))
 def test_one_parameter_subgroup(x, s, t) -> None:
-    close(se3.se3_compose(se3.se3_exp(s * x), se3.se3_exp(t * x)), se3.se3_exp((s + t) * x), 1e-10)
+    assert_close(se3.se3_compose(se3.se3_exp(s * x), se3.se3_exp(t * x)), se3.se3_exp((s + t) * x), 1e-10)
 
 
 def test_closed_forms() -> None:
-    close(se3.so3_exp([0, 0, math.pi / 2]), [[0, -1, 0], [1, 0, 0], [0, 0, 1]], 1e-15)
+    assert_close(se3.so3_exp([0, 0, math.pi / 2]), [[0, -1, 0], [1, 0, 0], [0, 0, 1]], 1e-15)
     # a quarter turn about z while moving at pi/2 m/s along x walks a quarter of the unit circle: ends at (1, 1)
-    close(se3.se3_exp([math.pi / 2, 0, 0, 0, 0, math.pi / 2])[:3, 3], [1, 1, 0], 1e-15)
-    close(se3.so3_hat([1, 2, 3]) @ [4, 5, 6], np.cross([1, 2, 3], [4, 5, 6]))
+    assert_close(se3.se3_exp([math.pi / 2, 0, 0, 0, 0, math.pi / 2])[:3, 3], [1, 1, 0], 1e-15)
+    assert_close(se3.so3_hat([1, 2, 3]) @ [4, 5, 6], np.cross([1, 2, 3], [4, 5, 6]))
 
 
 @given(twist)
 def test_vee_undoes_hat(x) -> None:
-    close(se3.se3_vee(se3.se3_hat(x)), x)
-    close(se3.so3_vee(se3.so3_hat(x[:3])), x[:3])
+    assert_close(se3.se3_vee(se3.se3_hat(x)), x)
+    assert_close(se3.so3_vee(se3.so3_hat(x[:3])), x[:3])
 
 
 # ---------------------------------------------------------------- Jacobians
@@ -140,13 +140,13 @@ def finite_difference(x, log, exp, inverse, left: bool):
 @given(rotation_vector)
 def test_so3_jacobians_against_finite_differences(phi) -> None:
     for function, left in ((se3.so3_left_jacobian, True), (se3.so3_right_jacobian, False)):
-        close(function(phi), finite_difference(phi, se3.so3_log, se3.so3_exp, np.transpose, left), 1e-8)
+        assert_close(function(phi), finite_difference(phi, se3.so3_log, se3.so3_exp, np.transpose, left), 1e-8)
 
 
 @given(pose_twist)
 def test_se3_jacobians_against_finite_differences(x) -> None:
     for function, left in ((se3.se3_left_jacobian, True), (se3.se3_right_jacobian, False)):
-        close(function(x), finite_difference(x, se3.se3_log, se3.se3_exp, se3.se3_inverse, left), 1e-7)
+        assert_close(function(x), finite_difference(x, se3.se3_log, se3.se3_exp, se3.se3_inverse, left), 1e-7)
 
 
 @given(pose_twist)
@@ -154,19 +154,19 @@ def test_jacobian_inverses(x) -> None:
     for name in ("so3_left_jacobian", "so3_right_jacobian", "se3_left_jacobian", "se3_right_jacobian"):
         argument = x[3:] if name.startswith("so3") else x
         product = getattr(se3, name)(argument) @ getattr(se3, f"{name}_inverse")(argument)
-        close(product, np.eye(len(argument)), 1e-10)
+        assert_close(product, np.eye(len(argument)), 1e-10)
 
 
 @given(pose_twist)
 def test_left_jacobian_is_the_adjoint_times_the_right(x) -> None:
-    close(se3.se3_left_jacobian(x), se3.se3_adjoint(se3.se3_exp(x)) @ se3.se3_right_jacobian(x), 1e-9)
+    assert_close(se3.se3_left_jacobian(x), se3.se3_adjoint(se3.se3_exp(x)) @ se3.se3_right_jacobian(x), 1e-9)
 
 
 @given(direction)
 def test_series_and_closed_forms_meet(axis) -> None:
     for function in (se3.so3_left_jacobian, se3.so3_left_jacobian_inverse, se3.so3_exp):
         for border in (0.2, 1.0):
-            close(function(axis * (border - 1e-9)), function(axis * (border + 1e-9)), 3e-9)
+            assert_close(function(axis * (border - 1e-9)), function(axis * (border + 1e-9)), 3e-9)
 
 
 # ---------------------------------------------------------------- quaternions and 6-D rotations
@@ -176,32 +176,32 @@ def test_series_and_closed_forms_meet(axis) -> None:
 def test_quaternions_against_scipy(phi) -> None:
     rotation = se3.so3_exp(phi)
     reference = Rotation.from_rotvec(phi)
-    close(rotation, reference.as_matrix(), 1e-12)
+    assert_close(rotation, reference.as_matrix(), 1e-12)
     quaternion = se3.matrix_to_quaternion(rotation)
     assert quaternion[0] >= 0
     assert abs(abs(quaternion @ se3.xyzw_to_wxyz(reference.as_quat())) - 1) < 1e-12
-    close(se3.quaternion_to_matrix(quaternion), rotation, 1e-12)
+    assert_close(se3.quaternion_to_matrix(quaternion), rotation, 1e-12)
 
 
 @given(rotation_vector, rotation_vector)
 def test_quaternion_product_is_the_matrix_product(a, b) -> None:
     qa, qb = se3.matrix_to_quaternion(se3.so3_exp(a)), se3.matrix_to_quaternion(se3.so3_exp(b))
-    close(se3.quaternion_to_matrix(se3.quaternion_multiply(qa, qb)), se3.so3_exp(a) @ se3.so3_exp(b), 1e-12)
+    assert_close(se3.quaternion_to_matrix(se3.quaternion_multiply(qa, qb)), se3.so3_exp(a) @ se3.so3_exp(b), 1e-12)
 
 
 def test_quaternion_orders() -> None:
-    close(se3.wxyz_to_xyzw([1, 2, 3, 4]), [2, 3, 4, 1])
-    close(se3.xyzw_to_wxyz([2, 3, 4, 1]), [1, 2, 3, 4])
-    close(se3.quaternion_to_matrix([2, 0, 0, 0]), np.eye(3))
+    assert_close(se3.wxyz_to_xyzw([1, 2, 3, 4]), [2, 3, 4, 1])
+    assert_close(se3.xyzw_to_wxyz([2, 3, 4, 1]), [1, 2, 3, 4])
+    assert_close(se3.quaternion_to_matrix([2, 0, 0, 0]), np.eye(3))
 
 
 @given(rotation_vector, st.floats(0.1, 10), st.floats(-3, 3))
 def test_rotation6d(phi, scale, shear) -> None:
     rotation = se3.so3_exp(phi)
     six = se3.matrix_to_rotation6d(rotation)
-    close(six, np.concatenate([rotation[:, 0], rotation[:, 1]]))
+    assert_close(six, np.concatenate([rotation[:, 0], rotation[:, 1]]))
     bent = np.concatenate([scale * six[:3], scale * six[3:] + shear * six[:3]])  # Gram-Schmidt takes both out
-    close(se3.rotation6d_to_matrix(bent), rotation, 1e-10)
+    assert_close(se3.rotation6d_to_matrix(bent), rotation, 1e-10)
 
 
 # ---------------------------------------------------------------- interpolation, batches, bad input
@@ -209,29 +209,29 @@ def test_rotation6d(phi, scale, shear) -> None:
 
 @given(motion, motion)
 def test_interpolation_ends_and_middle(a, b) -> None:
-    close(se3.se3_interpolate(a, b, 0.0), a, 1e-9)
-    close(se3.se3_interpolate(a, b, 1.0), b, 1e-7)
-    close(se3.so3_interpolate(a[:3, :3], b[:3, :3], 0.5), se3.se3_interpolate(a, b, 0.5)[:3, :3], 1e-9)
+    assert_close(se3.se3_interpolate(a, b, 0.0), a, 1e-9)
+    assert_close(se3.se3_interpolate(a, b, 1.0), b, 1e-7)
+    assert_close(se3.so3_interpolate(a[:3, :3], b[:3, :3], 0.5), se3.se3_interpolate(a, b, 0.5)[:3, :3], 1e-9)
 
 
 def test_interpolation_turns_at_constant_speed() -> None:
     path = se3.so3_interpolate(np.eye(3), se3.so3_exp([0, 0, 1.2]), np.linspace(0, 1, 5))
-    close(se3.so3_log(path), [[0, 0, z] for z in (0, 0.3, 0.6, 0.9, 1.2)])
+    assert_close(se3.so3_log(path), [[0, 0, z] for z in (0, 0.3, 0.6, 0.9, 1.2)])
 
 
 def test_leading_axes_broadcast_and_equal_the_loop() -> None:
     rng = np.random.default_rng(0)
     x = rng.normal(size=(4, 5, 6))
     for function in (se3.se3_exp, se3.se3_left_jacobian, se3.se3_left_jacobian_inverse, se3.se3_hat):
-        close(function(x)[2, 3], function(x[2, 3]))
+        assert_close(function(x)[2, 3], function(x[2, 3]))
     motions = se3.se3_exp(x)
     for function in (se3.se3_log, se3.se3_inverse, se3.se3_adjoint, se3.se3_vee):
-        close(function(motions)[2, 3], function(motions[2, 3]))
+        assert_close(function(motions)[2, 3], function(motions[2, 3]))
     points = rng.normal(size=(5, 3))
-    close(se3.se3_act(motions, points)[2, 3], motions[2, 3, :3, :3] @ points[3] + motions[2, 3, :3, 3])
+    assert_close(se3.se3_act(motions, points)[2, 3], motions[2, 3, :3, :3] @ points[3] + motions[2, 3, :3, 3])
     rotations = motions[..., :3, :3]
-    close(se3.matrix_to_quaternion(rotations)[2, 3], se3.matrix_to_quaternion(rotations[2, 3]))
-    close(se3.rotation6d_to_matrix(se3.matrix_to_rotation6d(rotations)), rotations)
+    assert_close(se3.matrix_to_quaternion(rotations)[2, 3], se3.matrix_to_quaternion(rotations[2, 3]))
+    assert_close(se3.rotation6d_to_matrix(se3.matrix_to_rotation6d(rotations)), rotations)
 
 
 @pytest.mark.parametrize("call", [
