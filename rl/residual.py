@@ -261,7 +261,7 @@ class _Training:
                 self._update_many(50, train_actor=False)
                 self.progress.advance(50)
             self.critic_only_done, self.update_debt = True, 0.0
-            self.progress.start("improve", config.steps, min(self.step, config.steps))
+            self.progress.start("improve", config.steps, self.step - self.env.num_envs)  # this round is told after it
             return
         whole = int(self.update_debt)
         self.update_debt -= whole
