@@ -41,7 +41,7 @@ def main() -> None:
         sh(sinew, "collect", "--task", "lift", "--episodes", "4", "--out", tmp / "data", "--json", cwd=tmp, env=env)
         sh(sinew, "train", "--data", tmp / "data", "--steps", "20", "--out", tmp / "run", "--json", cwd=tmp, env=env)
         result = json.loads(sh(sinew, "eval", tmp / "run", "--episodes", "4", "--json", cwd=tmp, env=env))
-        make = "import gymnasium; gymnasium.make('sinew/Lift-v0').reset(seed=0)"
+        make = "import gymnasium, sim; gymnasium.make('sinew/Lift-v0').reset(seed=0)"
         sh(python, "-c", make, cwd=tmp, env=env)
         print(
             f"{wheel.name}: {len(tasks['tasks'])} tasks, doctor {'ok' if doctor['ok'] else 'finds gaps'}, evaluated {result['n']} episodes"

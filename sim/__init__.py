@@ -6,8 +6,9 @@ Everything named here is imported on first use; `import sim` alone loads neither
 from __future__ import annotations
 
 import importlib
-import sys
+import pkgutil
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
     from sim.tasks import TASKS, Task
     from sim.vec_env import MujocoVecEnv
 
-TASK_NAMES = ("drawer", "handover", "lift", "peg", "push", "reach")
-"""Tasks that come with the package, known without importing mujoco; `TASKS` also holds your own."""
+TASK_NAMES = tuple(sorted(m.name for m in pkgutil.iter_modules([str(Path(__file__).parent / "tasks")]) if m.name != "base"))
+"""Tasks that come with the package, one module each, known without importing mujoco; `TASKS` also holds tasks from elsewhere."""
 
 _LAZY = {
     "CLEAN": "sim.expert",
@@ -90,6 +91,5 @@ def make_vec(
     return MujocoVecEnv(make_interface(task, action, cameras, image_size, robot), num_envs, seed, num_threads)
 
 
-if "gymnasium" in sys.modules:
-    # An installed package is found through its entry point; this serves a source tree that is only on the path.
-    importlib.import_module("sim.gym_registration").register()
+# Gymnasium up to 1.3 also finds the tasks of an installed package through its entry point; 1.4 loads no plug-ins any more.
+importlib.import_module("sim.gym_registration").register()

@@ -1,8 +1,9 @@
-"""Our tasks' ids in Gymnasium's registry. Gymnasium loads this on its own import, so nothing heavy is imported here."""
+"""Our tasks' ids in Gymnasium's registry, entered on `import sim`; nothing heavy is imported here."""
 
 from __future__ import annotations
 
-import gymnasium
+from gymnasium.envs.registration import register as enter
+from gymnasium.envs.registration import registry
 
 from sim import TASK_NAMES
 
@@ -15,8 +16,8 @@ def environment_id(task: str) -> str:
 def register() -> None:
     """Enter every built-in task in Gymnasium's registry; entering them again changes nothing.
 
-    Named as an entry point of the group `gymnasium.envs`, so that `gymnasium.make` finds the tasks of an installed package.
+    Also named as an entry point of the group `gymnasium.envs`, by which Gymnasium up to 1.3 finds the tasks of an installed package.
     """
     for task in TASK_NAMES:
-        if environment_id(task) not in gymnasium.registry:
-            gymnasium.register(environment_id(task), entry_point="sim.gymnasium_envs:TaskEnv", kwargs={"task": task})
+        if environment_id(task) not in registry:
+            enter(environment_id(task), entry_point="sim.gymnasium_envs:TaskEnv", kwargs={"task": task})
