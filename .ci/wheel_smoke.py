@@ -36,7 +36,7 @@ def main() -> None:
         names = ", ".join(PACKAGES)
         sh(python, "-c", f"import {names}; assert all('site-packages' in m.__file__ for m in ({names}))", cwd=tmp, env=env)
         sinew = tmp / "venv" / "bin" / "sinew"
-        doctor = json.loads(sh(sinew, "doctor", "--json", cwd=tmp, env=env))
+        sh(sinew, "doctor", "--json", cwd=tmp, env=env)  # fails where the core does not work
         tasks = json.loads(sh(sinew, "tasks", "--json", cwd=tmp, env=env))
         sh(sinew, "collect", "--task", "lift", "--episodes", "4", "--out", tmp / "data", "--json", cwd=tmp, env=env)
         sh(sinew, "train", "--data", tmp / "data", "--steps", "20", "--out", tmp / "run", "--json", cwd=tmp, env=env)
@@ -44,7 +44,7 @@ def main() -> None:
         make = "import gymnasium, sim; gymnasium.make('sinew/Lift-v0').reset(seed=0)"
         sh(python, "-c", make, cwd=tmp, env=env)
         print(
-            f"{wheel.name}: {len(tasks['tasks'])} tasks, doctor {'ok' if doctor['ok'] else 'finds gaps'}, evaluated {result['n']} episodes"
+            f"{wheel.name}: {len(tasks['tasks'])} tasks, evaluated {result['n']} episodes"
         )
 
 
