@@ -123,9 +123,8 @@ class Journal:
 
     def close(self) -> None:
         """Close the files; the folder stays."""
-        for fd in self._files.values():
-            os.close(fd)
-        self._files = {}
+        while self._files:  # each is forgotten before it is closed: Ctrl-C in between must not close a number twice
+            os.close(self._files.popitem()[1])
 
     def _cut(self) -> None:
         """Take back what a failed write left behind."""

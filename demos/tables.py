@@ -51,17 +51,31 @@ def write_episode(path: Path, row: Mapping[str, Any], stats: Mapping[str, Stats]
     """
     arrays = {}
     for name, value in row.items():
-        kind = OUTCOME_COLUMNS.get(name)
-        arrays[name] = pa.array([value], kind) if kind is not None else pa.array([value])
+        arrays[name] = pa.array([value], OUTCOME_COLUMNS.get(name) or _kind(value))
     for key, parts in stats.items():
         for name, value in parts.items():
-            arrays[f"stats/{key}/{name}"] = pa.array([value.tolist()])
+            plain = value.tolist()
+            arrays[f"stats/{key}/{name}"] = pa.array([plain], _kind(plain))
     table = pa.table(arrays)
     if like is not None:
         have = set(table.column_names)
         fitted = [table[f.name].cast(f.type) if f.name in have else pa.chunked_array([pa.nulls(1, f.type)]) for f in like]
         table = pa.Table.from_arrays(fitted, names=like.names)
     pq.write_table(table, path, compression="snappy", use_dictionary=False, write_statistics=False)
+
+
+def _kind(value: Any) -> pa.DataType:
+    """Arrow type of a boolean, whole number, number, text, None, or of a list of these.
+
+    Left to find it by itself, pyarrow looks for optional packages at every call, which is slow and swallows Ctrl-C.
+    """
+    if isinstance(value, list):
+        return pa.list_(_kind(value[0]) if value else pa.null())
+    if isinstance(value, (bool, np.bool_)):
+        return pa.bool_()
+    if isinstance(value, (int, np.integer)):
+        return pa.int64()
+    return pa.float64() if isinstance(value, (float, np.floating)) else pa.null() if value is None else pa.string()
 
 
 def episode_schema(root: Path) -> pa.Schema | None:
