@@ -123,7 +123,7 @@ def _robot(args: Args, task: str, interface: TaskInterface) -> tuple[Robot, Scen
 def simulated_robot(task: str) -> Iterator[int]:
     """`sinew robot` in a process of its own, on this machine only; gives its DDS domain and ends it afterwards."""
     domain = 20 + os.getpid() % 80
-    command = [sys.executable, "-m", "sinew", "robot", "--task", task, "--domain", str(domain), "--reach", "LOCALHOST"]
+    command = [sys.executable, "-m", "sinew", "robot", "--task", task, "--domain", str(domain), "--reach", "LOCALHOST", "--with-parent"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         yield domain

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import ctypes
+import signal
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from sinew.errors import InputError
+
 if TYPE_CHECKING:
     from rich.console import Console
+
+PR_SET_PDEATHSIG = 1
+"""Number of the request in prctl(2)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +34,8 @@ class Args:
     """Height and width of the images in pixels."""
     compressed: bool = False
     """Publish JPEG images besides raw ones."""
+    with_parent: bool = False
+    """End when the process that started this one ends, however it ends; Linux only."""
     seed: int = 0
     """Seed of the first scene."""
     json: bool = False
@@ -35,6 +44,8 @@ class Args:
 
 def run(args: Args) -> dict[str, Any]:
     """Serve until SIGINT or SIGTERM."""
+    if args.with_parent:
+        end_with_parent()
     from robot_bridge import serve
 
     size = (args.image_size, args.image_size)
@@ -49,6 +60,20 @@ def run(args: Args) -> dict[str, Any]:
         compressed=args.compressed,
     )
     return {"task": args.task, "ended": "asked to"}
+
+
+def end_with_parent() -> None:
+    """Ask the system for SIGTERM when the parent process ends, so that a killed command leaves no robot behind.
+
+    Raises:
+        InputError: the system cannot.
+    """
+    try:
+        failed = ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
+    except AttributeError:
+        failed = -1
+    if failed:
+        raise InputError("--with-parent works on Linux only; leave it out and end the robot with Ctrl-C")
 
 
 def show(result: dict[str, Any], console: Console) -> None:

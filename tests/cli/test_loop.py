@@ -203,3 +203,20 @@ def test_evaluations_made_in_different_ways_are_kept_apart(trained):
 def test_the_demo_refuses_at_once_and_leaves_the_folder_free(tmp_path, wrong):
     assert str(wrong[1]) in refusal("demo", "--out", tmp_path / "demo", *wrong)
     assert not (tmp_path / "demo").exists()
+
+
+def test_a_killed_command_leaves_no_robot_behind():
+    """The robot that a demo starts ends with the demo, even by kill -9."""
+    start = "from sinew.cli.deploy import simulated_robot"
+    lines = ("import time", start, "with simulated_robot('reach'):", " print(1, flush=True)", " time.sleep(60)")
+    source = "\n".join(lines)
+    parent = subprocess.Popen([sys.executable, "-c", source], stdout=subprocess.PIPE, text=True, env=ENV)
+    assert parent.stdout is not None and parent.stdout.readline() == "1\n"
+    (child,) = Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()
+    time.sleep(4)  # until it serves
+    parent.kill()
+    parent.wait()
+    deadline = time.monotonic() + 20
+    while Path(f"/proc/{child}").exists() and "Z" not in Path(f"/proc/{child}/stat").read_text().split()[2]:
+        assert time.monotonic() < deadline, "the robot still runs"
+        time.sleep(0.1)
