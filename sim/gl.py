@@ -105,6 +105,18 @@ def make_context(width: int, height: int) -> Any:
     return context
 
 
+def release() -> None:
+    """Let go of this thread's current context, so that another thread may draw with it; EGL allows one thread at a time."""
+    if backend() == "egl":
+        from OpenGL import EGL
+
+        EGL.eglReleaseThread()
+    elif backend() == "glfw":
+        import glfw
+
+        glfw.make_context_current(None)  # type: ignore[arg-type]
+
+
 def _free_all() -> None:
     for context in list(_live):
         context.free()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import mujoco
 import numpy as np
 
-from sim.gl import make_context
+from sim.gl import make_context, release
 from sim.robots.config import find
 from sinew.errors import InputError
 
@@ -41,6 +41,7 @@ class SceneRenderer:
         self._options = mujoco.MjvOption()
         self._camera = mujoco.MjvCamera()
         self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED.value
+        release()
 
     def images(self, qpos: np.ndarray, camera: str, height: int, width: int) -> np.ndarray:
         """Pictures (n, height, width, 3) uint8 of the states qpos (n, nq), seen by a named camera.
@@ -51,26 +52,34 @@ class SceneRenderer:
         if height > self._height or width > self._width:
             raise InputError(f"image of {height}x{width} asked for; the largest is {self._height}x{self._width}")
         self._camera.fixedcamid = find(self._model, "camera", camera, "scene")
-        self._gl.make_current()
-        viewport = mujoco.MjrRect(0, 0, width, height)
         images = np.empty((len(qpos), height, width, 3), dtype=np.uint8)
-        raw = np.empty((height, width, 3), dtype=np.uint8)
-        for i, positions in enumerate(qpos):
-            self._data.qpos[:] = positions
-            mujoco.mj_kinematics(self._model, self._data)
-            mujoco.mj_comPos(self._model, self._data)
-            mujoco.mj_camlight(self._model, self._data)
-            mujoco.mjv_updateScene(
-                self._model, self._data, self._options, None, self._camera, mujoco.mjtCatBit.mjCAT_ALL.value, self._scene
-            )
-            mujoco.mjr_render(viewport, self._scene, self._context)
-            mujoco.mjr_readPixels(raw, None, viewport, self._context)
-            images[i] = raw[::-1]
+        self._gl.make_current()
+        try:
+            for image, positions in zip(images, qpos, strict=True):
+                self._draw(image, positions)
+        finally:
+            release()
         return images
+
+    def _draw(self, image: np.ndarray, qpos: np.ndarray) -> None:
+        """Fill image (height, width, 3) with the state qpos (nq,)."""
+        self._data.qpos[:] = qpos
+        mujoco.mj_kinematics(self._model, self._data)
+        mujoco.mj_comPos(self._model, self._data)
+        mujoco.mj_camlight(self._model, self._data)
+        mujoco.mjv_updateScene(
+            self._model, self._data, self._options, None, self._camera, mujoco.mjtCatBit.mjCAT_ALL.value, self._scene
+        )
+        viewport = mujoco.MjrRect(0, 0, image.shape[1], image.shape[0])
+        mujoco.mjr_render(viewport, self._scene, self._context)
+        raw = np.empty(image.shape, dtype=np.uint8)
+        mujoco.mjr_readPixels(raw, None, viewport, self._context)
+        image[:] = raw[::-1]
 
     def close(self) -> None:
         """Free the context."""
         if self._gl is not None:
+            self._gl.make_current()
             self._context.free()
             self._gl.free()
             self._gl = None

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from sinew.errors import InputError
 from sinew.progress import SILENT, Progress
 
 if TYPE_CHECKING:
@@ -82,6 +83,11 @@ def deploy(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
     policy = policies.load(run)
     task = args.task or task_of(run)
     interface = interface_of(policy, task)
+    if not interface.action_spec.rate_hz <= args.controller_rate <= 1000 or not args.timeout > 0:
+        raise InputError(
+            f"--controller-rate {args.controller_rate:g} must be between the policy's {interface.action_spec.rate_hz:g} and 1000 Hz, "
+            f"--timeout {args.timeout:g} above 0 s"
+        )
     config = DeployConfig(controller_rate_hz=args.controller_rate, connect_timeout_s=args.timeout)
     robot, scene = _robot(args, task, interface)
     try:

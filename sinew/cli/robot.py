@@ -12,6 +12,7 @@ from sinew.errors import InputError
 if TYPE_CHECKING:
     from rich.console import Console
 
+MAX_RATE_HZ = 1000
 PR_SET_PDEATHSIG = 1
 """Number of the request in prctl(2)."""
 
@@ -44,6 +45,10 @@ class Args:
 
 def run(args: Args) -> dict[str, Any]:
     """Serve until SIGINT or SIGTERM."""
+    if not 1 <= args.rate <= MAX_RATE_HZ:
+        raise InputError(f"--rate {args.rate:g}: between 1 and {MAX_RATE_HZ} Hz are possible")
+    if args.image_size < 1:
+        raise InputError(f"--image-size {args.image_size}: at least 1 pixel is needed")
     if args.with_parent:
         end_with_parent()
     from robot_bridge import serve

@@ -134,6 +134,21 @@ def test_specs_that_do_not_fit_are_named(trained):
     assert "observation.environment_state" in refusal("eval", trained / "bc", "--task", "reach")
 
 
+def test_rates_and_times_that_cannot_be_are_refused(trained):
+    assert "--rate 0" in refusal("robot", "--rate", 0)
+    assert "--controller-rate 0" in refusal("deploy", trained / "bc", "--controller-rate", 0)
+    assert "--timeout -2" in refusal("deploy", trained / "bc", "--timeout", -2)
+
+
+def test_a_policy_with_a_camera_goes_the_whole_way(tmp_path):
+    if subprocess.run([sys.executable, "-c", "import sim.gl; sim.gl.backend()"], env=ENV, capture_output=True).returncode:
+        pytest.skip("no OpenGL on this machine")
+    result("collect", "--task", "lift", "--episodes", 2, "--cameras", "front", "--image-size", 32, "--out", tmp_path / "data")
+    result("train", "--data", tmp_path / "data", "--steps", 3, "--batch-size", 8, "--out", tmp_path / "bc")
+    assert result("eval", tmp_path / "bc", "--episodes", 2)["n"] == 2
+    assert result("deploy", tmp_path / "bc", "--robot", "sim", "--episodes", 1)["stopped"] == ""
+
+
 def test_a_missing_run_names_the_runs_beside_it(trained):
     said = refusal("eval", trained / "nothing")
     assert str(trained / "bc") in said and "no run at" in said

@@ -1,5 +1,6 @@
 """Cameras: they see what is there, where the pinhole model says, and their pictures are part of observations."""
 
+import threading
 from collections.abc import Iterator
 
 import numpy as np
@@ -74,3 +75,15 @@ def test_camera_matrix_has_the_field_of_view() -> None:
     # a ray half the field of view above the axis meets the upper edge, 50 pixels above the centre
     np.testing.assert_allclose(matrix[1, 1] * np.tan(fovy / 2), 50)
     np.testing.assert_allclose(matrix, [[matrix[1, 1], 0, 99.5], [0, matrix[1, 1], 49.5], [0, 0, 1]])
+
+
+def test_a_renderer_draws_the_same_from_any_thread() -> None:
+    robot = sim.RobotSim("lift", 0)
+    here = robot.image("front", 48, 64)
+    drawn = []
+    thread = threading.Thread(target=lambda: drawn.append(robot.image("front", 48, 64)))
+    thread.start()
+    thread.join()
+    np.testing.assert_array_equal(drawn[0], here)
+    np.testing.assert_array_equal(robot.image("front", 48, 64), here)
+    robot.close()
