@@ -72,7 +72,7 @@ def make_vec(
     """N worlds of a registered task as a `sinew.protocols.VecEnv`; the reward is 1 on the step that solves the task, else 0.
 
     Args:
-        task: its name: "reach", "push", "lift", "peg", "drawer" or "handover", or one of your own.
+        task: its name, one of `TASK_NAMES` or of your own.
         num_envs: N.
         seed: worlds start with seeds seed, seed + 1, … where `reset` is called without one.
         action: "ee_delta" or "joint_position".
