@@ -33,7 +33,8 @@ class Touch(Task):
         colours = {"red": ".85 .1 .1 1", "blue": ".1 .2 .9 1"}
         return "".join(
             f'<body name="{name}" pos="{LOW_M[0]} 0 {HEIGHT_M / 2}" gravcomp="1">'
-            f'<joint name="{name}_x" type="slide" axis="1 0 0" damping="1e4"/><joint name="{name}_y" type="slide" axis="0 1 0" damping="1e4"/>'
+            f'<joint name="{name}_x" type="slide" axis="1 0 0" damping="1e4"/>'
+            f'<joint name="{name}_y" type="slide" axis="0 1 0" damping="1e4"/>'
             f'<geom type="cylinder" size="{RADIUS_M} {HEIGHT_M / 2}" mass=".05" rgba="{rgba}"/></body>'
             for name, rgba in colours.items()
         )
