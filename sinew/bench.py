@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +23,8 @@ class Row:
     holds: bool | None = None
     """Whether the target is met; None where there is none or nothing was measured."""
     higher_is_better: bool = True
+    detail: Mapping[str, Any] | None = None
+    """Further figures behind the row, kept in the JSON for a benchmark's own layout."""
 
     @property
     def ratio(self) -> float | None:

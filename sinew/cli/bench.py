@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import platform
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 
     from sinew.bench import Row
 
-NAMES = ("demo", "sim", "data", "policies", "rl", "rewards", "loop", "faults", "calibration")
+NAMES = ("demo", "sim", "data", "policies", "learning", "rl", "rewards", "loop", "faults", "calibration")
 COLUMNS = ("name", "unit", "ours", "peer", "peer_value", "ratio", "target", "holds")
 
 
@@ -27,9 +29,17 @@ class Args:
     """Measure: our figure beside the peer's, taken in the same run."""
 
     name: Annotated[str | None, tyro.conf.Positional] = None
-    """demo, sim, data, policies, rl, rewards, loop, faults or calibration; with --write it may be left out."""
+    """demo, sim, data, policies, learning, rl, rewards, loop, faults or calibration; with --write it may be left out."""
     quick: bool = False
     """End within a minute; figures are rougher."""
+    policies: tuple[str, ...] = ()
+    """learning: only these kinds of policy."""
+    tasks: tuple[str, ...] = ()
+    """learning: only these tasks."""
+    seeds: tuple[int, ...] = ()
+    """learning: only these seeds."""
+    out: Path | None = None
+    """learning: folder where finished parts are kept, so that they are not made again."""
     write: Path | None = None
     """Markdown page to bring up to date, for example docs/benchmarks.md; the figures are kept in a folder beside it."""
     json: bool = False
@@ -50,22 +60,33 @@ def run(args: Args) -> dict[str, Any]:
         if args.write is None:
             raise InputError(f"which benchmark? known are {', '.join(NAMES)}; or --write docs/benchmarks.md to lay out stored figures")
         return {"page": str(args.write), "benches": bench_page.write(args.write)}
-    result = measure(args.name, args.quick)
+    options = {name: getattr(args, name) for name in ("policies", "tasks", "seeds", "out") if getattr(args, name)}
+    result = measure(args.name, args.quick, options)
     if args.write is not None:
         bench_page.store(args.write, result)
         bench_page.write(args.write)
     return result
 
 
-def measure(name: str, quick: bool) -> dict[str, Any]:
+def measure(name: str, quick: bool, options: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Run one benchmark.
+
+    Args:
+        name: its name.
+        quick: end within a minute.
+        options: what it shall be narrowed to, for those that can be.
 
     Returns:
         {"bench", "machine", "rows", "quick", "date", "wall_s"}.
+
+    Raises:
+        InputError: no such benchmark, or it does not take these options.
     """
-    rows_of = find(name)
+    rows_of, options = find(name), options or {}
+    if options and not (known := inspect.signature(rows_of).parameters.keys()) >= options.keys():
+        raise InputError(f"bench {name!r} takes no --{min(options.keys() - known)}; leave it out")
     started = time.monotonic()
-    rows = rows_of(quick)
+    rows = rows_of(quick, **options)
     return {
         "bench": name, "machine": machine(), "rows": [as_json(row) for row in rows], "quick": quick,
         "date": time.strftime("%Y-%m-%d", time.gmtime()), "wall_s": round(time.monotonic() - started, 1),
@@ -92,7 +113,7 @@ def find(name: str) -> Any:
 
 def as_json(row: Row) -> dict[str, Any]:
     """A row as it is printed: numbers that are not finite become null."""
-    return {column: _finite(getattr(row, column)) for column in COLUMNS}
+    return {column: _finite(getattr(row, column)) for column in COLUMNS} | ({"detail": dict(row.detail)} if row.detail else {})
 
 
 def machine() -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,15 @@ TITLES = {
     "sim": "Simulation",
     "data": "Demonstrations",
     "policies": "Policies",
+    "learning": "Policies side by side",
     "rl": "Reinforcement learning",
     "rewards": "Rewards",
     "loop": "Control loop and transport",
     "faults": "Faults",
     "calibration": "Calibration",
 }
+LAYOUTS = {"learning": "sinew.cli.benchmarks.learning"}
+"""Benchmarks with a layout of their own → module whose `markdown(rows)` gives it."""
 
 
 def folder(page: Path) -> Path:
@@ -97,6 +101,8 @@ def block(result: dict[str, Any]) -> str:
         f"`sinew bench {result['bench']}{quick}`, {result.get('date', 'undated')}: {m.get('processor', '?')}, {m.get('cpus', '?')} cores, "
     )
     head += f"Python {m.get('python', '?')}" + (f", {versions}" if versions else "") + "."
+    if result["bench"] in LAYOUTS:
+        return f"{head}\n\n{import_module(LAYOUTS[result['bench']]).markdown(result['rows'])}"
     lines = ["| | ours | peer | ratio | target | holds |", "|---|---:|---|---:|---|---|"]
     holds = {True: "yes", False: "**no**", None: ""}
     lines += [

@@ -1,0 +1,241 @@
+"""Policies side by side: every kind on the same demonstrations, with the same budget, judged on the same scenes.
+
+A cell is one policy on one task with one seed: collect, train and evaluate, as the verbs of these names do it. The seed draws
+demonstrations, weights and test scenes, so the policies meet the same demonstrations and scenes and are compared in pairs.
+Finished cells stay in the results folder and are not made again.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sinew.bench import Row
+from sinew.errors import MissingDependency
+
+POLICIES = ("flow", "diffusion", "edm", "energy", "consistency", "act")
+REFERENCE = "flow"
+"""What the others are compared with."""
+TASKS = ("lift", "peg", "push", "handover")
+SEEDS = (0, 1, 2)
+FOLDER = Path("runs/bench-learning")
+LATENCY_CALLS = 200
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """What every cell gets, whatever its policy."""
+
+    demonstrations: int = 100
+    """Episodes, failures among them."""
+    quality: str = "human"
+    """Style of the scripted expert."""
+    steps: int = 4000
+    """Optimiser steps."""
+    batch_size: int = 256
+    """Windows in a batch."""
+    scenes: int = 100
+    """Test scenes of each seed."""
+
+
+BUDGET, QUICK = Budget(), Budget(demonstrations=6, quality="clean", steps=60, batch_size=64, scenes=4)
+
+
+def rows(
+    quick: bool,
+    policies: Sequence[str] = (),
+    tasks: Sequence[str] = (),
+    seeds: Sequence[int] = (),
+    out: Path | None = None,
+    budget: Budget | None = None,
+) -> list[Row]:
+    """Make the cells that are missing, then lay out all that were asked for.
+
+    Args:
+        quick: one tiny cell in a folder of its own, to see that it works.
+        policies: kinds of policy; all if empty.
+        tasks: tasks, also Gymnasium's as "gym:<id>"; ours if empty.
+        seeds: seeds; three if empty.
+        out: results folder.
+        budget: what every cell gets; `BUDGET` if None.
+    """
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        if quick:
+            with tempfile.TemporaryDirectory() as folder:
+                return _rows(policies or (REFERENCE,), tasks or TASKS[:1], seeds or SEEDS[:1], out or Path(folder), budget or QUICK)
+        return _rows(policies or POLICIES, tasks or TASKS, seeds or SEEDS, out or FOLDER, budget or BUDGET)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _rows(policies: Sequence[str], tasks: Sequence[str], seeds: Sequence[int], out: Path, budget: Budget) -> list[Row]:
+    from sinew.cli.console_progress import ConsoleProgress
+
+    with ConsoleProgress() as progress:
+        for seed in seeds:  # the first seed of everything comes first, so that an interrupted table is broad
+            for task in tasks:
+                for policy in policies:
+                    progress.note(f"{task}, {policy}, seed {seed}")
+                    cell(policy, task, seed, out, budget, progress)
+    found = []
+    for task in tasks:
+        cells = {policy: [cell(policy, task, seed, out, budget) for seed in seeds] for policy in policies}
+        latency = latencies({p: _run(p, task, seeds[0], out) for p, made in cells.items() if "missing" not in made[0]})
+        reference = cells.get(REFERENCE)
+        found += [_row(task, policy, made, latency.get(policy), reference) for policy, made in cells.items()]
+    return found
+
+
+# ---------------------------------------------------------------- one cell
+
+
+def _run(policy: str, task: str, seed: int, out: Path) -> Path:
+    return _folder(task, out) / f"{policy}-{seed}"
+
+
+def _folder(task: str, out: Path) -> Path:
+    return out / task.replace("/", "_").replace(":", "_")
+
+
+def cell(policy: str, task: str, seed: int, out: Path, budget: Budget, progress: Any = None) -> dict[str, Any]:
+    """Outcome of one policy on one task with one seed, from the results folder or made now.
+
+    Returns:
+        {"successes", "seeds", "parameters", "train_s" (CPU), "demonstrations" (successful ones)}, or {"missing": why}.
+    """
+    import policies
+    from sinew.cli import collect, eval, train
+    from sinew.progress import SILENT
+    from sinew.rundir import read_json, write_json
+
+    note, data = _run(policy, task, seed, out) / "cell.json", _folder(task, out) / f"data-{seed}"
+    if note.exists():
+        return read_json(note)
+    if policy not in policies.registry:
+        return {"missing": f"there is no policy {policy!r}; there are {', '.join(policies.registry)}"}
+    progress = progress or SILENT
+    wanted = collect.Args(task=task, out=data, episodes=budget.demonstrations, quality=budget.quality, seed=seed)  # type: ignore[arg-type]
+    try:
+        collected = collect.collect(wanted, progress)
+    except MissingDependency as e:
+        return {"missing": str(e)}
+    arguments = train.Args(
+        data=data, out=note.parent, policy=policy, steps=budget.steps, batch_size=budget.batch_size, seed=seed
+    )  # everything else as `sinew train` has it
+    trained, train_s = _clocked(arguments, progress)
+    tested = eval.evaluate(eval.Args(run=note.parent, episodes=budget.scenes, seed=seed), progress)
+    made = {
+        "successes": tested["successes"], "seeds": tested["seeds"], "parameters": trained["parameters"], "train_s": train_s,
+        "demonstrations": collected["successes"], "budget": budget,
+    }  # fmt: skip
+    write_json(note, made)
+    return made
+
+
+def _clocked(arguments: Any, progress: Any) -> tuple[dict[str, Any], float]:
+    """Train, and the CPU seconds that it took over all interruptions."""
+    from sinew.cli import train
+    from sinew.rundir import read_json, write_json
+
+    clock = arguments.out / "train_s.json"
+    before, started = read_json(clock) if clock.exists() else 0.0, time.process_time()
+    try:
+        trained = train.train(arguments, progress)
+    finally:
+        spent = before + time.process_time() - started
+        if arguments.out.exists():
+            write_json(clock, spent)
+    return trained, spent
+
+
+def latencies(runs: Mapping[str, Path]) -> dict[str, float]:
+    """Median milliseconds from one observation to one chunk for each run, taking turns so that all see the same load."""
+    import torch
+
+    import policies
+    from sinew.cli.benchmarks.policies import quantile, timed
+    from sinew.rundir import RunDir
+
+    loaded = {name: policies.load(RunDir.open(path)) for name, path in runs.items()}
+
+    def call(policy: Any) -> Any:
+        obs = {key: torch.zeros(1, policy.spec.n_obs_steps, *t.shape) for key, t in policy.spec.observation.tensors.items()}
+        return lambda: policy.sample(policy.encode(obs))
+
+    with torch.no_grad():
+        times = timed(LATENCY_CALLS, *map(call, loaded.values()))
+    return {name: quantile(spent, 50) for name, spent in zip(loaded, times, strict=True)}
+
+
+# ---------------------------------------------------------------- the table
+
+
+def _row(
+    task: str, policy: str, cells: Sequence[Mapping[str, Any]], latency_ms: float | None, reference: Sequence[Mapping[str, Any]] | None
+) -> Row:
+    from sinew.stats import paired, success_summary
+
+    name = f"{task}: {policy}"
+    missing = [c["missing"] for c in cells if "missing" in c]
+    if missing:
+        return Row(name=name, unit="%", ours=None, peer=missing[0], detail={"task": task, "policy": policy})
+    successes = [s for c in cells for s in c["successes"]]
+    summary = success_summary(successes, [s for c in cells for s in c["seeds"]])
+    low, high = summary["wilson95"]
+    detail: dict[str, Any] = {
+        "task": task, "policy": policy, "k": summary["k"], "n": summary["n"], "wilson95": [low, high],
+        "k_by_seed": [sum(c["successes"]) for c in cells],
+        "parameters": cells[0]["parameters"], "latency_ms": latency_ms,
+        "train_s": sum(c["train_s"] for c in cells) / len(cells),
+        "demonstrations": [c["demonstrations"] for c in cells],
+    }  # fmt: skip
+    if reference and policy != REFERENCE and not any("missing" in c for c in reference):
+        detail["paired"] = paired([s for c in reference for s in c["successes"]], successes)
+    rate = 100 * summary["k"] / summary["n"]
+    text = f"{summary['k']}/{summary['n']}, 95 % [{low:.1%}, {high:.1%}], {detail['parameters']:,} parameters, {detail['train_s']:.0f} CPU s"
+    return Row(name=name, unit="%", ours=rate, peer=text + (f", {latency_ms:.2g} ms" if latency_ms else ""), detail=detail)
+
+
+def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
+    """One line for each policy, one column for each task; sinew/cli/bench_page.py puts it on the page.
+
+    Better and worse than the reference are said where the exact McNemar test over the common scenes gives p < 0.05 divided by the
+    number of comparisons.
+    """
+    known = [row["detail"] for row in rows if row["ours"] is not None]
+    names, tasks = (list(dict.fromkeys(row["detail"][k] for row in rows)) for k in ("policy", "task"))
+    comparisons = sum("paired" in d for d in known)
+    lines = [
+        "| policy | parameters | training, CPU s | latency, ms | " + " | ".join(t.removeprefix("gym:") for t in tasks) + " |",
+        "|---|---:|---:|---:|" + "---:|" * len(tasks),
+    ]
+    for policy in names:
+        mine = {d["task"]: d for d in known if d["policy"] == policy}
+        ends = [_span([d[key] for d in mine.values() if d[key]]) for key in ("parameters", "train_s", "latency_ms")]
+        cells = [_text(mine[task], comparisons) if task in mine else "not measured" for task in tasks]
+        lines.append(f"| {policy} | " + " | ".join([*ends, *cells]) + " |")
+    return "\n".join(lines)
+
+
+def _span(values: Sequence[float]) -> str:
+    from sinew.cli.bench import figure
+
+    ends = list(dict.fromkeys([figure(min(values)), figure(max(values))])) if values else ["–"]
+    return " to ".join(ends)
+
+
+def _text(d: Mapping[str, Any], comparisons: int) -> str:
+    low, high = d["wilson95"]
+    text = f"{d['k']}/{d['n']} [{low:.0%} – {high:.0%}]".replace("%", " %").replace(" % –", " –")
+    test = d.get("paired")
+    if test and test["p"] < 0.05 / comparisons:
+        text += f" {test['verdict']}, p = {test['p']:.1g}"
+    return text
