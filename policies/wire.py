@@ -249,7 +249,8 @@ class Listener:
                 close_timeout=1.0,
             )
         except OSError as e:
-            raise InputError(f"cannot listen at {host}:{port}: {os.strerror(e.errno) if e.errno else _line(e)}; choose another --listen") from None
+            why = os.strerror(e.errno) if e.errno else _line(e)
+            raise InputError(f"cannot listen at {host}:{port}: {why}; choose another --listen") from None
         self.port: int = self._server.socket.getsockname()[1]
         self._thread = threading.Thread(target=self._server.serve_forever, name="policy server", daemon=True)
         self._thread.start()

@@ -24,6 +24,7 @@ VERBS = {
     "improve": "improve a trained policy with residual off-policy RL",
     "robot": "serve a simulated robot over DDS",
     "deploy": "run a policy on a robot, through the safety gate",
+    "serve": "serve a policy to robots and evaluations elsewhere, over websockets",
     "bench": "measure: demo, sim, data, policies, rl, loop; ours beside the peer's",
 }
 """Every verb with the line that `sinew --help` shows; each has a module of that name beside this file."""
