@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from policies.base import PolicyModule, Wrapper
     from policies.catalog import make, registry
     from policies.checkpoint import load, save
+    from policies.diffusion import DiffusionConfig, DiffusionPolicy
+    from policies.edm import EdmConfig, EdmPolicy
     from policies.executor import ChunkExecutor
     from policies.flow import FlowConfig, FlowPolicy
     from policies.residual import Residual, ResidualConfig
@@ -19,6 +21,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ChunkExecutor",
+    "DiffusionConfig",
+    "DiffusionPolicy",
+    "EdmConfig",
+    "EdmPolicy",
     "FlowConfig",
     "FlowPolicy",
     "PolicyModule",
@@ -34,6 +40,10 @@ __all__ = [
 
 _HOMES = {
     "ChunkExecutor": "policies.executor",
+    "DiffusionConfig": "policies.diffusion",
+    "DiffusionPolicy": "policies.diffusion",
+    "EdmConfig": "policies.edm",
+    "EdmPolicy": "policies.edm",
     "FlowConfig": "policies.flow",
     "FlowPolicy": "policies.flow",
     "PolicyModule": "policies.base",

@@ -1,4 +1,4 @@
-"""Networks that map a noisy chunk, a time and a condition to a chunk: an MLP and a 1-D U-Net.
+"""Networks that map a noisy chunk, a time and a condition to a chunk: an MLP, a 1-D U-Net and a transformer.
 
 Both take x (B, n, H, A) with n candidates per condition; the condition (B, E) is embedded once per observation and
 broadcast over candidates and sampling steps.
@@ -161,3 +161,81 @@ class UNetBackbone(nn.Module):
             h = block(torch.cat([grow(h), skips.pop()], dim=1), embedding)
         chunk = self.out(h)[..., : self.horizon].transpose(1, 2)
         return chunk.unflatten(0, rows), hidden.unflatten(0, rows)
+
+
+class TransformerBlock(nn.Module):
+    """Self-attention over the chunk and an MLP; the condition scales, shifts and gates both, and starts at nothing.
+
+    Source: Peebles and Xie 2023, arXiv:2212.09748 (adaLN-Zero).
+    """
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norms = nn.ModuleList(nn.LayerNorm(width, elementwise_affine=False) for _ in range(2))
+        self.qkv = nn.Linear(width, 3 * width)
+        self.project = nn.Linear(width, width)
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(approximate="tanh"), nn.Linear(4 * width, width))
+        self.modulate = nn.Linear(width, 6 * width)
+        nn.init.zeros_(self.modulate.weight)
+        nn.init.zeros_(self.modulate.bias)
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        """Tokens x (R, L, W), activated embedding (R, 1, W) → (R, L, W)."""
+        shift, scale, gate, shift_mlp, scale_mlp, gate_mlp = self.modulate(embedding).chunk(6, dim=-1)
+        x = x + gate * self.attend(self.norms[0](x) * (1 + scale) + shift)
+        return x + gate_mlp * self.mlp(self.norms[1](x) * (1 + scale_mlp) + shift_mlp)
+
+    def attend(self, x: Tensor) -> Tensor:
+        """(R, L, W) → (R, L, W)."""
+        q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in self.qkv(x).chunk(3, dim=-1))
+        return self.project(functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+
+class TransformerBackbone(nn.Module):
+    """One token per action; time and condition enter every block by adaptive norm.
+
+    Args:
+        horizon: H.
+        action_dim: A.
+        condition_dim: length of the observation vector.
+        width: length W of a token and of the embedding.
+        layers: number of blocks.
+        heads: attention heads; divides `width`.
+        time_frequencies: Fourier frequencies of the time.
+    """
+
+    def __init__(
+        self, horizon: int, action_dim: int, condition_dim: int, width: int, layers: int, heads: int, time_frequencies: int
+    ) -> None:
+        super().__init__()
+        self.feature_dim = width
+        self.condition_in = nn.Linear(condition_dim, width)
+        self.time_in = nn.Sequential(
+            FourierTime(time_frequencies), nn.Linear(2 * time_frequencies, width), nn.SiLU(), nn.Linear(width, width)
+        )
+        self.token_in = nn.Linear(action_dim, width)
+        self.position = nn.Parameter(0.02 * torch.randn(horizon, width))
+        self.blocks = nn.ModuleList(TransformerBlock(width, heads) for _ in range(layers))
+        self.norm = nn.LayerNorm(width, elementwise_affine=False)
+        self.modulate = nn.Linear(width, 2 * width)
+        self.out = nn.Linear(width, action_dim)
+
+    def embed(self, condition: Tensor) -> Tensor:
+        """(B, condition_dim) → (B, W)."""
+        return self.condition_in(condition)
+
+    def embed_time(self, t: Tensor) -> Tensor:
+        """(...) → (..., W)."""
+        return self.time_in(t)
+
+    def forward(self, x: Tensor, time: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
+        """Noisy x (B, n, H, A), time (B, n, W) or (W,), condition (B, W) → chunk (B, n, H, A), hidden (B, n, W)."""
+        rows = x.shape[:2]
+        embedding = functional.silu(condition.unsqueeze(1) + time).expand(*rows, -1).flatten(0, 1).unsqueeze(1)
+        h = self.token_in(x.flatten(0, 1)) + self.position
+        for block in self.blocks:
+            h = block(h, embedding)
+        shift, scale = self.modulate(embedding).chunk(2, dim=-1)
+        h = self.norm(h) * (1 + scale) + shift
+        return self.out(h).unflatten(0, rows), h.mean(1).unflatten(0, rows)

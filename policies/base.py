@@ -14,6 +14,9 @@ from sinew.errors import SpecError
 from sinew.protocols import Chunk, Context, Loss, Obs
 from sinew.specs import PolicySpec
 
+WEIGHT = "weight"
+"""Key of the optional weights of samples in a training batch."""
+
 
 @dataclass(frozen=True)
 class EmbeddingContext:
@@ -107,6 +110,16 @@ class PolicyModule(nn.Module):
         """The training batch with its images augmented by what `draw` gave; the default changes nothing."""
         return batch
 
+    def after_update(self) -> None:
+        """Called by training after every optimiser step: target networks move here; the default does nothing."""
+
+    def assets(self) -> dict[str, str]:
+        """Texts that belong to the policy, {file name: text}, kept beside policy.json: a tokenizer, for example."""
+        return {}
+
+    def take_assets(self, assets: Mapping[str, str]) -> None:
+        """Receive what `assets` gave when the policy was saved, before its tensors are loaded."""
+
     @property
     def device(self) -> torch.device:
         """Where the parameters lie."""
@@ -156,6 +169,10 @@ class Wrapper(PolicyModule):
         """The base's augmentation."""
         return self.base.augment(batch, draws)
 
+    def after_update(self) -> None:
+        """The base's."""
+        self.base.after_update()
+
     def sigmas(self, steps: int | None = None) -> Tensor:
         """Noise levels of the base's native sampler; capability "denoise"."""
         return capability(self.base, "denoise").sigmas(steps)
@@ -172,6 +189,36 @@ class Wrapper(PolicyModule):
     def observation_dim(self) -> int:
         """Length D of what `observe` gives."""
         return capability(self.base, "observe").observation_dim
+
+
+def weighted_loss(per_sample: Tensor, batch: Mapping[str, Any], logs: Mapping[str, Tensor] | None = None) -> Loss:
+    """A loss whose scalar is the mean over samples, weighted by batch["weight"] (B,) where there is one.
+
+    Weights are relative: their mean over the batch is one unit of weight, and a batch without any weight has loss zero.
+
+    Args:
+        per_sample: (B,) losses, unweighted.
+        batch: the training batch.
+        logs: further figures to report.
+
+    Raises:
+        SpecError: the weights have another shape.
+    """
+    weight = batch.get(WEIGHT)
+    if weight is None:
+        return Loss(per_sample.mean(), per_sample, logs or {})
+    if weight.shape != per_sample.shape:
+        raise SpecError(f"batch[{WEIGHT!r}] has shape {tuple(weight.shape)}, expected one weight per sample {tuple(per_sample.shape)}")
+    weight = weight.to(per_sample.dtype)
+    return Loss((weight * per_sample).sum() / weight.sum().clamp(min=1e-8), per_sample, logs or {})
+
+
+def per_chunk(error: Tensor, batch: Mapping[str, Any], mask_padding: bool) -> Tensor:
+    """Errors (B, H) of actions → (B,), the mean over those within the episode, or over all where padding is not masked."""
+    if not mask_padding or "action_is_pad" not in batch:
+        return error.mean(-1)
+    keep = (~batch["action_is_pad"]).to(error.dtype)
+    return (error * keep).sum(-1) / keep.sum(-1).clamp(min=1)
 
 
 def require(policy: Any, name: str, user: str) -> None:

@@ -18,7 +18,13 @@ from sinew.specs import PolicySpec
 registry: Registry[type[PolicyModule]] = Registry("policy")
 """Policy classes by type name. Add one with `@register("name")` in a module listed in `MODULES`."""
 
-MODULES = ("policies.flow", "policies.residual")
+MODULES = (
+    "policies.flow",
+    "policies.diffusion",
+    "policies.edm",
+    "policies.residual",
+    "policies.vla.policy",
+)
 """Modules that register policies when they are imported."""
 
 

@@ -23,6 +23,8 @@ from sinew.specs import PolicySpec
 FORMAT_VERSION = 1
 JSON_NAME = "policy.json"
 TENSORS_NAME = "policy.safetensors"
+PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin", ".joblib")
+"""Endings of files that are usually pickles."""
 _DIGEST = "sinew_policy_json_sha256"
 
 _log = logging.getLogger(__name__)
@@ -51,6 +53,7 @@ def load(run: RunDir | Path | str) -> PolicyModule:
         DataError: the files are missing, truncated, foreign, of another version, or do not belong together.
     """
     folder = (run if isinstance(run, RunDir) else RunDir.open(run)).path
+    refuse_pickles(folder)
     described = read_json(folder / JSON_NAME)
     version = described.get("format_version") if isinstance(described, dict) else None
     if version != FORMAT_VERSION:
@@ -66,6 +69,17 @@ def load(run: RunDir | Path | str) -> PolicyModule:
     check_tensors(tensors, policy.state_dict(), str(folder / TENSORS_NAME))
     policy.load_state_dict(tensors)
     return policy.eval()
+
+
+def refuse_pickles(folder: Path) -> None:
+    """Refuse a checkpoint folder that holds a file which is made to be unpickled: opening one can run any code.
+
+    Raises:
+        DataError: names the first such file.
+    """
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if path.suffix.lower() in PICKLES:
+            raise DataError(f"{path} is a pickle, which can run any code when it is opened: remove it, or convert it to safetensors")
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -112,6 +126,7 @@ def _describe(policy: PolicyModule) -> dict[str, Any]:
         "spec": to_json(policy.spec),
         "config": to_json(policy.config),
         "bases": [_describe(base) for base in policy.bases()],
+        **({"assets": dict(assets)} if (assets := policy.assets()) else {}),
     }
 
 
@@ -136,6 +151,7 @@ def _build(described: dict[str, Any], where: str) -> PolicyModule:
         spec = from_json(PolicySpec, described.get("spec"), f"{where}: spec")
         check_spec(spec)
         policy = cls.rebuild(spec, from_json(cls.Config, described.get("config"), f"{where}: config"), bases)
+        policy.take_assets(_assets(described, where))
     except SinewError as e:
         raise e if isinstance(e, DataError) else DataError(f"{where}: {e}") from None
     except (TypeError, ValueError, LookupError, AttributeError) as e:
@@ -143,6 +159,13 @@ def _build(described: dict[str, Any], where: str) -> PolicyModule:
     if to_json(policy.spec) != described.get("spec"):
         raise DataError(f"{where}: the spec is not that of a {name} policy with this config")
     return policy
+
+
+def _assets(described: dict[str, Any], where: str) -> dict[str, str]:
+    assets = described.get("assets", {})
+    if not isinstance(assets, dict) or not all(isinstance(text, str) for text in assets.values()):
+        raise DataError(f"{where}: assets must be an object of texts")
+    return assets
 
 
 def _digest(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import signal
@@ -20,6 +21,7 @@ from policies.base import PolicyModule
 from policies.batches import Windows
 from policies.checkpoint import save
 from policies.ema import Ema
+from policies.language import to_device
 from policies.parallel import Group, own_device, process_group
 from policies.randomness import generator, mix
 from policies.train_state import restore, save_state, trainable
@@ -77,6 +79,7 @@ def train(
     config: TrainConfig,
     progress: Progress = SILENT,
     device: torch.device | str = "cpu",
+    weights: np.ndarray | None = None,
 ) -> PolicyModule:
     """Train `policy` in place and save it; goes on where an earlier call for the same run was stopped.
 
@@ -92,6 +95,7 @@ def train(
         config: settings.
         progress: told every step, with the loss.
         device: where to train.
+        weights: (frames,) how much each frame's window counts, relative to the others; None for all alike.
 
     Returns:
         `policy` with averaged parameters, in evaluation mode, on the CPU; saved in `run`.
@@ -99,13 +103,14 @@ def train(
     Raises:
         SpecError: dataset and policy do not fit.
         DataError: the loss is not finite (the samples are named), or the saved state is damaged.
-        InputError: the run was trained with other settings, or the batch does not divide over the processes.
+        InputError: the run was trained with other settings or weights, the batch does not divide over the processes, or
+            weights are negative, not finite or too few.
     """
     check_observation_join("the dataset", data.observation_spec, "the policy", policy.spec.observation)
     check_action_join("the dataset", data.action_spec, "the policy", policy.spec.action)
     device = own_device(device)
     with process_group(device) as group, torch.random.fork_rng(devices=[]):
-        _Training(policy.to(device), data, run, config, progress, device, group).run()
+        _Training(policy.to(device), data, run, config, progress, device, group, weights).run()
         group.barrier()
     return policy.cpu().eval()
 
@@ -122,6 +127,7 @@ class _Training:
         progress: Progress,
         device: torch.device,
         group: Group,
+        weights: np.ndarray | None = None,
     ) -> None:
         self.policy, self.folder, self.config, self.device, self.group = policy, run, config, device, group
         self.progress = progress if group.leads else SILENT
@@ -132,12 +138,14 @@ class _Training:
         self.ema = Ema(self.parameters, config.ema_decay)
         group.equalize([t for t in policy.state_dict().values()])
         self.described = {**to_json(config), "frames": len(data), "episodes": data.num_episodes}
+        if weights is not None:
+            self.described["weights"] = hashlib.sha256(np.ascontiguousarray(weights, np.float64).tobytes()).hexdigest()
         record = restore(run, policy, self.optimizer, self.ema, self.described) or {"step": 0, "loss_smooth": None}
         if record["step"] == 0:
             self.ema = Ema(self.parameters, config.ema_decay)
         self.step: int = record["step"]
         self.loss_smooth: float | None = record["loss_smooth"]
-        self.windows = Windows(data, policy.spec, config.batch_size, config.seed, group, self.progress)
+        self.windows = Windows(data, policy.spec, config.batch_size, config.seed, group, self.progress, weights=weights)
         self.times = dict.fromkeys(TIMES, 0.0)
 
     def run(self) -> None:
@@ -158,7 +166,7 @@ class _Training:
                 mark = time.perf_counter()
         self.ema.swap()
 
-    def _advance(self, indices: np.ndarray, batch: dict[str, Tensor], mark: float, stop: bool) -> bool:
+    def _advance(self, indices: np.ndarray, batch: dict[str, Any], mark: float, stop: bool) -> bool:
         """One step; True when any process was asked to stop."""
         loaded = time.perf_counter()
         batch, draws = self._prepare(batch)
@@ -174,15 +182,14 @@ class _Training:
             self._log(value)
         return stop
 
-    def _prepare(self, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def _prepare(self, batch: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """This process's share of the step's random numbers, and the batch augmented with them."""
         _seed_dropout(mix(self.config.seed, self.step, self.group.rank + 2), self.device)
         draws = self.policy.draw(self.config.batch_size, generator(self.config.seed, self.step, 1))
         draws = {key: value[self.windows.share].to(self.device) for key, value in draws.items()}
-        batch = {key: value.to(self.device, non_blocking=True) for key, value in batch.items()}
-        return self.policy.augment(batch, draws), draws
+        return self.policy.augment(to_device(batch, self.device), draws), draws
 
-    def _update(self, indices: np.ndarray, batch: dict[str, Tensor], draws: Mapping[str, Tensor], stop: bool) -> tuple[float, bool]:
+    def _update(self, indices: np.ndarray, batch: dict[str, Any], draws: Mapping[str, Tensor], stop: bool) -> tuple[float, bool]:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.config, self.step)
         self.optimizer.zero_grad(set_to_none=False)
@@ -197,6 +204,7 @@ class _Training:
             nn.utils.clip_grad_norm_(self.parameters, self.config.gradient_clip)
         self.optimizer.step()
         self.ema.update()
+        self.policy.after_update()
         return value, stopping > 0
 
     def _log(self, value: float) -> None:
@@ -255,12 +263,12 @@ def _optimizer(parameters: list[nn.Parameter], config: TrainConfig, device: torc
                              fused=device.type in ("cpu", "cuda"))
 
 
-def _not_finite(step: int, indices: np.ndarray, batch: Mapping[str, Tensor], loss: Loss) -> DataError:
+def _not_finite(step: int, indices: np.ndarray, batch: Mapping[str, Any], loss: Loss) -> DataError:
     """Error for a loss that is not finite, naming the frames whose samples are at fault."""
     bad = indices[~torch.isfinite(loss.per_sample.detach()).cpu().numpy()]
     if len(bad) == 0:
         return DataError(f"the loss is not finite at step {step}, in the samples of another process")
-    broken = sorted({k for k, v in batch.items() if v.is_floating_point() and not torch.isfinite(v).all()})
+    broken = sorted({k for k, v in batch.items() if isinstance(v, Tensor) and v.is_floating_point() and not torch.isfinite(v).all()})
     frames = ", ".join(map(str, bad[:8])) + (f", … ({len(bad)} of {len(indices)})" if len(bad) > 8 else "")
     cause = (f"{', '.join(broken)} not finite there: sinew data check names the episodes" if broken
              else "the data are finite, so training diverged: lower learning_rate")

@@ -13,7 +13,7 @@ from torch import nn
 
 import policies
 from policies.base import EmbeddingContext, PolicyModule, noise_for
-from policies.catalog import register, registry
+from policies.catalog import register, register_all, registry
 from policies.encoders import ImageConfig, ObservationEncoder
 from policies.executor import ChunkExecutor
 from policies.train import TrainConfig, train
@@ -73,6 +73,7 @@ class RegressionPolicy(PolicyModule):
 
 @pytest.fixture
 def registered(monkeypatch):
+    register_all()
     monkeypatch.setattr(registry, "_entries", dict(registry._entries))
     return register("regression")(RegressionPolicy)
 

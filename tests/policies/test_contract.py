@@ -106,6 +106,8 @@ def test_sampling_through_the_denoiser_equals_native_sampling(made):
 
 def test_denoiser_without_noise_gives_its_input(made):
     policy, batch = made
+    if "denoise" not in policy.spec.capabilities:
+        return
     context = policy.encode(observations(policy, batch))
     torch.testing.assert_close(policy.denoise(batch["action"], torch.zeros(8), context), batch["action"], rtol=0, atol=1e-6)
 
@@ -114,6 +116,10 @@ def test_guidance_that_changes_nothing_changes_nothing_and_one_that_pulls_pulls(
     policy, batch = made
     context = policy.encode(observations(policy, batch))
     noise = noise_for(policy, 8, 2)
+    if "denoise" not in policy.spec.capabilities:
+        with pytest.raises(SpecError, match="guidance"):
+            policy.sample(context, n=2, noise=noise, guidance=[lambda x, clean, sigma, ctx: clean])
+        return
     plain = policy.sample(context, n=2, noise=noise).actions
     kept = policy.sample(context, n=2, noise=noise, guidance=[lambda x, clean, sigma, ctx: clean]).actions
     torch.testing.assert_close(kept, plain, rtol=0, atol=1e-5)
@@ -127,9 +133,12 @@ def test_policy_keeps_no_queue_and_no_clock(made):
     before = {name: value.clone() for name, value in policy.state_dict().items()}
     obs = observations(policy, batch)
     noise = noise_for(policy, 8, 1)
-    chunks = [policy.sample(policy.encode(obs), noise=noise, features=True) for _ in range(3)]
-    assert all(torch.equal(chunks[0].actions, c.actions) and torch.equal(chunks[0].features, c.features) for c in chunks)
-    assert chunks[0].features.shape == (8, 1, policy.spec.feature_dim)
+    has_features = "features" in policy.spec.capabilities
+    chunks = [policy.sample(policy.encode(obs), noise=noise, features=has_features) for _ in range(3)]
+    assert all(torch.equal(chunks[0].actions, c.actions) for c in chunks)
+    if has_features:
+        assert all(torch.equal(chunks[0].features, c.features) for c in chunks)
+        assert chunks[0].features.shape == (8, 1, policy.spec.feature_dim)
     assert all(torch.equal(before[name], value) for name, value in policy.state_dict().items())
 
 
@@ -148,10 +157,42 @@ def test_loss_is_the_mean_over_samples_and_pinned_by_time_and_noise(made):
     loss = policy.loss(batch, t=drawn["t"], noise=drawn["noise"])
     assert loss.per_sample.shape == (8,) and loss.scalar.shape == ()
     torch.testing.assert_close(loss.per_sample.mean(), loss.scalar)
+    weight = torch.arange(8.0)
+    weighted = policy.loss({**batch, "weight": weight}, t=drawn["t"], noise=drawn["noise"])
+    assert torch.equal(weighted.per_sample, loss.per_sample)
+    torch.testing.assert_close(weighted.scalar, (weight * loss.per_sample).sum() / weight.sum())
+    with pytest.raises(SpecError, match="one weight per sample"):
+        policy.loss({**batch, "weight": torch.ones(7)})
     assert torch.equal(policy.loss(batch, t=drawn["t"], noise=drawn["noise"]).per_sample, loss.per_sample)
     part = {key: value[3:5] for key, value in batch.items()}
     torch.testing.assert_close(policy.loss(part, t=drawn["t"][3:5], noise=drawn["noise"][3:5]).per_sample, loss.per_sample[3:5])
     assert torch.isfinite(policy.loss(batch).scalar)
+
+
+def test_gradient_of_the_loss_is_that_of_finite_differences(made):
+    policy, batch = made
+    policy.requires_grad_(True).double()
+    drawn = {key: value.double() for key, value in policy.draw(4, torch.Generator().manual_seed(2)).items() if key in ("t", "noise")}
+    rows = {key: value[:4].double() if value.is_floating_point() else value[:4] for key, value in batch.items()}
+    rows["weight"] = torch.tensor([1.0, 0.5, 2.0, 0.0], dtype=torch.float64)
+    parameters = [p for p in policy.parameters() if p.requires_grad]
+    gradients = torch.autograd.grad(policy.loss(rows, **drawn).scalar, parameters, allow_unused=True)
+    stream = torch.Generator().manual_seed(0)
+    directions = [torch.randn(p.shape, generator=stream, dtype=torch.float64) for p in parameters]
+    told = sum((g * d).sum() for g, d in zip(gradients, directions) if g is not None)
+
+    def moved(step: float) -> torch.Tensor:
+        with torch.no_grad():
+            for p, d in zip(parameters, directions):
+                p.add_(d, alpha=step)
+        value = policy.loss(rows, **drawn).scalar.detach()
+        with torch.no_grad():
+            for p, d in zip(parameters, directions):
+                p.sub_(d, alpha=step)
+        return value
+
+    step = 1e-6
+    torch.testing.assert_close(told, (moved(step) - moved(-step)) / (2 * step), rtol=1e-4, atol=1e-7)
 
 
 def test_saved_and_loaded_is_bit_exact(made, tmp_path):
@@ -163,7 +204,8 @@ def test_saved_and_loaded_is_bit_exact(made, tmp_path):
     one, two = (p.sample(p.encode(obs), n=2, noise=noise) for p in (loaded, policy))
     assert torch.equal(one.actions, two.actions)
     newest = {key: value[:, -1] for key, value in obs.items()}
-    assert torch.equal(loaded.observe(newest), policy.observe(newest))
+    if "observe" in policy.spec.capabilities:
+        assert torch.equal(loaded.observe(newest), policy.observe(newest))
     if "correct" in policy.spec.capabilities:
         planned = torch.rand(8, policy.spec.action_dim) * 2 - 1
         assert torch.equal(loaded.correct(newest, planned), policy.correct(newest, planned))
@@ -171,6 +213,8 @@ def test_saved_and_loaded_is_bit_exact(made, tmp_path):
 
 def test_observed_features_are_normalised_and_of_the_told_length(made):
     policy, batch = made
+    if "observe" not in policy.spec.capabilities:
+        return
     assert issubclass(type(policy), HasFeatures)
     newest = {key: value[:, -1] for key, value in observations(policy, batch).items()}
     features = policy.observe(newest)

@@ -76,8 +76,8 @@ def test_noise_levels_fall_to_zero_evenly_in_time(small):
 
 
 def test_wrong_settings_are_told():
-    with pytest.raises(SpecError, match="flow backbone 'transformer' is unknown: known are mlp, unet"):
-        FlowConfig(backbone="transformer")
+    with pytest.raises(SpecError, match="flow backbone 'lstm' is unknown: known are mlp, unet, transformer"):
+        FlowConfig(backbone="lstm")
     with pytest.raises(SpecError, match="multiples of the 8 groups"):
         FlowConfig(channels=(20,))
     with pytest.raises(SpecError, match="at least 1"):
@@ -96,7 +96,7 @@ def test_unet_takes_any_horizon(toys, horizon):
 
 
 def test_no_batch_norm_and_no_layer_that_depends_on_the_batch(toys):
-    for case in toys.FLOWS:
+    for case in toys.DENOISERS:
         policy, _ = toys.make(case)
         assert not any("BatchNorm" in type(module).__name__ for module in policy.modules())
 

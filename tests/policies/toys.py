@@ -12,8 +12,10 @@ from torch import Tensor, nn
 import policies
 from policies.base import EmbeddingContext, PolicyModule
 from policies.encoders import ImageConfig
-from policies.flow import FlowConfig
+from policies.goals import GoalSettings
 from policies.residual import Residual
+from policies.vla.policy import VlaConfig
+from policies.vla.tiny import TinyConfig
 from sinew.protocols import Chunk
 from sinew.specs import ENVIRONMENT_STATE, STATE, ActionSpec, ObservationSpec, PolicySpec, TensorSpec
 
@@ -70,13 +72,26 @@ def batch(data: ToyData, spec: PolicySpec, rows: int = 8) -> dict[str, Tensor]:
     return {**tensors, "action": ACTION_SPEC.normalize(tensors["action"])}
 
 
-FLOWS: dict[str, dict[str, Any]] = {
+DENOISERS: dict[str, dict[str, Any]] = {
     "flow-mlp": {"backbone": "mlp"},
     "flow-unet": {"backbone": "unet"},
+    "flow-transformer": {"backbone": "transformer"},
     "flow-mlp-camera": {"backbone": "mlp", "camera": True, "n_obs_steps": 2},
     "flow-unet-camera": {"backbone": "unet", "camera": True, "time_sampling": "beta"},
+    "diffusion-mlp": {"backbone": "mlp"},
+    "diffusion-unet": {"backbone": "unet", "clip_sample": False},
+    "edm-mlp": {"backbone": "mlp"},
+    "edm-transformer": {"backbone": "transformer", "goal": GoalSettings(keys=(ENVIRONMENT_STATE,), scale=2.0)},
 }
-CASES = (*FLOWS, *(f"residual-{name}" for name in FLOWS), "residual-residual-flow-mlp")
+"""Settings of every denoising family, by "<type>-<variant>"."""
+VLAS: dict[str, dict[str, Any]] = {"vla-bidirectional": {}, "vla-causal": {"attention": "causal", "n_obs_steps": 2}}
+"""Settings of vision-language-action policies that know one instruction."""
+CASES = (
+    *DENOISERS,
+    *VLAS,
+    *(f"residual-{name}" for name in ("flow-mlp", "flow-unet-camera", "edm-mlp")),
+    "residual-residual-flow-mlp",
+)
 """Every registered policy, in its variants; the contract suite checks that none is left out."""
 
 
@@ -90,12 +105,26 @@ def make(case: str) -> tuple[PolicyModule, ToyData]:
             for parameter in policy.actor.parameters():
                 nn.init.normal_(parameter, std=0.5)
         return policy.eval(), data
-    settings = dict(FLOWS[case])
+    if case in VLAS:
+        return vla(**VLAS[case])
+    settings = dict(DENOISERS[case])
     camera, n_obs_steps = settings.pop("camera", False), settings.pop("n_obs_steps", 1)
     data = ToyData(camera=camera)
-    config = FlowConfig(hidden=(64, 64), channels=(16, 32), embedding_dim=32, kernel=3, groups=4, steps=4, image=IMAGE, **settings)
+    kind = case.partition("-")[0]
+    small: dict[str, Any] = {"hidden": (64, 64), "channels": (16, 32), "embedding_dim": 32, "kernel": 3, "groups": 4}
+    small |= {"layers": 2, "heads": 2}
+    config = policies.registry.get(kind).Config(**small, steps=4, image=IMAGE, **settings)
     spec = policy_spec(camera=camera, n_obs_steps=n_obs_steps, horizon=5)
-    return policies.make("flow", spec, data.stats(), config, seed=3).eval(), data
+    return policies.make(kind, spec, data.stats(), config, seed=3).eval(), data
+
+
+def vla(*, n_obs_steps: int = 1, instructions: tuple[str, ...] = ("Touch the red button.",), **settings: Any) -> tuple[PolicyModule, ToyData]:
+    """A vision-language-action policy with a backbone of a few thousand weights."""
+    data = ToyData(camera=True)
+    tiny = TinyConfig(patch_px=10, width=32, heads=2, kv_heads=1, vision_layers=1, text_layers=2)
+    config = VlaConfig(backbone="tiny", tiny=tiny, instructions=instructions, steps=4, expert_width=1.5, **settings)
+    spec = policy_spec(camera=True, n_obs_steps=n_obs_steps, horizon=5)
+    return policies.make("vla", spec, data.stats(), config, seed=3).eval(), data
 
 
 class ScriptedPolicy:
