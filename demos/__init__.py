@@ -6,15 +6,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from demos.concat import Concat
     from demos.dataset import Dataset
     from demos.doctor import Finding, Report, check, info
     from demos.layout import EpisodeInfo
     from demos.rescue import repair
     from demos.writer import Writer
 
-__all__ = ["Dataset", "EpisodeInfo", "Finding", "Report", "Writer", "check", "info", "repair"]
+__all__ = ["Concat", "Dataset", "EpisodeInfo", "Finding", "Report", "Writer", "check", "info", "repair"]
 
 _HOME = {
+    "Concat": "concat",
     "Dataset": "dataset",
     "EpisodeInfo": "layout",
     "Finding": "doctor",

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from policies.base import WEIGHT
+from policies.language import LANGUAGE
 from policies.parallel import Group
 from policies.randomness import BatchOrder
-from sinew.errors import DataError
+from sinew.errors import DataError, InputError
 from sinew.progress import SILENT, Progress
-from sinew.protocols import EpisodeData
-from sinew.specs import ACTION, PolicySpec
+from sinew.protocols import EpisodeData, HasColumns
+from sinew.specs import ACTION, TASK, PolicySpec
 
 PRELOAD_BYTES = 1 << 30
 """The windows of a dataset are kept in memory up to this size, over all processes together."""
@@ -24,22 +27,24 @@ _READ_TOGETHER = 256
 
 
 class Windows:
-    """The windows of a dataset as tensors, actions in [-1, 1].
+    """The windows of a dataset as tensors, actions in [-1, 1]; for a language policy also "task", the text of each sample.
 
     A dataset that is small enough is read once and kept; of a larger one, the next batch is read by a thread while the
     current one is trained on. Both give the same batches.
 
     Args:
         data: the dataset.
-        spec: which observations, how many steps of them, and the horizon.
+        spec: which observations, how many steps of them, the horizon, and whether the policy takes language.
         batch_size: samples in a batch over all processes.
         seed: fixes the order of samples.
         group: this process and its peers; each reads only its share.
         progress: told the frames that are read.
         limit_bytes: largest size that is kept.
+        weights: (frames,) weight of each sample, which becomes "weight"; None for none.
 
     Raises:
-        DataError: the dataset is empty.
+        DataError: the dataset is empty, or tells no instructions to a language policy.
+        InputError: a weight is negative or not finite, or their number is not that of the frames.
     """
 
     def __init__(
@@ -51,6 +56,7 @@ class Windows:
         group: Group,
         progress: Progress = SILENT,
         limit_bytes: int = PRELOAD_BYTES,
+        weights: np.ndarray | None = None,
     ) -> None:
         if len(data) == 0:
             raise DataError("the dataset holds no frames: record or collect episodes first")
@@ -58,13 +64,28 @@ class Windows:
         self.keys = list(spec.observation)
         self.order = BatchOrder(len(data), batch_size, seed)
         self.share = group.share(batch_size)
+        self.weights = None if weights is None else torch.from_numpy(check_weights(weights, len(data)))
+        self.tasks, self.task_index = instructed(data) if LANGUAGE in spec.capabilities else ((), None)
         size = 4 * spec.horizon * spec.action_dim + sum(
             spec.n_obs_steps * math.prod(spec.observation[key].shape) * (1 if key in spec.observation.images else 4) for key in self.keys
         )
         self._all = self._load(progress) if size * len(data) * group.size <= limit_bytes else None
 
-    def __call__(self, first: int, last: int) -> Iterator[tuple[np.ndarray, dict[str, Tensor]]]:
-        """Batches number first..last-1: sample indices of this process and {key: (B, ...)}."""
+    def __call__(self, first: int, last: int) -> Iterator[tuple[np.ndarray, dict[str, Any]]]:
+        """Batches number first..last-1: sample indices of this process and {key: (B, ...)}, "task" a list of B texts."""
+        for indices, batch in self._batches(first, last):
+            yield indices, {**batch, **self._beside(indices)}
+
+    def _beside(self, indices: np.ndarray) -> dict[str, Any]:
+        """What belongs to samples but is no window of the dataset: their weights and instructions."""
+        beside: dict[str, Any] = {}
+        if self.weights is not None:
+            beside[WEIGHT] = self.weights[indices]
+        if self.task_index is not None:
+            beside[TASK] = [self.tasks[i] for i in self.task_index[indices]]
+        return beside
+
+    def _batches(self, first: int, last: int) -> Iterator[tuple[np.ndarray, dict[str, Tensor]]]:
         if self._all is not None:
             for step in range(first, last):
                 indices = self.order[step][self.share]
@@ -102,3 +123,31 @@ class Windows:
         batch[ACTION] = self.spec.action.normalize(torch.from_numpy(np.ascontiguousarray(window[ACTION])).float())
         batch["action_is_pad"] = torch.from_numpy(np.ascontiguousarray(window["action_is_pad"]))
         return batch
+
+
+def instructed(data: EpisodeData) -> tuple[Sequence[str], np.ndarray]:
+    """Instructions of a dataset, and the number (frames,) of the one that each frame follows.
+
+    Raises:
+        DataError: the dataset has none.
+    """
+    if not isinstance(data, HasColumns) or not data.tasks:
+        raise DataError(f"the policy learns from language and {type(data).__name__} tells no instructions: tasks and column 'task_index'")
+    return data.tasks, data.column("task_index").reshape(-1)
+
+
+def check_weights(weights: np.ndarray, frames: int) -> np.ndarray:
+    """Sample weights (frames,) as float32.
+
+    Raises:
+        InputError: one is negative or not finite, all are zero, or their number is not that of the frames.
+    """
+    weights = np.asarray(weights, dtype=np.float64)
+    if weights.shape != (frames,):
+        raise InputError(f"sample weights have shape {weights.shape}; one number for each of the {frames} frames is needed")
+    bad = np.flatnonzero(~(np.isfinite(weights) & (weights >= 0)))
+    if len(bad):
+        raise InputError(f"the sample weight of frame {bad[0]} is {weights[bad[0]]:g}: weights are finite and not negative")
+    if not weights.any():
+        raise InputError("all sample weights are zero: nothing could be learned")
+    return weights.astype(np.float32)

@@ -9,9 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from policies.language import instructions
 from policies.randomness import mix, normal
 from sinew.errors import InputError, SafetyStop, SpecError
 from sinew.protocols import Obs, Policy
+from sinew.specs import TASK
 
 ENSEMBLE_DECAY = 0.01
 """Weight of the i-th oldest prediction in the ensemble is exp(-ENSEMBLE_DECAY * i)."""
@@ -38,9 +40,10 @@ class ChunkExecutor:
         noise: None draws N(0, I); "zero" is the zero vector; a tensor (*noise_shape) is used for every chunk.
         steps: sampling steps; None for the policy's own.
         device: where the policy is; observations are moved there, actions come back on the observations' device.
+        instruction: what a language policy shall do, one text or one per world; for other policies it has no effect.
 
     Raises:
-        InputError: a mode, act_steps or noise that does not exist for this policy.
+        InputError: a mode, act_steps or noise that does not exist for this policy, or a language policy without instruction.
     """
 
     def __init__(
@@ -54,6 +57,7 @@ class ChunkExecutor:
         noise: Literal["zero"] | Tensor | None = None,
         steps: int | None = None,
         device: torch.device | str = "cpu",
+        instruction: str | Sequence[str] | None = None,
     ) -> None:
         spec = policy.spec
         if mode not in ("sync", "ensemble"):
@@ -65,6 +69,7 @@ class ChunkExecutor:
             raise InputError(f"act_steps {act_steps} is not within 1..{spec.horizon}, the policy's horizon")
         self.policy, self.num_envs, self.mode, self.act_steps = policy, num_envs, mode, act_steps
         self.seed, self.steps, self.device = seed, steps, torch.device(device)
+        self.instructions = instructions(instruction, num_envs, spec)
         self._fixed_noise = _fixed_noise(noise, spec.noise_shape)
         self._corrects = "correct" in spec.capabilities
         # Chunks of every world, the newest first; sync keeps one, ensemble one per tick of the horizon.
@@ -133,6 +138,7 @@ class ChunkExecutor:
             return planned
         with torch.no_grad():
             on_device = {key: obs[key].to(self.device) for key in self.policy.spec.observation}
+            on_device = self._told(on_device, self._ids(ids))
             corrected = self.policy.correct(on_device, planned.to(self.device))  # type: ignore[attr-defined]
         return self._finite(corrected.clamp(-1, 1), obs, self._ids(ids)).to(planned.device)
 
@@ -173,7 +179,7 @@ class ChunkExecutor:
         else:
             noise = self._fixed_noise.expand(len(worlds), *self._fixed_noise.shape)
         with torch.no_grad():
-            context = self.policy.encode(window)
+            context = self.policy.encode(self._told(window, worlds))
             return self.policy.sample(context, noise=noise.unsqueeze(1).to(self.device), steps=self.steps).actions[:, 0]
 
     def _read(self, chunks: Tensor, used: np.ndarray, held: np.ndarray) -> Tensor:
@@ -208,6 +214,10 @@ class ChunkExecutor:
                     self._history[key] = value.new_zeros((self.num_envs, value.shape[1] - 1, *value.shape[2:]))
                 self._history[key][ids] = value[:, 1:]
         self._started[ids] = True
+
+    def _told(self, obs: Mapping[str, Tensor], worlds: Sequence[int]) -> dict[str, Any]:
+        """Observations of `worlds` with their instructions, where the policy takes any."""
+        return {**obs, TASK: [self.instructions[world] for world in worlds]} if self.instructions else dict(obs)
 
     # ------------------------------------------------------------ checks
 

@@ -128,6 +128,7 @@ def deploy(
     on_frame: Callable[[Frame], None] | None = None,
     record: Recorder | None = None,
     progress: Progress = SILENT,
+    instruction: str | None = None,
 ) -> DeployReport:
     """Run episodes of a policy on a robot.
 
@@ -144,6 +145,7 @@ def deploy(
         on_frame: called after each command was handed over.
         record: takes every frame and outcome.
         progress: told of every episode.
+        instruction: what a language policy shall do; None for the task's own text.
 
     Returns:
         The report; `stopped` says why when the gate was latched. The robot stands when this returns or raises.
@@ -154,7 +156,7 @@ def deploy(
     """
     config = config or DeployConfig()
     clock = clock or MonotonicClock()
-    executor, spec = _executor(policy)
+    executor, spec = _executor(policy, interface.task_text if instruction is None else instruction)
     if spec is not None:
         check_observation_join("the task", interface.observation_spec, "the policy", spec.observation)
         check_action_join("the policy", spec.action, "the task", interface.action_spec)
@@ -193,13 +195,13 @@ def deploy(
     )
 
 
-def _executor(policy: Policy | Executor) -> tuple[Executor, PolicySpec | None]:
+def _executor(policy: Policy | Executor, instruction: str) -> tuple[Executor, PolicySpec | None]:
     if hasattr(policy, "act"):
         inner = getattr(policy, "policy", None)
         return cast(Executor, policy), getattr(inner, "spec", None) or getattr(policy, "spec", None)
     from policies import ChunkExecutor
 
-    return ChunkExecutor(cast(Policy, policy), 1), cast(Policy, policy).spec
+    return ChunkExecutor(cast(Policy, policy), 1, instruction=instruction), cast(Policy, policy).spec
 
 
 class _Runner:

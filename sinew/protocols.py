@@ -231,6 +231,24 @@ class EpisodeData(Protocol):
         ...
 
 
+@runtime_checkable
+class HasColumns(Protocol):
+    """A dataset that also tells the instruction of every frame and whole columns: for language policies and sample weights."""
+
+    @property
+    def tasks(self) -> Sequence[str]:
+        """Instructions; column "task_index" holds which one each frame follows."""
+        ...
+
+    def column(self, key: str) -> np.ndarray:
+        """Every value of a column, (frames, *shape).
+
+        Raises:
+            DataError: there is no such column; names those that exist.
+        """
+        ...
+
+
 # ---------------------------------------------------------------- robots
 
 

@@ -139,7 +139,7 @@ def demo(args: Args, progress: Progress = SILENT, phase: Callable[[str], None] =
     )
     stages.do(
         "train",
-        lambda: train_verb.train(train_verb.Args(data=out / "data", out=out / "bc", steps=args.train_steps, seed=args.seed), progress),
+        lambda: train_verb.train(train_verb.Args(data=(out / "data",), out=out / "bc", steps=args.train_steps, seed=args.seed), progress),
     )
     bc = stages.do("evaluate", lambda: _evaluate(out / "bc", args, progress))
     controls = stages.do("controls", lambda: _controls(out / "bc", args, progress))

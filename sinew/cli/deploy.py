@@ -51,6 +51,8 @@ class Args:
     """Seconds to wait for the robot."""
     scene: bool = True
     """Whether scenes are set up and judged over /sinew/scene; with --no-scene episodes end by time and success is unknown."""
+    instruction: str | None = None
+    """What a language policy is told to do; the task's own text if left out."""
     seed: int = 0
     """Moves the scenes as in `sinew eval`."""
     json: bool = False
@@ -75,12 +77,13 @@ def deploy(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
     import policies
     from robot_bridge.deploy import DeployConfig
     from robot_bridge.deploy import deploy as play
-    from sinew.cli.eval import interface_of, task_of, test_seeds
+    from sinew.cli.eval import check_instruction, instruction_tag, interface_of, task_of, test_seeds
     from sinew.rundir import RunDir, write_json
     from sinew.stats import success_summary
 
     run = RunDir.open(args.run)
     policy = policies.load(run)
+    check_instruction(policy, args.instruction)
     task = args.task or task_of(run)
     interface = interface_of(policy, task)
     if not interface.action_spec.rate_hz <= args.controller_rate <= 1000 or not args.timeout > 0:
@@ -91,7 +94,8 @@ def deploy(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
     config = DeployConfig(controller_rate_hz=args.controller_rate, connect_timeout_s=args.timeout)
     robot, scene = _robot(args, task, interface)
     try:
-        report = play(policy, interface, robot, seeds=test_seeds(args.episodes, args.seed), scene=scene, config=config, progress=progress)
+        seeds = test_seeds(args.episodes, args.seed)
+        report = play(policy, interface, robot, seeds=seeds, scene=scene, config=config, progress=progress, instruction=args.instruction)
     finally:
         robot.close()
     judged = [e for e in report.episodes if e.success is not None]
@@ -103,11 +107,12 @@ def deploy(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
         "run": str(args.run),
         "task": task,
         "robot": args.robot,
+        "instruction": args.instruction,
         "success": success,
         "stopped": report.stopped,
         "report": report.summary(),
     }
-    write_json(run / f"deploy/{task}-{args.robot}.json", result)
+    write_json(run / f"deploy/{task}-{args.robot}{instruction_tag(args.instruction)}.json", result)
     return result
 
 

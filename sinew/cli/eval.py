@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from policies import PolicyModule
-    from sim import TaskInterface
+    from sim import GymnasiumTask, TaskInterface
 
 WORLDS = 50
 """Worlds stepped side by side; results do not depend on it."""
@@ -39,6 +41,8 @@ class Args:
     """Actions executed of each chunk; all if left out."""
     noise: str = "sample"
     """Noise behind each chunk: sample (the policy as it is), zero, or fixed:K (one vector, drawn from seed K)."""
+    instruction: str | None = None
+    """What a language policy is told to do; the task's own text if left out."""
     videos: int = 0
     """Episodes to film into the run's videos/."""
     seed: int = 0
@@ -75,20 +79,26 @@ def evaluate(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
         SpecError: policy and task do not fit.
     """
     import policies
+    import sim
     from sinew.rundir import RunDir, write_json
 
     if args.videos < 0:
         raise InputError(f"--videos {args.videos}: at least 0 is needed")
     run = RunDir.open(args.run)
     policy = policies.load(run)
+    check_instruction(policy, args.instruction)
     task = args.task or task_of(run)
-    interface = interface_of(policy, task)
+    interface = sim.GymnasiumTask(task) if task.startswith("gym:") else interface_of(policy, task)
+    if args.videos and isinstance(interface, sim.GymnasiumTask):
+        raise InputError(f"--videos {args.videos}: worlds of Gymnasium are not filmed; leave it out for {task}")
     options = {"mode": args.executor, "act_steps": args.act_steps, "noise": noise_of(policy, args.noise)}
+    if args.instruction is not None:
+        options["instruction"] = args.instruction
     result = success(policy, interface, test_seeds(args.episodes, args.seed), options, progress)
-    how = {"noise": args.noise, "executor": args.executor, "act_steps": args.act_steps}
+    how = {"noise": args.noise, "executor": args.executor, "act_steps": args.act_steps, "instruction": args.instruction}
     result = {"run": str(args.run), "task": task, **how, **result}
     write_json(run / f"eval/{file_name(task, args)}.json", result)
-    if args.videos:
+    if args.videos and not isinstance(interface, sim.GymnasiumTask):
         from sinew.cli.video import film
 
         result["videos"] = film(policy, interface, test_seeds(args.videos, args.seed), run / "videos", options, progress)
@@ -97,16 +107,43 @@ def evaluate(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
 
 def file_name(task: str, args: Args) -> str:
     """Name of an evaluation: the task, and whatever was not left as it is; evaluations made in different ways never meet."""
-    parts = [task]
+    parts = [task.replace("/", "_").replace(":", "_")]
     parts += [args.noise.replace(":", "-")] if args.noise != "sample" else []
     parts += [args.executor] if args.executor != "sync" else []
     parts += [f"act{args.act_steps}"] if args.act_steps is not None else []
     parts += [f"seed{args.seed}"] if args.seed else []
-    return "-".join(parts)
+    return "-".join(parts) + instruction_tag(args.instruction)
+
+
+def instruction_tag(instruction: str | None) -> str:
+    """What an instruction adds to a file name, with a digest that keeps different ones apart; "" for the task's own text."""
+    if instruction is None:
+        return ""
+    words = "-".join(re.findall(r"[a-z0-9]+", instruction.lower()))[:40].strip("-")
+    return f"-told-{words}-{hashlib.sha256(instruction.encode()).hexdigest()[:8]}"
+
+
+def check_instruction(policy: PolicyModule, instruction: str | None) -> None:
+    """Refuse an instruction that would have no effect.
+
+    Raises:
+        InputError: the policy does not act by language, or the text is blank.
+    """
+    if instruction is None:
+        return
+    if "language" not in policy.spec.capabilities:
+        have = ", ".join(policy.spec.capabilities) or "none"
+        raise InputError(f"--instruction {instruction!r}: {type(policy).__name__} does not act by language, its capabilities are: {have}")
+    if not instruction.strip():
+        raise InputError("--instruction is blank: say what the policy shall do, or leave it out for the task's own text")
 
 
 def success(
-    policy: PolicyModule, interface: TaskInterface, seeds: Sequence[int], options: dict[str, Any], progress: Progress = SILENT
+    policy: PolicyModule,
+    interface: TaskInterface | GymnasiumTask,
+    seeds: Sequence[int],
+    options: dict[str, Any],
+    progress: Progress = SILENT,
 ) -> dict[str, Any]:
     """k, n, wilson95, seeds and successes of a policy on a task.
 
@@ -114,16 +151,17 @@ def success(
         policy: the policy.
         interface: the task as the policy sees it.
         seeds: one episode each.
-        options: arguments of `ChunkExecutor`.
+        options: arguments of `ChunkExecutor`; the instruction is the task's own text where they give none.
         progress: told every finished episode.
     """
     import sim
     from policies.evaluate import evaluate as play
     from sinew.stats import success_summary
 
-    env = sim.MujocoVecEnv(interface, min(WORLDS, len(seeds)))
+    worlds = min(WORLDS, len(seeds))
+    env = interface.make_vec(worlds) if isinstance(interface, sim.GymnasiumTask) else sim.MujocoVecEnv(interface, worlds)
     try:
-        outcome = play(policy, env, seeds, executor_kwargs=options, progress=progress)
+        outcome = play(policy, env, seeds, executor_kwargs={"instruction": interface.task_text, **options}, progress=progress)
     finally:
         env.close()
     return {
@@ -142,7 +180,10 @@ def task_of(run: Any) -> str:
     """
     from sinew.rundir import read_json
 
-    task = read_json(run / "config.json").get("task")
+    config = read_json(run / "config.json")
+    task = config.get("task")
+    if not task and config.get("tasks"):
+        raise InputError(f"{run.path} was trained on {', '.join(config['tasks'])}; name one with --task")
     if not task:
         raise InputError(f"{run.path} does not say which task it was trained on; name it with --task")
     return task

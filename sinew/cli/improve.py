@@ -110,15 +110,16 @@ def improve(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
         policy = policies.Residual(base, scale=args.scale).to(device)
     env = _practice(interface, args, config.gamma)
     gate_env = sim.MujocoVecEnv(interface, WORLDS)
-    executor = CorrectedPlans(policies.ChunkExecutor(policy.base, args.num_envs, seed=args.seed, device=device))
+    told = {"device": device, "instruction": interface.task_text}
+    executor = CorrectedPlans(policies.ChunkExecutor(policy.base, args.num_envs, seed=args.seed, **told))
     gate_scene = first_scene("gate")
 
     def gate() -> dict[str, Any]:
-        outcome = evaluate(policy, gate_env, range(gate_scene, gate_scene + GATE_EPISODES), executor_kwargs={"device": device})
+        outcome = evaluate(policy, gate_env, range(gate_scene, gate_scene + GATE_EPISODES), executor_kwargs=told)
         return {"k": outcome.k, "n": outcome.n}
 
     try:
-        ring = _remember(demos, policy, args) if demos else None
+        ring = _remember(demos, policy, args, interface.task_text) if demos else None
         # The folder comes into being when nothing can be wrong with the arguments any more, so that --out stays free.
         inputs = {"base": _file_hash(base_run / "policy.safetensors")}
         run = RunDir.create(args.out, described, seeds={"improve": args.seed}, inputs=inputs)
@@ -156,10 +157,10 @@ def _practice(interface: TaskInterface, args: Args, gamma: float) -> VecEnv:
 
 def _own_demos(config: dict[str, Any]) -> Path | None:
     path = config.get("data") or config.get("demos")  # of a trained run, of an improved one
-    return Path(path) if path and Path(path).is_dir() else None
+    return Path(path) if isinstance(path, str) and Path(path).is_dir() else None
 
 
-def _remember(root: Path, policy: Residual, args: Args) -> Ring:
+def _remember(root: Path, policy: Residual, args: Args, instruction: str) -> Ring:
     """Demonstrations as replay, each frame beside what the base would have planned there."""
     import torch
 
@@ -178,7 +179,7 @@ def _remember(root: Path, policy: Residual, args: Args) -> Ring:
     infos = [data.episode(i) for i in range(data.num_episodes)]
     spans = [slice(e.start, e.start + e.length) for e in infos]
     episodes = [{k: torch.from_numpy(every[k][s, 0]) for k in spec.observation} for s in spans]
-    planner = CorrectedPlans(ChunkExecutor(policy.base, WORLDS_PLANNED, seed=args.seed, device=policy.device))
+    planner = CorrectedPlans(ChunkExecutor(policy.base, WORLDS_PLANNED, seed=args.seed, device=policy.device, instruction=instruction))
     planned = plan_along(planner, episodes, WORLDS_PLANNED)
     layout = {"features": ((policy.observation_dim,), torch.float32), "base_action": ((spec.action_dim,), torch.float32)}
     ring = Ring(len(data), 1, layout, spec.action_dim)

@@ -13,15 +13,18 @@ from sinew.errors import InputError
 from sinew.progress import SILENT, Progress
 
 if TYPE_CHECKING:
+    import numpy as np
     from rich.console import Console
+
+    from demos import Concat, Dataset
 
 
 @dataclass(frozen=True, kw_only=True)
 class Args:
     """Train a policy on a dataset; interrupted, the same command goes on exactly where it stopped."""
 
-    data: Path
-    """Folder of a LeRobotDataset v3."""
+    data: tuple[Path, ...]
+    """Folders of LeRobotDataset v3; several with the same observations and actions are trained on together."""
     out: Path
     """Folder of the run."""
     policy: str = "flow"
@@ -40,6 +43,8 @@ class Args:
     """Observations looked at together."""
     keys: tuple[str, ...] = ()
     """Observation keys to use; all of the dataset's if empty."""
+    weights: str | None = None
+    """Column of the data, one number per frame, that says how much each frame counts; all alike if left out."""
     device: str = "cpu"
     """cpu or cuda; under torchrun each process takes its own."""
     seed: int = 0
@@ -60,28 +65,24 @@ def train(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
     """Train the policy that `args` describe, or go on with it.
 
     Raises:
-        InputError: a key is not in the dataset, or the folder holds another run.
+        InputError: a key is not in the dataset, weights are unusable, or the folder holds another run.
+        SpecError: several datasets differ in what is to be used of them.
     """
     import policies
-    from demos import Dataset
     from policies.parallel import own_device
     from policies.train import train as fit
-    from sinew.cli.collect import task_of_dataset
     from sinew.rundir import RunDir
     from sinew.specs import ObservationSpec, PolicySpec
 
-    data = Dataset(args.data)
-    missing = [k for k in args.keys if k not in data.observation_spec.tensors]
-    if missing:
-        raise InputError(f"{args.data} has no {missing[0]!r}; it has {', '.join(data.observation_spec)}")
+    data, origin = _data(args)
+    weights = None if args.weights is None else _weights(data, args.weights)
     keys = args.keys or tuple(data.observation_spec)
     observation = ObservationSpec({k: data.observation_spec[k] for k in keys})
     spec = PolicySpec(observation=observation, action=data.action_spec, horizon=args.horizon, n_obs_steps=args.obs_steps)
     settings = dict(_setting(text) for text in args.set)
     config = {
         "verb": "train",
-        "task": task_of_dataset(args.data),
-        "data": str(args.data),
+        **origin,
         "data_hash": data.content_hash(),
         "policy": args.policy,
         "set": settings,
@@ -92,6 +93,7 @@ def train(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
         "obs_steps": args.obs_steps,
         "keys": list(keys),
         "seed": args.seed,
+        **({"weights": args.weights} if args.weights is not None else {}),
     }
     device = own_device(args.device)
     policy = policies.make(args.policy, spec, data.stats(), settings or None, seed=args.seed)
@@ -109,9 +111,45 @@ def train(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
     else:
         run, hold = RunDir(args.out), contextlib.nullcontext()
     with hold:
-        policy = fit(policy, data, run, budget, progress=progress, device=device)
+        policy = fit(policy, data, run, budget, progress=progress, device=device, weights=weights)
     last = [m for m in run.metrics() if "loss" in m][-1]
     return {"run": str(args.out), "steps": args.steps, "loss": last["loss"], "parameters": sum(p.numel() for p in policy.parameters())}
+
+
+def _data(args: Args) -> tuple[Dataset | Concat, dict[str, Any]]:
+    """The data that `args` name, and what the run's config tells of where they come from."""
+    from demos import Concat, Dataset
+    from sinew.cli.collect import task_of_dataset
+
+    if not args.data:
+        raise InputError("--data names no folder: record one with sinew collect")
+    parts = [Dataset(path) for path in args.data]
+    for part in parts:
+        missing = [k for k in args.keys if k not in part.observation_spec.tensors]
+        if missing:
+            raise InputError(f"{part.root} has no {missing[0]!r}; it has {', '.join(part.observation_spec)}")
+    if len(parts) == 1:
+        return parts[0], {"task": task_of_dataset(args.data[0]), "data": str(args.data[0])}
+    tasks = [task_of_dataset(path) for path in args.data]
+    known = sorted({task for task in tasks if task})
+    only = known[0] if len(known) == 1 and None not in tasks else None
+    return Concat(parts, args.keys or None), {"task": only, "tasks": known, "data": [str(path) for path in args.data]}
+
+
+def _weights(data: Dataset | Concat, name: str) -> np.ndarray:
+    """A column of one number per frame, (frames,).
+
+    Raises:
+        DataError: there is no such column.
+        InputError: it holds something else, or a number that cannot be a weight.
+    """
+    from policies.batches import check_weights
+
+    values = data.column(name)
+    values = values[:, 0] if values.shape[1:] == (1,) else values
+    if values.ndim != 1 or values.dtype.kind != "f":
+        raise InputError(f"--weights {name}: the column holds {values.dtype} {values.shape[1:]} per frame, one float is needed")
+    return check_weights(values, len(data))
 
 
 def _setting(text: str) -> tuple[str, Any]:

@@ -63,7 +63,7 @@ def _play(policy: PolicyModule, interface: TaskInterface, seed: int, options: di
             policy,
             env,
             [seed],
-            executor_kwargs=options,
+            executor_kwargs={"instruction": interface.task_text, **options},
             on_frame=lambda *_: frames.append(sim.render_frame(env, 0, "front", HEIGHT, WIDTH)),
         )
     finally:

@@ -128,7 +128,7 @@ def cell(policy: str, task: str, seed: int, out: Path, budget: Budget, progress:
     except MissingDependency as e:
         return {"missing": str(e)}
     arguments = train.Args(
-        data=data, out=note.parent, policy=policy, steps=budget.steps, batch_size=budget.batch_size, seed=seed
+        data=(data,), out=note.parent, policy=policy, steps=budget.steps, batch_size=budget.batch_size, seed=seed
     )  # everything else as `sinew train` has it
     trained, train_s = _clocked(arguments, progress)
     tested = eval.evaluate(eval.Args(run=note.parent, episodes=budget.scenes, seed=seed), progress)
@@ -200,7 +200,8 @@ def _row(
     if reference and policy != REFERENCE and not any("missing" in c for c in reference):
         detail["paired"] = paired([s for c in reference for s in c["successes"]], successes)
     rate = 100 * summary["k"] / summary["n"]
-    text = f"{summary['k']}/{summary['n']}, 95 % [{low:.1%}, {high:.1%}], {detail['parameters']:,} parameters, {detail['train_s']:.0f} CPU s"
+    text = f"{summary['k']}/{summary['n']}, 95 % [{low:.1%}, {high:.1%}], {detail['parameters']:,} parameters"
+    text += f", {detail['train_s']:.0f} CPU s"
     return Row(name=name, unit="%", ours=rate, peer=text + (f", {latency_ms:.2g} ms" if latency_ms else ""), detail=detail)
 
 
