@@ -102,7 +102,11 @@ class RemotePolicy(PolicyModule):
         self._requests = itertools.count()
         self._sent: set[int] = set()
         channel, hello = self._open()
-        spec = from_json(PolicySpec, hello.get("spec"), f"{config.url}: spec")
+        try:
+            spec = from_json(PolicySpec, hello.get("spec"), f"{config.url}: spec")
+        except BaseException:
+            channel.close()
+            raise
         kept = tuple(name for name in spec.capabilities if name in CAPABILITIES)
         super().__init__(replace(spec, capabilities=kept), config)
         self._channel: Channel | None = channel
