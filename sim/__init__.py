@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sim.expert import CLEAN, HUMAN, STYLES, Expert, ExpertStyle, make_expert
+    from sim.gymnasium_tasks import GymnasiumTask
     from sim.gymnasium_vec import GymnasiumVecEnv, from_gymnasium
     from sim.interface import TaskInterface, make_interface
     from sim.render import SceneRenderer, camera_matrix, camera_pose, render_frame
@@ -35,6 +36,7 @@ _LAZY = {
     "make_interface": "sim.interface",
     "RobotSim": "sim.robot_sim",
     "RobotConfig": "sim.robots.config",
+    "GymnasiumTask": "sim.gymnasium_tasks",
     "GymnasiumVecEnv": "sim.gymnasium_vec",
     "from_gymnasium": "sim.gymnasium_vec",
     "SceneRenderer": "sim.render",
@@ -47,9 +49,9 @@ _LAZY = {
 }
 
 __all__ = [
-    "CLEAN", "HUMAN", "STYLES", "TASKS", "TASK_NAMES", "Expert", "ExpertStyle", "GymnasiumVecEnv", "MujocoVecEnv", "RobotConfig",
-    "RobotSim", "SceneRenderer", "Task", "TaskInterface", "camera_matrix", "camera_pose", "from_gymnasium", "make_expert",
-    "make_interface", "make_vec", "render_frame",
+    "CLEAN", "HUMAN", "STYLES", "TASKS", "TASK_NAMES", "Expert", "ExpertStyle", "GymnasiumTask", "GymnasiumVecEnv", "MujocoVecEnv",
+    "RobotConfig", "RobotSim", "SceneRenderer", "Task", "TaskInterface", "camera_matrix", "camera_pose", "from_gymnasium",
+    "make_expert", "make_interface", "make_vec", "render_frame",
 ]  # fmt: skip
 
 

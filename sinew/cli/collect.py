@@ -13,8 +13,14 @@ from sinew.progress import SILENT, Progress
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from sim import GymnasiumTask, TaskInterface
+    from sim.gymnasium_tasks import DemonstrationExpert
+    from sinew.protocols import VecEnv
+
 WAVE = 32
 """Worlds stepped side by side; what is recorded does not depend on it."""
+GYMNASIUM_WAVE = 4
+"""The same for worlds that are stepped one after the other, where many gain nothing."""
 COLLECTION = "meta/sinew_collection.json"
 """What a dataset was collected with."""
 
@@ -24,7 +30,7 @@ class Args:
     """Record demonstrations of a task with its scripted expert."""
 
     task: str
-    """Task name; `sinew tasks` lists them."""
+    """Task name; `sinew tasks` lists them. Or a world of Gymnasium as gym:<id>, for example gym:Meta-World/reach-v3."""
     out: Path
     """Folder of the dataset; an interrupted collection there goes on."""
     episodes: int = 100
@@ -61,7 +67,7 @@ def collect(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
 
     if args.episodes < 1:
         raise InputError(f"--episodes {args.episodes}: at least 1 is needed")
-    interface = sim.make_interface(args.task, cameras=args.cameras, image_size=args.image_size)
+    interface = _interface(args)
     settings = {"task": args.task, "quality": args.quality, "seed": args.seed, "cameras": list(args.cameras), "image_size": args.image_size}
     note = args.out / COLLECTION
     if note.exists():
@@ -78,10 +84,11 @@ def collect(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
             fps=round(interface.action_spec.rate_hz),
             observation_spec=interface.observation_spec,
             action_spec=interface.action_spec,
-            robot_type=interface.robot_spec.name,
+            robot_type=interface.world if isinstance(interface, sim.GymnasiumTask) else interface.robot_spec.name,
             task=interface.task_text,
         )
         write_json(note, settings)
+    wave = GYMNASIUM_WAVE if isinstance(interface, sim.GymnasiumTask) else WAVE
     period_ns = 1e9 / interface.action_spec.rate_hz  # simulated time: how fast this machine simulates is of no interest
     with writer:
         if writer.num_episodes > args.episodes:
@@ -89,7 +96,7 @@ def collect(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
         progress.start("collect", args.episodes, done=writer.num_episodes)
         while writer.num_episodes < args.episodes:
             first = writer.num_episodes
-            for frames, success in _wave(args, range(first, min(first + WAVE, args.episodes))):
+            for frames, success in _wave(args, range(first, min(first + wave, args.episodes))):
                 for step, frame in enumerate(frames):
                     writer.add_frame(frame, stamp_ns=round(step * period_ns))
                 writer.save_episode(success=success)
@@ -114,15 +121,40 @@ def task_of_dataset(root: Path) -> str | None:
     return read_json(note).get("task") if note.exists() else None
 
 
-def _wave(args: Args, episodes: range) -> list[tuple[list[dict[str, Any]], bool]]:
-    """Frames and success of episodes played side by side, in the order of their numbers."""
+def _interface(args: Args) -> TaskInterface | GymnasiumTask:
+    """What is recorded.
+
+    Raises:
+        InputError: no such task, or a world of Gymnasium is wanted with what only ours have.
+    """
     import sim
 
+    if not args.task.startswith("gym:"):
+        return sim.make_interface(args.task, cameras=args.cameras, image_size=args.image_size)
+    if args.cameras or args.quality != "clean":
+        given = f"--cameras {' '.join(args.cameras)}" if args.cameras else f"--quality {args.quality}"
+        raise InputError(f"{given}: worlds of Gymnasium are recorded as they observe, by one clean expert; leave it out for {args.task}")
+    task = sim.GymnasiumTask(args.task)
+    task.make_expert(1)  # a world without one is refused before the folder comes into being
+    return task
+
+
+def _players(args: Args, n: int) -> tuple[VecEnv, DemonstrationExpert]:
+    """Worlds and the expert that acts in them."""
+    import sim
+
+    if args.task.startswith("gym:"):
+        task = sim.GymnasiumTask(args.task)
+        return task.make_vec(n), task.make_expert(n)
+    return sim.make_vec(args.task, n, cameras=args.cameras, image_size=args.image_size), sim.make_expert(args.task, args.quality, n)
+
+
+def _wave(args: Args, episodes: range) -> list[tuple[list[dict[str, Any]], bool]]:
+    """Frames and success of episodes played side by side, in the order of their numbers."""
     n = len(episodes)
     first = first_scene("demonstrations", args.seed)
     seeds = [first + i for i in episodes]
-    env = sim.make_vec(args.task, n, cameras=args.cameras, image_size=args.image_size)
-    expert = sim.make_expert(args.task, args.quality, n)
+    env, expert = _players(args, n)
     try:
         obs = env.reset(seeds)
         expert.reset(list(range(n)), seeds)

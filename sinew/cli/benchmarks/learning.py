@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from sinew.bench import Row
 from sinew.errors import MissingDependency
@@ -89,8 +89,11 @@ def _rows(policies: Sequence[str], tasks: Sequence[str], seeds: Sequence[int], o
     for task in tasks:
         cells = {policy: [cell(policy, task, seed, out, budget) for seed in seeds] for policy in policies}
         latency = latencies({p: _run(p, task, seeds[0], out) for p, made in cells.items() if "missing" not in made[0]})
-        reference = cells.get(REFERENCE)
-        found += [_row(task, policy, made, latency.get(policy), reference) for policy, made in cells.items()]
+        found += [
+            _row(executor, task, policy, made, latency.get(policy), cells.get(REFERENCE))
+            for executor in executors(task)
+            for policy, made in cells.items()
+        ]
     return found
 
 
@@ -109,10 +112,12 @@ def cell(policy: str, task: str, seed: int, out: Path, budget: Budget, progress:
     """Outcome of one policy on one task with one seed, from the results folder or made now.
 
     Returns:
-        {"successes", "seeds", "parameters", "train_s" (CPU), "demonstrations" (successful ones)}, or {"missing": why}.
+        {"parameters", "train_s" (CPU), "demonstrations" (successful ones), "budget", "seeds" of the test scenes, and for each of
+        `executors` its successes}, or {"missing": why}.
     """
     import policies
     from sinew.cli import collect, eval, train
+    from sinew.config import to_json
     from sinew.progress import SILENT
     from sinew.rundir import read_json, write_json
 
@@ -131,13 +136,17 @@ def cell(policy: str, task: str, seed: int, out: Path, budget: Budget, progress:
         data=(data,), out=note.parent, policy=policy, steps=budget.steps, batch_size=budget.batch_size, seed=seed
     )  # everything else as `sinew train` has it
     trained, train_s = _clocked(arguments, progress)
-    tested = eval.evaluate(eval.Args(run=note.parent, episodes=budget.scenes, seed=seed), progress)
-    made = {
-        "successes": tested["successes"], "seeds": tested["seeds"], "parameters": trained["parameters"], "train_s": train_s,
-        "demonstrations": collected["successes"], "budget": budget,
-    }  # fmt: skip
+    made = {"parameters": trained["parameters"], "train_s": train_s, "demonstrations": collected["successes"], "budget": to_json(budget)}
+    for executor in executors(task):
+        tested = eval.evaluate(eval.Args(run=note.parent, episodes=budget.scenes, seed=seed, executor=executor), progress)
+        made |= {"seeds": tested["seeds"], executor: tested["successes"]}
     write_json(note, made)
     return made
+
+
+def executors(task: str) -> tuple[Literal["sync", "ensemble"], ...]:
+    """Ways to execute that a task is judged with; worlds of Gymnasium are slow and have the first only."""
+    return ("sync",) if task.startswith("gym:") else ("sync", "ensemble")
 
 
 def _clocked(arguments: Any, progress: Any) -> tuple[dict[str, Any], float]:
@@ -179,49 +188,57 @@ def latencies(runs: Mapping[str, Path]) -> dict[str, float]:
 
 
 def _row(
-    task: str, policy: str, cells: Sequence[Mapping[str, Any]], latency_ms: float | None, reference: Sequence[Mapping[str, Any]] | None
+    executor: str,
+    task: str,
+    policy: str,
+    cells: Sequence[Mapping[str, Any]],
+    latency_ms: float | None,
+    reference: Sequence[Mapping[str, Any]] | None,
 ) -> Row:
     from sinew.stats import paired, success_summary
 
-    name = f"{task}: {policy}"
+    name, detail = f"{task}, {executor}: {policy}", {"task": task, "policy": policy, "executor": executor}
     missing = [c["missing"] for c in cells if "missing" in c]
     if missing:
-        return Row(name=name, unit="%", ours=None, peer=missing[0], detail={"task": task, "policy": policy})
-    successes = [s for c in cells for s in c["successes"]]
+        return Row(name=name, unit="%", ours=None, peer=missing[0], detail=detail)
+    successes = [s for c in cells for s in c[executor]]
     summary = success_summary(successes, [s for c in cells for s in c["seeds"]])
     low, high = summary["wilson95"]
-    detail: dict[str, Any] = {
-        "task": task, "policy": policy, "k": summary["k"], "n": summary["n"], "wilson95": [low, high],
-        "k_by_seed": [sum(c["successes"]) for c in cells],
-        "parameters": cells[0]["parameters"], "latency_ms": latency_ms,
-        "train_s": sum(c["train_s"] for c in cells) / len(cells),
+    detail |= {
+        "k": summary["k"], "n": summary["n"], "wilson95": [low, high], "k_by_seed": [sum(c[executor]) for c in cells],
+        "parameters": cells[0]["parameters"], "train_s": sum(c["train_s"] for c in cells) / len(cells), "latency_ms": latency_ms,
         "demonstrations": [c["demonstrations"] for c in cells],
     }  # fmt: skip
     if reference and policy != REFERENCE and not any("missing" in c for c in reference):
-        detail["paired"] = paired([s for c in reference for s in c["successes"]], successes)
-    rate = 100 * summary["k"] / summary["n"]
+        detail["paired"] = paired([s for c in reference for s in c[executor]], successes)
     text = f"{summary['k']}/{summary['n']}, 95 % [{low:.1%}, {high:.1%}], {detail['parameters']:,} parameters"
-    text += f", {detail['train_s']:.0f} CPU s"
-    return Row(name=name, unit="%", ours=rate, peer=text + (f", {latency_ms:.2g} ms" if latency_ms else ""), detail=detail)
+    text += f", {detail['train_s']:.0f} CPU s" + (f", {latency_ms:.2g} ms" if latency_ms else "")
+    return Row(name=name, unit="%", ours=100 * summary["k"] / summary["n"], peer=text, detail=detail)
 
 
 def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
-    """One line for each policy, one column for each task; sinew/cli/bench_page.py puts it on the page.
+    """A table for our tasks, one for Gymnasium's: a line for each policy, a column for each task; for sinew/cli/bench_page.py.
 
     Better and worse than the reference are said where the exact McNemar test over the common scenes gives p < 0.05 divided by the
     number of comparisons.
     """
-    known = [row["detail"] for row in rows if row["ours"] is not None]
-    names, tasks = (list(dict.fromkeys(row["detail"][k] for row in rows)) for k in ("policy", "task"))
+    known = [row["detail"] | {"measured": row["ours"] is not None} for row in rows]
     comparisons = sum("paired" in d for d in known)
+    groups = [[d for d in known if d["task"].startswith("gym:") == gym] for gym in (False, True)]
+    return "\n\n".join(_table(group, comparisons) for group in groups if group)
+
+
+def _table(details: Sequence[Mapping[str, Any]], comparisons: int) -> str:
+    columns = list(dict.fromkeys((d["task"], d["executor"]) for d in details))
+    heads = [task.removeprefix("gym:") + ("" if executor == "sync" else f", {executor}") for task, executor in columns]
     lines = [
-        "| policy | parameters | training, CPU s | latency, ms | " + " | ".join(t.removeprefix("gym:") for t in tasks) + " |",
-        "|---|---:|---:|---:|" + "---:|" * len(tasks),
+        "| policy | parameters | training, CPU s | latency, ms | " + " | ".join(heads) + " |",
+        "|---|---:|---:|---:|" + "---:|" * len(columns),
     ]
-    for policy in names:
-        mine = {d["task"]: d for d in known if d["policy"] == policy}
+    for policy in dict.fromkeys(d["policy"] for d in details):
+        mine = {(d["task"], d["executor"]): d for d in details if d["policy"] == policy and d["measured"]}
         ends = [_span([d[key] for d in mine.values() if d[key]]) for key in ("parameters", "train_s", "latency_ms")]
-        cells = [_text(mine[task], comparisons) if task in mine else "not measured" for task in tasks]
+        cells = [_text(mine[column], comparisons) if column in mine else "not measured" for column in columns]
         lines.append(f"| {policy} | " + " | ".join([*ends, *cells]) + " |")
     return "\n".join(lines)
 
@@ -229,14 +246,14 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
 def _span(values: Sequence[float]) -> str:
     from sinew.cli.bench import figure
 
-    ends = list(dict.fromkeys([figure(min(values)), figure(max(values))])) if values else ["–"]
+    ends = dict.fromkeys([figure(min(values)), figure(max(values))]) if values else ["–"]
     return " to ".join(ends)
 
 
 def _text(d: Mapping[str, Any], comparisons: int) -> str:
     low, high = d["wilson95"]
-    text = f"{d['k']}/{d['n']} [{low:.0%} – {high:.0%}]".replace("%", " %").replace(" % –", " –")
+    text = f"{d['k']}/{d['n']} [{100 * low:.0f} – {100 * high:.0f} %]"
     test = d.get("paired")
     if test and test["p"] < 0.05 / comparisons:
-        text += f" {test['verdict']}, p = {test['p']:.1g}"
+        text += f" {test['verdict']}, p = {test['p']:.0e}"
     return text
