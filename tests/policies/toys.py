@@ -33,9 +33,10 @@ def policy_spec(*, camera: bool = False, horizon: int = 6, n_obs_steps: int = 1)
 
 
 class ToyData:
-    """Episodes of random observations whose action is a smooth function of the state."""
+    """Episodes of random observations whose action is a smooth function of the state; every other one is told to turn left."""
 
     action_spec = ACTION_SPEC
+    tasks = ("turn right", "turn left")
 
     def __init__(self, episodes: int = 6, length: int = 20, *, camera: bool = False, seed: int = 0) -> None:
         stream = np.random.default_rng(seed)
@@ -56,6 +57,10 @@ class ToyData:
     def stats(self) -> dict[str, dict[str, np.ndarray]]:
         return {key: {"mean": v.mean(0), "std": v.std(0)} for key, v in self.frames.items() if v.dtype != np.uint8}
 
+    def column(self, key: str) -> np.ndarray:
+        assert key == "task_index"
+        return np.arange(len(self)) // self.length % 2
+
     def window(self, indices: np.ndarray, n_obs_steps: int, horizon: int, keys: Sequence[str] | None = None) -> dict[str, np.ndarray]:
         first = indices // self.length * self.length
         past = np.maximum(indices[:, None] - np.arange(n_obs_steps - 1, -1, -1), first[:, None])
@@ -65,11 +70,13 @@ class ToyData:
         return {**window, "action": self.actions[np.minimum(ahead, last)], "action_is_pad": ahead > last}
 
 
-def batch(data: ToyData, spec: PolicySpec, rows: int = 8) -> dict[str, Tensor]:
-    """A training batch with actions in [-1, 1]."""
-    window = data.window(np.arange(rows) * 5 % len(data), spec.n_obs_steps, spec.horizon)
+def batch(data: ToyData, spec: PolicySpec, rows: int = 8) -> dict[str, Any]:
+    """A training batch with actions in [-1, 1], and with instructions where the policy takes them."""
+    frames = np.arange(rows) * 5 % len(data)
+    window = data.window(frames, spec.n_obs_steps, spec.horizon)
     tensors = {key: torch.from_numpy(value) for key, value in window.items()}
-    return {**tensors, "action": ACTION_SPEC.normalize(tensors["action"])}
+    told = {"task": [data.tasks[i] for i in data.column("task_index")[frames]]} if "language" in spec.capabilities else {}
+    return {**tensors, **told, "action": ACTION_SPEC.normalize(tensors["action"])}
 
 
 DENOISERS: dict[str, dict[str, Any]] = {
@@ -118,7 +125,9 @@ def make(case: str) -> tuple[PolicyModule, ToyData]:
     return policies.make(kind, spec, data.stats(), config, seed=3).eval(), data
 
 
-def vla(*, n_obs_steps: int = 1, instructions: tuple[str, ...] = ("Touch the red button.",), **settings: Any) -> tuple[PolicyModule, ToyData]:
+def vla(
+    *, n_obs_steps: int = 1, instructions: tuple[str, ...] = ("Touch the red button.",), **settings: Any
+) -> tuple[PolicyModule, ToyData]:
     """A vision-language-action policy with a backbone of a few thousand weights."""
     data = ToyData(camera=True)
     tiny = TinyConfig(patch_px=10, width=32, heads=2, kv_heads=1, vision_layers=1, text_layers=2)
