@@ -12,6 +12,7 @@ import torch
 import policies
 from policies.base import require
 from policies.catalog import type_name
+from policies.language import select
 from policies.sampling import euler
 from sinew.errors import DataError, InputError, SpecError
 from sinew.protocols import HasCorrection, HasDenoiser, HasFeatures
@@ -26,7 +27,13 @@ def made(case, toys):
 
 
 def observations(policy, batch, rows=slice(None)):
-    return {key: batch[key][rows] for key in policy.spec.observation}
+    told = ("task",) if "language" in policy.spec.capabilities else ()
+    return select({key: batch[key] for key in (*policy.spec.observation, *told)}, rows)
+
+
+def last_step(obs):
+    """{key: (B, ...)} of the newest of the To steps; instructions as they are."""
+    return {key: value[:, -1] if isinstance(value, torch.Tensor) else value for key, value in obs.items()}
 
 
 def noise_for(policy, rows, n, seed=0):
@@ -164,7 +171,7 @@ def test_loss_is_the_mean_over_samples_and_pinned_by_time_and_noise(made):
     with pytest.raises(SpecError, match="one weight per sample"):
         policy.loss({**batch, "weight": torch.ones(7)})
     assert torch.equal(policy.loss(batch, t=drawn["t"], noise=drawn["noise"]).per_sample, loss.per_sample)
-    part = {key: value[3:5] for key, value in batch.items()}
+    part = select(batch, slice(3, 5))
     torch.testing.assert_close(policy.loss(part, t=drawn["t"][3:5], noise=drawn["noise"][3:5]).per_sample, loss.per_sample[3:5])
     assert torch.isfinite(policy.loss(batch).scalar)
 
@@ -173,7 +180,10 @@ def test_gradient_of_the_loss_is_that_of_finite_differences(made):
     policy, batch = made
     policy.requires_grad_(True).double()
     drawn = {key: value.double() for key, value in policy.draw(4, torch.Generator().manual_seed(2)).items() if key in ("t", "noise")}
-    rows = {key: value[:4].double() if value.is_floating_point() else value[:4] for key, value in batch.items()}
+    rows = {
+        key: value.double() if isinstance(value, torch.Tensor) and value.is_floating_point() else value
+        for key, value in select(batch, slice(4)).items()
+    }
     rows["weight"] = torch.tensor([1.0, 0.5, 2.0, 0.0], dtype=torch.float64)
     parameters = [p for p in policy.parameters() if p.requires_grad]
     gradients = torch.autograd.grad(policy.loss(rows, **drawn).scalar, parameters, allow_unused=True)
@@ -203,7 +213,7 @@ def test_saved_and_loaded_is_bit_exact(made, tmp_path):
     obs, noise = observations(policy, batch), noise_for(policy, 8, 2)
     one, two = (p.sample(p.encode(obs), n=2, noise=noise) for p in (loaded, policy))
     assert torch.equal(one.actions, two.actions)
-    newest = {key: value[:, -1] for key, value in obs.items()}
+    newest = last_step(obs)
     if "observe" in policy.spec.capabilities:
         assert torch.equal(loaded.observe(newest), policy.observe(newest))
     if "correct" in policy.spec.capabilities:
@@ -216,7 +226,7 @@ def test_observed_features_are_normalised_and_of_the_told_length(made):
     if "observe" not in policy.spec.capabilities:
         return
     assert issubclass(type(policy), HasFeatures)
-    newest = {key: value[:, -1] for key, value in observations(policy, batch).items()}
+    newest = last_step(observations(policy, batch))
     features = policy.observe(newest)
     assert features.shape == (8, policy.observation_dim) and not features.requires_grad
     assert features[:, :7].abs().max() < 5  # the vectors, in scales of the data
@@ -228,7 +238,7 @@ def test_correction_stays_in_range_and_is_declared(made):
         assert not hasattr(policy, "correct")
         return
     assert issubclass(type(policy), HasCorrection)
-    newest = {key: value[:, -1] for key, value in observations(policy, batch).items()}
+    newest = last_step(observations(policy, batch))
     planned = torch.rand(8, policy.spec.action_dim) * 2 - 1
     executed = policy.correct(newest, planned)
     assert executed.abs().max() <= 1 and not torch.equal(executed, planned)
@@ -243,7 +253,7 @@ def test_overfits_a_tiny_batch(made):
     optimizer = torch.optim.Adam(innermost.parameters(), lr=3e-3)
     fixed = policy.draw(64, torch.Generator().manual_seed(0))
     rows = torch.arange(64) % 8
-    many = {key: value[rows] for key, value in batch.items()}
+    many = select(batch, rows)
     first = policy.loss(many, t=fixed["t"], noise=fixed["noise"]).scalar.item()
     for _ in range(150):
         optimizer.zero_grad()

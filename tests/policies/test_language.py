@@ -171,8 +171,11 @@ def test_every_sample_comes_with_the_text_and_weight_of_its_frame(toys, limit):
 
 
 def test_data_without_instructions_cannot_teach_language(toys):
-    with pytest.raises(DataError, match="learns from language and ToyData tells no instructions"):
-        Windows(toys.ToyData(), replace(toys.policy_spec(), capabilities=("language",)), 8, 0, Group())
+    class Silent(toys.ToyData):
+        tasks = ()
+
+    with pytest.raises(DataError, match="learns from language and Silent tells no instructions"):
+        Windows(Silent(), replace(toys.policy_spec(), capabilities=("language",)), 8, 0, Group())
 
 
 def test_training_tells_instructions_apart_and_resumes_exactly(toys, tmp_path):
