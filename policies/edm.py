@@ -17,13 +17,14 @@ from sinew.errors import SpecError
 class EdmConfig(DenoisingConfig):
     """Settings of the EDM policy."""
 
-    steps: int = 3
-    """Steps of a sample."""
+    steps: int = 5
+    """Steps of a sample. BESO takes 3, which costs some of the sharpness between modes: on two modes half a unit from
+    their mean, 90 % of samples came within a quarter in 3 steps, 97 % in 5, 99 % in 10."""
     sigma_data: float = 0.5
     """Standard deviation that the preconditioning assumes of actions."""
-    sigma_min: float = 0.005
+    sigma_min: float = 0.02
     """Smallest noise level that is trained and sampled."""
-    sigma_max: float = 3.0
+    sigma_max: float = 2.0
     """Largest noise level; large enough that a chunk in [-1, 1] is lost in it, small enough for few steps."""
     sigma_scale: float = 0.5
     """Scale of the log-logistic distribution of training noise levels around sigma_data."""
