@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -96,7 +96,7 @@ def train(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
         **({"weights": args.weights} if args.weights is not None else {}),
     }
     device = own_device(args.device)
-    policy = policies.make(args.policy, spec, data.stats(), settings or None, seed=args.seed)
+    policy = policies.make(args.policy, spec, data.stats(), {**_instructions(args.policy, data), **settings} or None, seed=args.seed)
     budget = policies.TrainConfig(
         steps=args.steps,
         batch_size=args.batch_size,
@@ -134,6 +134,14 @@ def _data(args: Args) -> tuple[Dataset | Concat, dict[str, Any]]:
     known = sorted({task for task in tasks if task})
     only = known[0] if len(known) == 1 and None not in tasks else None
     return Concat(parts, args.keys or None), {"task": only, "tasks": known, "data": [str(path) for path in args.data]}
+
+
+def _instructions(policy: str, data: Dataset | Concat) -> dict[str, Any]:
+    """The instructions of the data, as a setting of policies that are made for certain ones."""
+    import policies
+
+    names = {field.name for field in fields(policies.registry.get(policy).Config)}
+    return {"instructions": list(data.tasks)} if "instructions" in names else {}
 
 
 def _weights(data: Dataset | Concat, name: str) -> np.ndarray:

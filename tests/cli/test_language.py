@@ -82,3 +82,26 @@ def test_evaluations_with_different_instructions_are_kept_apart():
     assert len(names) == 4 and "touch_red" in names
     assert any(name.startswith("touch_red-told-touch-the-blue-button-") for name in names)
     assert all(name.isascii() and "/" not in name for name in names)
+
+
+def test_a_language_policy_goes_through_every_verb_and_does_what_it_is_told(folder):
+    data = []
+    for task in ("touch_red", "touch_blue"):
+        data.append(f"{task}-seen")
+        collect.collect(collect.Args(task=task, out=folder / data[-1], episodes=2, cameras=("front",), image_size=32))
+    tiny = 'tiny={"width": 16, "heads": 2, "kv_heads": 1, "vision_layers": 1, "text_layers": 1, "patch_px": 16}'
+    settings = {"policy": "vla", "keys": ("observation.state", "observation.images.front"), "set": ("backbone=tiny", tiny)}
+    train.train(args(folder, *data, out="vla", **settings))
+    described = json.loads((folder / "vla/policy.json").read_text())
+    assert described["config"]["instructions"] == ["Touch the red button.", "Touch the blue button."]
+
+    wanted = {"run": folder / "vla", "task": "touch_red", "episodes": 2}
+    own = eval.evaluate(eval.Args(**wanted))
+    assert own["instruction"] is None and (folder / "vla/eval/touch_red.json").exists()
+    other = eval.evaluate(eval.Args(**wanted, instruction="Touch the blue button.", videos=1))
+    assert other["instruction"] == "Touch the blue button." and len(other["videos"]) == 1
+    assert len(list((folder / "vla/eval").glob("touch_red*.json"))) == 2
+    with pytest.raises(InputError, match="--instruction is blank"):
+        eval.evaluate(eval.Args(**wanted, instruction=" "))
+    done = deploy.deploy(deploy.Args(**{**wanted, "episodes": 1}, robot="sim", instruction="Touch the blue button."))
+    assert done["success"]["n"] == 1 and list((folder / "vla/deploy").glob("touch_red-sim-told-touch-the-blue-button-*.json"))
