@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from policies.base import WEIGHT
+from policies.goals import GOAL, GoalSettings, Hindsight
 from policies.language import LANGUAGE
 from policies.parallel import Group
-from policies.randomness import BatchOrder
+from policies.randomness import BatchOrder, generator
 from sinew.errors import DataError, InputError
 from sinew.progress import SILENT, Progress
 from sinew.protocols import EpisodeData, HasColumns
@@ -41,9 +42,10 @@ class Windows:
         progress: told the frames that are read.
         limit_bytes: largest size that is kept.
         weights: (frames,) weight of each sample, which becomes "weight"; None for none.
+        goal: what a goal is, for a policy with capability "goal"; each sample then has one from its own episode.
 
     Raises:
-        DataError: the dataset is empty, or tells no instructions to a language policy.
+        DataError: the dataset is empty, or tells no instructions to a language policy or no columns to one with goals.
         InputError: a weight is negative or not finite, or their number is not that of the frames.
     """
 
@@ -57,6 +59,7 @@ class Windows:
         progress: Progress = SILENT,
         limit_bytes: int = PRELOAD_BYTES,
         weights: np.ndarray | None = None,
+        goal: GoalSettings | None = None,
     ) -> None:
         if len(data) == 0:
             raise DataError("the dataset holds no frames: record or collect episodes first")
@@ -66,6 +69,8 @@ class Windows:
         self.share = group.share(batch_size)
         self.weights = None if weights is None else torch.from_numpy(check_weights(weights, len(data)))
         self.tasks, self.task_index = instructed(data) if LANGUAGE in spec.capabilities else ((), None)
+        self.seed, self.batch_size = seed, batch_size
+        self.hindsight = Hindsight(data, goal) if goal is not None and GOAL in spec.capabilities else None
         size = 4 * spec.horizon * spec.action_dim + sum(
             spec.n_obs_steps * math.prod(spec.observation[key].shape) * (1 if key in spec.observation.images else 4) for key in self.keys
         )
@@ -73,16 +78,19 @@ class Windows:
 
     def __call__(self, first: int, last: int) -> Iterator[tuple[np.ndarray, dict[str, Any]]]:
         """Batches number first..last-1: sample indices of this process and {key: (B, ...)}, "task" a list of B texts."""
-        for indices, batch in self._batches(first, last):
-            yield indices, {**batch, **self._beside(indices)}
+        for step, (indices, batch) in enumerate(self._batches(first, last), first):
+            yield indices, {**batch, **self._beside(step, indices)}
 
-    def _beside(self, indices: np.ndarray) -> dict[str, Any]:
-        """What belongs to samples but is no window of the dataset: their weights and instructions."""
+    def _beside(self, step: int, indices: np.ndarray) -> dict[str, Any]:
+        """What belongs to samples but is no window of the dataset: their weights, instructions and goals."""
         beside: dict[str, Any] = {}
         if self.weights is not None:
             beside[WEIGHT] = self.weights[indices]
         if self.task_index is not None:
             beside[TASK] = [self.tasks[i] for i in self.task_index[indices]]
+        if self.hindsight is not None:
+            shares = torch.rand(self.batch_size, generator=generator(self.seed, step, 3)).numpy()[self.share]
+            beside |= self.hindsight(indices, shares)
         return beside
 
     def _batches(self, first: int, last: int) -> Iterator[tuple[np.ndarray, dict[str, Tensor]]]:

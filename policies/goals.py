@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from policies.base import EmbeddingContext
 from policies.normalizer import Normalizer
-from sinew.errors import SpecError
+from sinew.errors import DataError, SpecError
+from sinew.protocols import EpisodeData, HasColumns
 from sinew.specs import ObservationSpec
 
+GOAL = "goal"
+"""Capability of policies that can be given a goal."""
 PREFIX = "goal."
 """obs["goal.<key>"] (B, ...) is the value of observation <key> that is to be reached."""
 
@@ -22,15 +26,48 @@ class GoalSettings:
     """Settings of the conditioning on a goal."""
 
     keys: tuple[str, ...] = ()
-    """Vectors of the observation that make up a goal; in training, their values at the end of the same episode."""
+    """Vectors of the observation that make up a goal."""
+    when: str = "end"
+    """Which moment of the same episode is the goal of a training sample: "end", its last, for demonstrations of tasks, or
+    "future", any later one, for play (hindsight, arXiv:1707.01495)."""
     dropout: float = 0.1
     """Share of training samples that are taught without their goal, whole goals at a time."""
     scale: float = 1.0
     """How far a goal is followed: 0 as if there were none, 1 as taught, above 1 more than taught."""
 
     def __post_init__(self) -> None:
+        if self.when not in ("end", "future"):
+            raise SpecError(f"goal when {self.when!r} is unknown: known are end, future")
         if not 0 <= self.dropout <= 1 or not self.scale >= 0:
             raise SpecError(f"goal dropout {self.dropout} must be in [0, 1], and scale {self.scale} not negative")
+
+
+class Hindsight:
+    """Goals of training samples: what was reached later in the same episode.
+
+    Args:
+        data: the dataset.
+        settings: which vectors, and when.
+
+    Raises:
+        DataError: the dataset cannot tell whole columns, or lacks one.
+    """
+
+    def __init__(self, data: EpisodeData, settings: GoalSettings) -> None:
+        if not isinstance(data, HasColumns):
+            raise DataError(f"the policy learns from goals and {type(data).__name__} tells no columns, so none can be taken from it")
+        self.when = settings.when
+        self.columns = {key: torch.from_numpy(np.array(data.column(key), dtype=np.float32)) for key in settings.keys}
+        frame = np.asarray(data.column("frame_index")).reshape(-1)
+        ends = np.append(np.flatnonzero(frame == 0)[1:], len(frame)) - 1
+        self.ends = ends[np.searchsorted(ends, np.arange(len(frame)))]
+
+    def __call__(self, indices: np.ndarray, shares: np.ndarray) -> dict[str, Tensor]:
+        """{"goal.<key>": (B, D)} of samples `indices` (B,); `shares` (B,) in [0, 1) choose among the later moments."""
+        end = self.ends[indices]
+        moment = end if self.when == "end" else np.minimum(indices + 1 + (shares * (end - indices)).astype(np.int64), end)
+        rows = torch.from_numpy(moment)
+        return {PREFIX + key: column[rows] for key, column in self.columns.items()}
 
 
 @dataclass(frozen=True)

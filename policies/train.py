@@ -145,7 +145,10 @@ class _Training:
             self.ema = Ema(self.parameters, config.ema_decay)
         self.step: int = record["step"]
         self.loss_smooth: float | None = record["loss_smooth"]
-        self.windows = Windows(data, policy.spec, config.batch_size, config.seed, group, self.progress, weights=weights)
+        self.windows = Windows(
+            data, policy.spec, config.batch_size, config.seed, group, self.progress,
+            weights=weights, goal=getattr(policy.config, "goal", None),
+        )  # fmt: skip
         self.times = dict.fromkeys(TIMES, 0.0)
 
     def run(self) -> None:

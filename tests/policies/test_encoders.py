@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from policies.encoders import ImageConfig, ImageEncoder, ObservationEncoder, SpatialSoftmax, random_shift
+from policies.encoders import ImageConfig, ImageEncoder, ObservationEncoder, SpatialSoftmax, convolutional_trunk, random_shift
 from sinew.errors import SpecError
 from sinew.specs import ObservationSpec, TensorSpec
 
@@ -32,24 +32,38 @@ def test_random_shift_moves_and_repeats_the_border():
     assert torch.equal(moved[2, :, 3:, :4], image[2, :, :3, 3:])
 
 
-def test_pixels_become_features_independent_of_the_batch():
-    encoder = ImageEncoder(ImageConfig(channels=(8, 16), keypoints=8, feature_dim=6, groups=4)).eval()
+VIT = {"width": 32, "layers": 2, "heads": 2}
+
+
+@pytest.mark.parametrize("kind", ["small", "resnet18", "vit"])
+def test_pixels_become_features_independent_of_the_batch(kind):
+    encoder = ImageEncoder(ImageConfig(kind=kind, channels=(8, 16), keypoints=8, feature_dim=6, groups=4, **VIT), 32, 40).eval()
     images = torch.randint(0, 256, (4, 32, 40, 3), dtype=torch.uint8)
     together = encoder(images)
     assert together.shape == (4, 6)
     torch.testing.assert_close(encoder(images[2:3])[0], together[2], rtol=0, atol=1e-5)
 
 
-def test_image_encoder_learns_where_a_spot_is():
+def test_resnet18_has_the_layers_of_resnet18():
+    """17 convolutions and 3 projections, 11,166,912 weights without norms (as published without the classifier)."""
+    trunk = convolutional_trunk(ImageConfig(kind="resnet18"))
+    kernels = [m for m in trunk.modules() if isinstance(m, torch.nn.Conv2d)]
+    assert sum(m.kernel_size[0] > 1 for m in kernels) == 17 and sum(m.kernel_size == (1, 1) for m in kernels) == 3
+    assert sum(m.weight.numel() for m in kernels) == 11_166_912
+    assert trunk(torch.zeros(1, 3, 96, 96)).shape == (1, 512, 3, 3)
+
+
+@pytest.mark.parametrize(("kind", "rate", "steps"), [("small", 1e-2, 80), ("vit", 3e-3, 200)])
+def test_image_encoder_learns_where_a_spot_is(kind, rate, steps):
     torch.manual_seed(0)
-    encoder = ImageEncoder(ImageConfig(channels=(8, 8), keypoints=8, feature_dim=2, groups=4))
+    encoder = ImageEncoder(ImageConfig(kind=kind, channels=(8, 8), keypoints=8, feature_dim=2, groups=4, patch_px=4, **VIT), 24, 24)
     place = torch.randint(3, 21, (64, 2))
     images = torch.zeros(64, 24, 24, 3, dtype=torch.uint8)
     for i, (row, column) in enumerate(place.tolist()):
         images[i, row - 2 : row + 3, column - 2 : column + 3] = 255
     goal = place.float() / 12 - 1
-    optimizer = torch.optim.Adam(encoder.parameters(), lr=1e-2)
-    for _ in range(80):
+    optimizer = torch.optim.Adam(encoder.parameters(), lr=rate)
+    for _ in range(steps):
         optimizer.zero_grad()
         loss = (encoder(images) - goal).square().mean()
         loss.backward()
@@ -70,5 +84,9 @@ def test_cameras_have_networks_of_their_own_and_steps_are_concatenated():
 def test_wrong_settings_are_told():
     with pytest.raises(SpecError, match="multiples of the 8 groups"):
         ImageConfig(channels=(12,))
+    with pytest.raises(SpecError, match="kind 'resnet50' is unknown: known are small, resnet18, vit"):
+        ImageConfig(kind="resnet50")
+    with pytest.raises(SpecError, match=r"patches of 8 px do not divide 30 x 32 pixels: set image.patch_px"):
+        ImageEncoder(ImageConfig(kind="vit"), 30, 32)
     with pytest.raises(SpecError, match="observation spec is empty"):
         ObservationEncoder(ObservationSpec({}), 1, ImageConfig())

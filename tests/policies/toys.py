@@ -21,6 +21,7 @@ from sinew.specs import ENVIRONMENT_STATE, STATE, ActionSpec, ObservationSpec, P
 
 CAMERA = "observation.images.front"
 ACTION_SPEC = ActionSpec(kind="ee_delta", low=(-0.5, -2.0, 0.0), high=(0.5, 2.0, 1.0), rate_hz=20.0, names=("x", "y", "gripper"))
+VIT = ImageConfig(kind="vit", patch_px=4, width=16, layers=1, heads=2, feature_dim=8, shift_px=2)
 IMAGE = ImageConfig(channels=(8, 16), keypoints=8, feature_dim=8, groups=4, shift_px=2)
 
 
@@ -58,8 +59,9 @@ class ToyData:
         return {key: {"mean": v.mean(0), "std": v.std(0)} for key, v in self.frames.items() if v.dtype != np.uint8}
 
     def column(self, key: str) -> np.ndarray:
-        assert key == "task_index"
-        return np.arange(len(self)) // self.length % 2
+        index = np.arange(len(self))
+        made = {"task_index": index // self.length % 2, "frame_index": index % self.length}
+        return made[key] if key in made else self.frames[key]
 
     def window(self, indices: np.ndarray, n_obs_steps: int, horizon: int, keys: Sequence[str] | None = None) -> dict[str, np.ndarray]:
         first = indices // self.length * self.length
@@ -85,6 +87,7 @@ DENOISERS: dict[str, dict[str, Any]] = {
     "flow-transformer": {"backbone": "transformer"},
     "flow-mlp-camera": {"backbone": "mlp", "camera": True, "n_obs_steps": 2},
     "flow-unet-camera": {"backbone": "unet", "camera": True, "time_sampling": "beta"},
+    "flow-mlp-vit": {"backbone": "mlp", "camera": True, "image": VIT},
     "diffusion-mlp": {"backbone": "mlp"},
     "diffusion-unet": {"backbone": "unet", "clip_sample": False},
     "edm-mlp": {"backbone": "mlp"},
@@ -120,7 +123,7 @@ def make(case: str) -> tuple[PolicyModule, ToyData]:
     kind = case.partition("-")[0]
     small: dict[str, Any] = {"hidden": (64, 64), "channels": (16, 32), "embedding_dim": 32, "kernel": 3, "groups": 4}
     small |= {"layers": 2, "heads": 2}
-    config = policies.registry.get(kind).Config(**small, steps=4, image=IMAGE, **settings)
+    config = policies.registry.get(kind).Config(**{**small, "steps": 4, "image": IMAGE, **settings})
     spec = policy_spec(camera=camera, n_obs_steps=n_obs_steps, horizon=5)
     return policies.make(kind, spec, data.stats(), config, seed=3).eval(), data
 
