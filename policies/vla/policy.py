@@ -15,7 +15,9 @@ from policies.catalog import register
 from policies.encoders import ImageConfig
 from policies.flow import FlowPolicy
 from policies.vla.backbone import Backbone, load_pretrained, rebuild
+from policies.vla.cotraining import DiscreteHead
 from policies.vla.expert import ActionExpert
+from policies.vla.lora import LoraConfig, adapt, merge
 from policies.vla.prefix import PrefixContext, PrefixEncoder
 from policies.vla.text import Tokenizer, byte_pair_tokenizer
 from policies.vla.tiny import TINY, TinyConfig, make_tiny
@@ -34,8 +36,17 @@ class VlaConfig:
     """Vision-language model: a folder, an id on the Hugging Face hub, or "tiny", made from scratch and trained whole."""
     layers: int = 0
     """First layers of the language model that are used; 0 for all. SmolVLA uses 16 of 32 (arXiv:2506.01844)."""
-    train: Literal["full", "frozen"] = "full"
-    """What of the backbone is trained; the expert always is."""
+    train: Literal["full", "lora", "frozen"] = "full"
+    """What of the backbone is trained: all, adapters of low rank, or nothing; the expert always is."""
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    """Settings of the adapters."""
+    insulate: bool = False
+    """Knowledge insulation: the expert's gradient stops at the backbone, which learns from discrete actions alone
+    (arXiv:2505.23705)."""
+    discrete_weight: float = 0.0
+    """Weight of the cross-entropy of discrete actions, predicted by the backbone, beside the flow loss; 0 for none."""
+    discrete_scale: float = 10.0
+    """Steps per unit of a coefficient of the discrete actions."""
     attention: Literal["bidirectional", "causal"] = "bidirectional"
     """Whether tokens of the prefix see all others, as in pi0, or those before them, as language models were pretrained."""
     tiny: TinyConfig = field(default_factory=TinyConfig)
@@ -67,6 +78,10 @@ class VlaConfig:
             raise SpecError("vla steps and time_frequencies must be at least 1, layers and shift_px at least 0")
         if min(self.expert_width, self.expert_mlp_ratio) <= 0:
             raise SpecError("vla expert_width and expert_mlp_ratio must be above 0")
+        if self.discrete_weight < 0 or self.discrete_scale <= 0:
+            raise SpecError("vla discrete_weight must not be negative and discrete_scale above 0")
+        if self.insulate and self.train != "frozen" and not self.discrete_weight:
+            raise SpecError("vla insulate=True leaves the backbone without any gradient: give discrete_weight > 0, or train='frozen'")
 
 
 @register("vla")
@@ -97,9 +112,14 @@ class VlaPolicy(FlowPolicy):
         self.net = ActionExpert(
             spec.horizon, spec.action_dim, state_dim, layout, width, config.expert_mlp_ratio, config.time_frequencies
         )
+        self.head = None
+        if config.discrete_weight:
+            self.head = DiscreteHead(spec.horizon, spec.action_dim, state_dim, layout.width, config.discrete_scale)
         self._plans = {}
-        if config.train == "frozen":
+        if config.train != "full":
             backbone.requires_grad_(False)
+        if config.train == "lora":
+            adapt(backbone.decoder, config.lora)
 
     @classmethod
     def build(cls, spec: PolicySpec, stats: Mapping[str, Mapping[str, np.ndarray]], config: VlaConfig) -> Self:
@@ -140,15 +160,38 @@ class VlaPolicy(FlowPolicy):
         return self.net(y, time, ctx)
 
     def loss(self, batch: Mapping[str, Any], *, t: Tensor | None = None, noise: Tensor | None = None) -> Loss:
-        """Squared error of the velocity, as in `FlowPolicy.loss`; the batch has "task", B strings."""
+        """Squared error of the velocity, as in `FlowPolicy.loss`, and the weighted cross-entropy of discrete actions.
+
+        Args:
+            batch: as in `FlowPolicy.loss`, with "task", B strings.
+            t: (B,) times in [0, 1]; drawn where None.
+            noise: (B, H, A); drawn where None.
+        """
         action = batch[ACTION]
         if t is None or noise is None:
             drawn = {k: v.to(action.device) for k, v in self.draw(action.shape[0]).items()}
             t, noise = drawn["t"] if t is None else t, drawn["noise"] if noise is None else noise
-        y, target, level = self.corrupt(action, noise, t)
-        velocity, _ = self.net(y.unsqueeze(1), self.net.embed_time(level).unsqueeze(1), self.encode(batch))
-        error = (velocity.squeeze(1) - target).square().mean(-1)
-        return weighted_loss(per_chunk(error, batch, self.config.mask_padding), batch)
+        if self.head is None:
+            return weighted_loss(self.flow_loss(self.encode(batch), batch, t, noise), batch)
+        ctx, entropy = self.head(self.encoder, batch)
+        flow = self.flow_loss(ctx, batch, t, noise)
+        logs = {"flow": flow.detach().mean(), "discrete": entropy.detach().mean()}
+        return weighted_loss(flow + self.config.discrete_weight * entropy, batch, logs)
+
+    def flow_loss(self, ctx: PrefixContext, batch: Mapping[str, Any], t: Tensor, noise: Tensor) -> Tensor:
+        """Squared error of the velocity (B,) of batch["action"] (B, H, A) in contexts that are already encoded."""
+        y, target, level = self.corrupt(batch[ACTION], noise, t)
+        if self.config.insulate:
+            ctx = ctx.detached()
+        shape = (-1, ctx.candidates)
+        velocity, _ = self.net(y.unflatten(0, shape), self.net.embed_time(level.view(shape)), ctx)
+        return per_chunk((velocity.flatten(0, 1) - target).square().mean(-1), batch, self.config.mask_padding)
+
+    def merge_adapters(self) -> None:
+        """Put the adapters into the weights: the same function, without the adapters' cost; the backbone is then frozen."""
+        merge(self.encoder.backbone)
+        self.encoder.backbone.requires_grad_(False)
+        self.config = replace(self.config, train="frozen")
 
     def observe(self, obs: Obs) -> Tensor:
         """Normalised vectors and the prefix in one vector, (N, observation_dim), of one observation per world, without gradient."""
