@@ -72,6 +72,10 @@ class GymnasiumTask:
         """
         if self.world.startswith(META_WORLD):
             return MetaWorldExpert(self.world.removeprefix(META_WORLD))
+        if self.world == "gym_pusht/PushT-v0":
+            from sim.pusht_expert import PushTExpert
+
+            return PushTExpert(num_envs)
         raise InputError(
             f"no scripted expert is known for {self.name!r}; they are for {PREFIX}{META_WORLD}… and {PREFIX}gym_pusht/PushT-v0. "
             "Record demonstrations with demos.Writer instead"
@@ -113,11 +117,15 @@ def register_meta_world(world: str) -> None:
 
         raise unknown("Meta-World task", name, names)
     if world not in gymnasium.registry:
-        gymnasium.register(world, lambda: _SeededMetaWorld(name), max_episode_steps=META_WORLD_STEPS, disable_env_checker=True)
+        gymnasium.register(world, f"{__name__}:SeededMetaWorld", kwargs={"name": name}, max_episode_steps=META_WORLD_STEPS, disable_env_checker=True)
 
 
-class _SeededMetaWorld(gymnasium.Wrapper):
-    """Meta-World gives `reset` a seed that it ignores, and goes on after success; here neither."""
+class SeededMetaWorld(gymnasium.Wrapper):
+    """A task of Meta-World whose places follow the seed of `reset`, which Meta-World itself ignores, and which ends on success.
+
+    Args:
+        name: of the task, for example "reach-v3".
+    """
 
     def __init__(self, name: str) -> None:
         _meta_world()
@@ -126,12 +134,14 @@ class _SeededMetaWorld(gymnasium.Wrapper):
         world.seeded_rand_vec, world._freeze_rand_vec = True, False  # draw places anew at each reset, from the world's own generator
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Start an episode; goal and objects are drawn from `seed`, or from where the generator is."""
         if seed is not None:
             world: Any = self.unwrapped
             world.seed(seed)
         return self.env.reset(seed=seed, options=options)
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """One control step."""
         observation, reward, _, truncated, info = self.env.step(action)
         return observation, reward, bool(info["success"]), truncated, info
 

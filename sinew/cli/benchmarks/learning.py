@@ -32,8 +32,8 @@ class Budget:
 
     demonstrations: int = 100
     """Episodes, failures among them."""
-    quality: str = "human"
-    """Style of the scripted expert."""
+    quality: Literal["clean", "human"] = "human"
+    """Style of the scripted expert in our tasks."""
     steps: int = 4000
     """Optimiser steps."""
     batch_size: int = 256
@@ -127,7 +127,8 @@ def cell(policy: str, task: str, seed: int, out: Path, budget: Budget, progress:
     if policy not in policies.registry:
         return {"missing": f"there is no policy {policy!r}; there are {', '.join(policies.registry)}"}
     progress = progress or SILENT
-    wanted = collect.Args(task=task, out=data, episodes=budget.demonstrations, quality=budget.quality, seed=seed)  # type: ignore[arg-type]
+    quality = "clean" if task.startswith("gym:") else budget.quality  # the experts of Gymnasium's worlds have no other
+    wanted = collect.Args(task=task, out=data, episodes=budget.demonstrations, quality=quality, seed=seed)
     try:
         collected = collect.collect(wanted, progress)
     except MissingDependency as e:
