@@ -117,7 +117,8 @@ def register_meta_world(world: str) -> None:
 
         raise unknown("Meta-World task", name, names)
     if world not in gymnasium.registry:
-        gymnasium.register(world, f"{__name__}:SeededMetaWorld", kwargs={"name": name}, max_episode_steps=META_WORLD_STEPS, disable_env_checker=True)
+        entry = f"{__name__}:{SeededMetaWorld.__name__}"
+        gymnasium.register(world, entry, kwargs={"name": name}, max_episode_steps=META_WORLD_STEPS, disable_env_checker=True)
 
 
 class SeededMetaWorld(gymnasium.Wrapper):
