@@ -22,6 +22,7 @@ MODULES = (
     "policies.flow",
     "policies.diffusion",
     "policies.edm",
+    "policies.energy",
     "policies.residual",
     "policies.vla.policy",
 )

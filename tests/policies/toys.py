@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,12 @@ from torch import Tensor, nn
 
 import policies
 from policies.base import EmbeddingContext, PolicyModule
+from policies.best_of import BestOfN
+from policies.composed import Composed
+from policies.counts import CountConfig, make_counts
 from policies.encoders import ImageConfig
 from policies.goals import GoalSettings
+from policies.guided import Guided
 from policies.residual import Residual
 from policies.vla.policy import VlaConfig
 from policies.vla.tiny import TinyConfig
@@ -94,15 +99,45 @@ DENOISERS: dict[str, dict[str, Any]] = {
     "edm-transformer": {"backbone": "transformer", "goal": GoalSettings(keys=(ENVIRONMENT_STATE,), scale=2.0)},
 }
 """Settings of every denoising family, by "<type>-<variant>"."""
+OTHERS: dict[str, dict[str, Any]] = {
+    "energy-mlp": {"backbone": "mlp"},
+    "energy-transformer": {"backbone": "transformer"},
+    "energy-mlp-camera": {"backbone": "mlp", "camera": True, "n_obs_steps": 2},
+}
+"""Settings of the families that do not denoise."""
 VLAS: dict[str, dict[str, Any]] = {"vla-bidirectional": {}, "vla-causal": {"attention": "causal", "n_obs_steps": 2}}
 """Settings of vision-language-action policies that know one instruction."""
 CASES = (
     *DENOISERS,
+    *OTHERS,
     *VLAS,
     *(f"residual-{name}" for name in ("flow-mlp", "flow-unet-camera", "edm-mlp")),
     "residual-residual-flow-mlp",
+    "composed-flow-mlp+diffusion-unet",
+    "composed-edm-mlp+flow-mlp-camera",
+    "residual-composed-diffusion-mlp+residual-edm-mlp",
+    "best_of-flow-mlp",
+    "residual-best_of-composed-flow-mlp+edm-mlp",
+    "guided-edm-transformer",
+    "composed-guided-edm-transformer+flow-mlp",
 )
 """Every registered policy, in its variants; the contract suite checks that none is left out."""
+
+
+WRAPPERS = ("composed-", "best_of-", "guided-")
+
+
+def wrapped(case: str) -> tuple[PolicyModule, ToyData]:
+    """A wrapper around the policy that the rest of its name says; a composition around those that "+" joins."""
+    kind, _, inner = case.partition("-")
+    if kind == "composed":
+        (one, data), (two, more) = (make(name) for name in inner.split("+"))
+        data = more if two.spec.observation.images else data
+        return Composed([one, two], (0.6, 0.4)).eval(), data
+    base, data = make(inner)
+    if kind == "best_of":
+        return BestOfN(base, 4, make_counts(base.spec.feature_dim, CountConfig(hidden=16))).eval(), data
+    return Guided(base, goal_scale=1.5, reach=1.0).eval(), data
 
 
 def make(case: str) -> tuple[PolicyModule, ToyData]:
@@ -115,15 +150,19 @@ def make(case: str) -> tuple[PolicyModule, ToyData]:
             for parameter in policy.actor.parameters():
                 nn.init.normal_(parameter, std=0.5)
         return policy.eval(), data
+    if case.startswith(WRAPPERS):
+        return wrapped(case)
     if case in VLAS:
         return vla(**VLAS[case])
-    settings = dict(DENOISERS[case])
+    settings = dict((DENOISERS | OTHERS)[case])
     camera, n_obs_steps = settings.pop("camera", False), settings.pop("n_obs_steps", 1)
     data = ToyData(camera=camera)
     kind = case.partition("-")[0]
     small: dict[str, Any] = {"hidden": (64, 64), "channels": (16, 32), "embedding_dim": 32, "kernel": 3, "groups": 4}
-    small |= {"layers": 2, "heads": 2}
-    config = policies.registry.get(kind).Config(**{**small, "steps": 4, "image": IMAGE, **settings})
+    small |= {"layers": 2, "heads": 2, "steps": 4}
+    cls = policies.registry.get(kind).Config
+    known = {f.name for f in fields(cls)}
+    config = cls(**{**{k: v for k, v in small.items() if k in known}, "image": IMAGE, **settings})
     spec = policy_spec(camera=camera, n_obs_steps=n_obs_steps, horizon=5)
     return policies.make(kind, spec, data.stats(), config, seed=3).eval(), data
 
