@@ -11,9 +11,10 @@ if TYPE_CHECKING:
     from demos.doctor import Finding, Report, check, info
     from demos.layout import EpisodeInfo
     from demos.rescue import repair
+    from demos.resized import Resized
     from demos.writer import Writer
 
-__all__ = ["Concat", "Dataset", "EpisodeInfo", "Finding", "Report", "Writer", "check", "info", "repair"]
+__all__ = ["Concat", "Dataset", "EpisodeInfo", "Finding", "Report", "Resized", "Writer", "check", "info", "repair"]
 
 _HOME = {
     "Concat": "concat",
@@ -21,6 +22,7 @@ _HOME = {
     "EpisodeInfo": "layout",
     "Finding": "doctor",
     "Report": "doctor",
+    "Resized": "resized",
     "Writer": "writer",
     "check": "doctor",
     "info": "doctor",

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 import numpy as np
 
+from demos.resized import fit
 from robot_bridge.cadence import Cadence, next_deadline, quantiles_us
 from robot_bridge.clock import Clock, MonotonicClock
 from robot_bridge.gate import GateConfig, SafetyGate
-from robot_bridge.images import fit
 from robot_bridge.kinematics import Arms
 from robot_bridge.loop import ControlLoop, openings
 from robot_bridge.report import DeployReport, EpisodeResult

@@ -1,20 +1,10 @@
-"""Pictures between cameras, messages and policies. OpenCV is imported here only."""
+"""Pictures between cameras and messages."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from sinew.errors import DataError
-
-
-def fit(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """(H, W, 3) uint8 at another size, averaging over areas when it shrinks."""
-    if image.shape[:2] == (height, width):
-        return image
-    import cv2
-
-    shrinks = image.shape[0] >= height and image.shape[1] >= width
-    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
 
 
 def encode_jpeg(image: np.ndarray, quality: int = 90) -> bytes:

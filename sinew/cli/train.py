@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     from rich.console import Console
 
-    from demos import Concat, Dataset
+    from demos import Concat, Dataset, Resized
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +43,8 @@ class Args:
     """Observations looked at together."""
     keys: tuple[str, ...] = ()
     """Observation keys to use; all of the dataset's if empty."""
+    image_size: int | None = None
+    """Height and width in pixels to which pictures are resized; as they were recorded if left out."""
     weights: str | None = None
     """Column of the data, one number per frame, that says how much each frame counts; all alike if left out."""
     device: str = "cpu"
@@ -74,7 +76,10 @@ def train(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
     from sinew.rundir import RunDir
     from sinew.specs import ObservationSpec, PolicySpec
 
+    from demos import Resized
+
     data, origin = _data(args)
+    data = data if args.image_size is None else Resized(data, args.image_size)
     weights = None if args.weights is None else _weights(data, args.weights)
     keys = args.keys or tuple(data.observation_spec)
     observation = ObservationSpec({k: data.observation_spec[k] for k in keys})
@@ -93,6 +98,7 @@ def train(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
         "obs_steps": args.obs_steps,
         "keys": list(keys),
         "seed": args.seed,
+        **({"image_size": args.image_size} if args.image_size is not None else {}),
         **({"weights": args.weights} if args.weights is not None else {}),
     }
     device = own_device(args.device)
@@ -144,7 +150,7 @@ def _instructions(policy: str, data: Dataset | Concat) -> dict[str, Any]:
     return {"instructions": list(data.tasks)} if "instructions" in names else {}
 
 
-def _weights(data: Dataset | Concat, name: str) -> np.ndarray:
+def _weights(data: Dataset | Concat | Resized, name: str) -> np.ndarray:
     """A column of one number per frame, (frames,).
 
     Raises:
