@@ -113,6 +113,10 @@ class PolicyModule(nn.Module):
     def after_update(self) -> None:
         """Called by training after every optimiser step: target networks move here; the default does nothing."""
 
+    def product(self) -> PolicyModule:
+        """What training this makes, saves and gives back; the default is the policy itself."""
+        return self
+
     def assets(self) -> dict[str, str]:
         """Texts that belong to the policy, {file name: text}, kept beside policy.json: a tokenizer, for example."""
         return {}

@@ -98,7 +98,7 @@ def train(
         weights: (frames,) how much each frame's window counts, relative to the others; None for all alike.
 
     Returns:
-        `policy` with averaged parameters, in evaluation mode, on the CPU; saved in `run`.
+        `policy` (what it calls its product) with averaged parameters, in evaluation mode, on the CPU; saved in `run`.
 
     Raises:
         SpecError: dataset and policy do not fit.
@@ -112,7 +112,7 @@ def train(
     with process_group(device) as group, torch.random.fork_rng(devices=[]):
         _Training(policy.to(device), data, run, config, progress, device, group, weights).run()
         group.barrier()
-    return policy.cpu().eval()
+    return policy.cpu().eval().product()
 
 
 class _Training:
@@ -238,7 +238,7 @@ class _Training:
         save_state(self.folder, self.policy, self.optimizer, self.ema, record)
         self.ema.swap()
         try:
-            save(self.policy, self.folder)
+            save(self.policy.product(), self.folder)
         finally:
             self.ema.swap()
 
