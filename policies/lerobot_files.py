@@ -1,0 +1,94 @@
+"""The files of a LeRobot checkpoint, before anything of LeRobot looks at them: nothing that could run code is let through."""
+
+from __future__ import annotations
+
+import re
+from importlib import import_module
+from pathlib import Path
+
+from policies.checkpoint import read_tensors
+from sinew.errors import DataError, InputError, MissingDependency
+from sinew.rundir import read_json
+from sinew.specs import ActionKind, ActionSpec
+
+WEIGHTS = "model.safetensors"
+PROCESSORS = ("policy_preprocessor.json", "policy_postprocessor.json")
+PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
+
+
+def folder_of(source: str) -> Path:
+    """The folder of a checkpoint, downloaded where `source` is a hub id: JSON and safetensors only.
+
+    Raises:
+        InputError: there is none, here or on the hub.
+    """
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return path
+    if source.startswith(("/", ".", "~")) or not _HUB_ID.fullmatch(source):
+        raise InputError(f"no LeRobot checkpoint at {source}: give a folder with config.json and {WEIGHTS}, or OWNER/NAME on the hub")
+    name, _, revision = source.partition("@")
+    try:
+        hub = import_module("huggingface_hub")
+    except ImportError:
+        raise missing() from None
+    try:
+        return Path(hub.snapshot_download(name, revision=revision or None, allow_patterns=["*.json", "*.safetensors"]))
+    except Exception as e:  # of requests, urllib3, httpx or the hub's own, which all mean the same
+        raise InputError(f"{source} is no folder, and cannot be had from the hub ({one_line(e)}): download it, give its folder") from e
+
+
+def check_files(folder: Path, source: str) -> None:
+    """Refuse a checkpoint that is incomplete, holds pickles, or names processor steps that are not LeRobot's own.
+
+    LeRobot imports and calls whatever class a step names, so a checkpoint could start any program that is installed.
+
+    Raises:
+        DataError: says which file and why.
+    """
+    pickles = sorted(p.name for p in folder.iterdir() if p.suffix in PICKLES)
+    if pickles:
+        other = "" if (folder / WEIGHTS).exists() else f" and no {WEIGHTS}"
+        raise DataError(f"{source} holds {pickles[0]}{other}: pickles run code and are never read; convert to safetensors and remove it")
+    for name in ("config.json", WEIGHTS, *PROCESSORS):
+        if not (folder / name).exists():
+            hint = "; LeRobot's migrate_policy_normalization script adds the processors of an old checkpoint" if name in PROCESSORS else ""
+            raise DataError(f"{source} has no {name}{hint}")
+    for name in PROCESSORS:
+        steps = read_json(folder / name)
+        for step in steps.get("steps", ()) if isinstance(steps, dict) else ():
+            if "registry_name" not in step and not str(step.get("class", "")).startswith("lerobot."):
+                raise DataError(f"{source}/{name} names the class {step.get('class')!r}, which is not LeRobot's: it would be run")
+
+
+def action_spec(source: str, *, kind: ActionKind, rate_hz: float) -> ActionSpec:
+    """Bounds of the actions from the statistics that a checkpoint was normalised with: smallest and largest of its data.
+
+    Args:
+        source: as for `load`.
+        kind: what an action commands; a checkpoint does not say.
+        rate_hz: actions per second; a checkpoint does not say.
+
+    Raises:
+        DataError: the checkpoint holds no such statistics.
+    """
+    folder = folder_of(source)
+    for step in read_json(folder / PROCESSORS[1]).get("steps", ()):
+        tensors = read_tensors(folder / Path(step["state_file"]).name)[0] if "state_file" in step else {}
+        if "action.min" in tensors and "action.max" in tensors:
+            low, high = tensors["action.min"].flatten().tolist(), tensors["action.max"].flatten().tolist()
+            high = [b if b > a else a + 1e-3 for a, b in zip(low, high, strict=True)]  # an element that never moved
+            names = tuple(f"action_{i}" for i in range(len(low)))
+            return ActionSpec(kind=kind, low=tuple(low), high=tuple(high), rate_hz=rate_hz, names=names)
+    raise DataError(f"{source} holds no smallest and largest actions of its data: give the ActionSpec of the task")
+
+
+def missing() -> MissingDependency:
+    """The error for an environment without lerobot."""
+    return MissingDependency("policies of LeRobot need lerobot: pip install 'sinew[lerobot]'")
+
+
+def one_line(error: BaseException) -> str:
+    """The first line of what an error of a foreign library says."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:300]
