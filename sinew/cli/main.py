@@ -21,10 +21,12 @@ VERBS = {
     "train": "train a policy on a dataset",
     "eval": "success rate of a run on fixed seeds, with its interval",
     "compare": "two runs on the same seeds: is one better, and how sure is that",
+    "distill": "distil a trained policy into one that samples in a single step",
     "improve": "improve a trained policy with residual off-policy RL",
     "robot": "serve a simulated robot over DDS",
     "deploy": "run a policy on a robot, through the safety gate",
     "serve": "serve a policy to robots and evaluations elsewhere, over websockets",
+    "export": "write a policy as ONNX or torch.export graphs, checked against it",
     "bench": "measure: demo, sim, data, policies, rl, loop; ours beside the peer's",
 }
 """Every verb with the line that `sinew --help` shows; each has a module of that name beside this file."""

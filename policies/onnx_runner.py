@@ -1,0 +1,143 @@
+"""Runs an exported policy with NumPy and onnxruntime alone: the loop that a program in another language would write.
+
+Nothing of torch is imported here. `sinew export RUN --out DIR --format onnx` makes the folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sinew.errors import DataError, MissingDependency, SpecError
+
+JSON_NAME = "export.json"
+FORMAT_VERSION = 1
+
+
+class OnnxPolicy:
+    """An exported policy: observations and noise in, chunks in [-1, 1] out.
+
+    Args:
+        folder: what `sinew export` wrote.
+        threads: threads that a graph may use.
+
+    Raises:
+        DataError: the folder holds no ONNX export, one of another version, or files that do not belong together.
+        MissingDependency: onnxruntime is not installed: pip install 'sinew[export]'.
+    """
+
+    def __init__(self, folder: Path | str, threads: int = 1) -> None:
+        self.folder = Path(folder)
+        self.manifest = read_manifest(self.folder, "onnx")
+        self.spec: Mapping[str, Any] = self.manifest["spec"]
+        self._threads = threads
+        self._sessions: dict[str, Any] = {}
+
+    def chunk(self, obs: Mapping[str, np.ndarray], noise: np.ndarray) -> np.ndarray:
+        """Chunks (B, n, H, A) in [-1, 1].
+
+        Args:
+            obs: {key: (B, To, ...)}, and {"goal.<key>": (B, ...)} for a policy with goals.
+            noise: (B, n, *noise_shape) float32, N(0, I).
+        """
+        if "step" not in self.manifest["graphs"]:
+            return self.run("sample", {**obs, "noise": noise})["actions"]
+        return self.sample(self.encode(obs), noise)
+
+    def encode(self, obs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """What `sample` needs to know of an observation, for any number of candidates."""
+        return self.run("encode", obs)
+
+    def sample(self, context: Mapping[str, np.ndarray], noise: np.ndarray) -> np.ndarray:
+        """Chunks (B, n, H, A) in [-1, 1] by the steps of the manifest: y' = keep y + pull D."""
+        loop = self.manifest["loop"]
+        y = np.float32(loop["start"]) * noise.astype(np.float32)
+        for step in loop["steps"]:
+            numbers = {name: np.float32(step[name]) for name in ("level", "skip", "out")}
+            clean = self.run("step", {"y": y, **numbers, **context})["clean"]
+            y = np.float32(step["keep"]) * y + np.float32(step["pull"]) * clean
+        return y.clip(-1, 1)
+
+    def correct(self, obs: Mapping[str, np.ndarray], action: np.ndarray) -> np.ndarray:
+        """Planned actions (N, A) in [-1, 1] → corrected ones, from the newest observation {key: (N, ...)}."""
+        return self.run("correct", {**obs, "action": action})["corrected"]
+
+    def denormalize(self, action: np.ndarray) -> np.ndarray:
+        """Actions (..., A) in [-1, 1] → the robot's units."""
+        low, high = (np.asarray(self.spec["action"][name], dtype=action.dtype) for name in ("low", "high"))
+        return low + (action.clip(-1, 1) + 1) / 2 * (high - low)
+
+    def run(self, graph: str, given: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Outputs of one graph by name.
+
+        Raises:
+            SpecError: the export has no such graph, or an input is missing or of another shape.
+        """
+        graphs = self.manifest["graphs"]
+        if graph not in graphs:
+            raise SpecError(f"{self.folder} holds no graph {graph!r}: there are {', '.join(graphs)}")
+        wanted = graphs[graph]
+        feed = {item["name"]: _fit(item, given, graph) for item in wanted["inputs"]}
+        names = [item["name"] for item in wanted["outputs"]]
+        return dict(zip(names, self._session(graph).run(names, feed), strict=True))
+
+    def _session(self, graph: str) -> Any:
+        if graph not in self._sessions:
+            runtime = _onnxruntime()
+            options = runtime.SessionOptions()
+            options.intra_op_num_threads = self._threads
+            path = self.folder / self.manifest["graphs"][graph]["file"]
+            self._sessions[graph] = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        return self._sessions[graph]
+
+
+def read_manifest(folder: Path, format: str) -> dict[str, Any]:
+    """The manifest of an export, after its files were found to be those that it was written with.
+
+    Raises:
+        DataError: it is missing, of another version or format, or a file was changed.
+    """
+    path = folder / JSON_NAME
+    try:
+        manifest = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist: sinew export RUN --out {folder} writes it") from None
+    except (OSError, ValueError) as e:
+        raise DataError(f"{path} cannot be read: {str(e).splitlines()[0]}") from None
+    version = manifest.get("format_version") if isinstance(manifest, dict) else None
+    if version != FORMAT_VERSION:
+        raise DataError(f"{path} has format version {version!r}, this Sinew reads {FORMAT_VERSION}: export again")
+    if manifest["format"] != format:
+        raise DataError(f"{folder} holds an export for {manifest['format']!r}, not {format!r}: export again with --format {format}")
+    for name, graph in manifest["graphs"].items():
+        file = folder / graph["file"]
+        if not file.exists() or hashlib.sha256(file.read_bytes()).hexdigest() != graph["sha256"]:
+            raise DataError(f"{file}, graph {name!r}, is missing or was changed after the export: export again")
+    return manifest
+
+
+def _fit(item: Mapping[str, Any], given: Mapping[str, np.ndarray], graph: str) -> np.ndarray:
+    """One input in the type that the graph takes; axes named by a text may have any length."""
+    name, shape = item["name"], item["shape"]
+    if name not in given:
+        raise SpecError(f"graph {graph!r} needs {name!r}; given are {', '.join(given)}")
+    value = np.ascontiguousarray(given[name], dtype=item["dtype"]).reshape(np.shape(given[name]))
+    if len(shape) != value.ndim or any(isinstance(want, int) and want != have for want, have in zip(shape, value.shape, strict=True)):
+        raise SpecError(f"graph {graph!r}: {name!r} has shape {value.shape}, expected ({', '.join(map(str, shape))})")
+    if not math.prod(value.shape):
+        raise SpecError(f"graph {graph!r}: {name!r} is empty")
+    return value
+
+
+def _onnxruntime() -> Any:
+    try:
+        import onnxruntime
+    except ImportError:
+        raise MissingDependency("running an ONNX export needs onnxruntime: pip install 'sinew[export]'") from None
+    return onnxruntime
