@@ -10,28 +10,40 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from policies.base import PolicyModule, Wrapper
+    from policies.best_of import BestOfN
     from policies.catalog import make, registry
     from policies.checkpoint import load, save
+    from policies.composed import Composed
+    from policies.counts import CountConfig, fit_counts
     from policies.diffusion import DiffusionConfig, DiffusionPolicy
     from policies.edm import EdmConfig, EdmPolicy
     from policies.executor import ChunkExecutor
     from policies.flow import FlowConfig, FlowPolicy
+    from policies.guided import Guided, ValueGuidance
+    from policies.realtime import RealTimeGuidance
     from policies.residual import Residual, ResidualConfig
     from policies.train import TrainConfig
 
 __all__ = [
+    "BestOfN",
     "ChunkExecutor",
+    "Composed",
+    "CountConfig",
     "DiffusionConfig",
     "DiffusionPolicy",
     "EdmConfig",
     "EdmPolicy",
     "FlowConfig",
     "FlowPolicy",
+    "Guided",
     "PolicyModule",
+    "RealTimeGuidance",
     "Residual",
     "ResidualConfig",
     "TrainConfig",
+    "ValueGuidance",
     "Wrapper",
+    "fit_counts",
     "load",
     "make",
     "registry",
@@ -39,18 +51,25 @@ __all__ = [
 ]
 
 _HOMES = {
+    "BestOfN": "policies.best_of",
     "ChunkExecutor": "policies.executor",
+    "Composed": "policies.composed",
+    "CountConfig": "policies.counts",
     "DiffusionConfig": "policies.diffusion",
     "DiffusionPolicy": "policies.diffusion",
     "EdmConfig": "policies.edm",
     "EdmPolicy": "policies.edm",
     "FlowConfig": "policies.flow",
     "FlowPolicy": "policies.flow",
+    "Guided": "policies.guided",
     "PolicyModule": "policies.base",
+    "RealTimeGuidance": "policies.realtime",
     "Residual": "policies.residual",
     "ResidualConfig": "policies.residual",
     "TrainConfig": "policies.train",
+    "ValueGuidance": "policies.guided",
     "Wrapper": "policies.base",
+    "fit_counts": "policies.counts",
     "load": "policies.checkpoint",
     "make": "policies.catalog",
     "registry": "policies.catalog",

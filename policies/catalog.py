@@ -23,7 +23,12 @@ MODULES = (
     "policies.diffusion",
     "policies.edm",
     "policies.energy",
+    "policies.act",
+    "policies.consistency",
     "policies.residual",
+    "policies.composed",
+    "policies.best_of",
+    "policies.guided",
     "policies.vla.policy",
 )
 """Modules that register policies when they are imported."""

@@ -103,6 +103,9 @@ OTHERS: dict[str, dict[str, Any]] = {
     "energy-mlp": {"backbone": "mlp"},
     "energy-transformer": {"backbone": "transformer"},
     "energy-mlp-camera": {"backbone": "mlp", "camera": True, "n_obs_steps": 2},
+    "act-state": {"width": 32, "feedforward": 64},
+    "act-camera": {"width": 32, "feedforward": 64, "camera": True, "n_obs_steps": 2},
+    "act-prior": {"width": 32, "feedforward": 64, "latent_scale": 1.0, "latent_dim": 8},
 }
 """Settings of the families that do not denoise."""
 VLAS: dict[str, dict[str, Any]] = {"vla-bidirectional": {}, "vla-causal": {"attention": "causal", "n_obs_steps": 2}}
@@ -113,7 +116,7 @@ CASES = (
     *VLAS,
     *(f"residual-{name}" for name in ("flow-mlp", "flow-unet-camera", "edm-mlp")),
     "residual-residual-flow-mlp",
-    "composed-flow-mlp+diffusion-unet",
+    "composed-flow-mlp+diffusion-mlp",
     "composed-edm-mlp+flow-mlp-camera",
     "residual-composed-diffusion-mlp+residual-edm-mlp",
     "best_of-flow-mlp",
