@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sinew.bench import Row
+from sinew.cli.benchmarks import learning_ways
 from sinew.errors import MissingDependency
 
 POLICIES = ("flow", "diffusion", "edm", "energy", "consistency", "act")
@@ -94,6 +95,9 @@ def _rows(policies: Sequence[str], tasks: Sequence[str], seeds: Sequence[int], o
             for executor in executors(task)
             for policy, made in cells.items()
         ]
+        if task == learning_ways.TASK and budget is not QUICK:
+            made = [p for p, mine in cells.items() if not any("missing" in c for c in mine)]
+            found += _way_rows([{p: _run(p, task, seed, out) for p in made} for seed in seeds])
     return found
 
 
@@ -217,16 +221,40 @@ def _row(
     return Row(name=name, unit="%", ours=100 * summary["k"] / summary["n"], peer=text, detail=detail)
 
 
+def _way_rows(runs: Sequence[Mapping[str, Path]]) -> list[Row]:
+    """How many first chunks keep to one of the demonstrator's two ways, averaged over seeds."""
+    found = [learning_ways.shares(mine) for mine in runs]
+    mean = {name: {part: sum(f[name][part] for f in found) / len(found) for part in shares} for name, shares in found[0].items()}
+    return [
+        Row(
+            name=f"{learning_ways.TASK}, first chunks between the two ways: {name}",
+            unit="%",
+            ours=100 * shares["between"],
+            peer="demonstrator",
+            peer_value=100 * mean["demonstrator"]["between"],
+            higher_is_better=False,
+            detail={"task": learning_ways.TASK, "policy": name, "ways": shares},
+        )
+        for name, shares in mean.items()
+    ]
+
+
 def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
-    """A table for our tasks, one for Gymnasium's: a line for each policy, a column for each task; for sinew/cli/bench_page.py.
+    """A table for our tasks, one for the two ways to push, one for Gymnasium's; for sinew/cli/bench_page.py.
 
     Better and worse than the reference are said where the exact McNemar test over the common scenes gives p < 0.05 divided by the
     number of comparisons.
     """
-    known = [row["detail"] | {"measured": row["ours"] is not None} for row in rows]
+    ways = {row["detail"]["policy"]: row["detail"]["ways"] for row in rows if "ways" in row["detail"]}
+    known = [row["detail"] | {"measured": row["ours"] is not None} for row in rows if "ways" not in row["detail"]]
     comparisons = sum("paired" in d for d in known)
     groups = [[d for d in known if d["task"].startswith("gym:") == gym] for gym in (False, True)]
-    return "\n\n".join(_table(group, comparisons) for group in groups if group)
+    tables = [_table(group, comparisons) for group in groups if group]
+    if ways:
+        head = [f"| {learning_ways.TASK}, first chunks of a scene | left | between | right | rarer side |", "|---|---:|---:|---:|---:|"]
+        lines = [f"| {name} | " + " | ".join(f"{100 * value:.0f} %" for value in shares.values()) + " |" for name, shares in ways.items()]
+        tables.insert(1, "\n".join(head + lines))
+    return "\n\n".join(tables)
 
 
 def _table(details: Sequence[Mapping[str, Any]], comparisons: int) -> str:
