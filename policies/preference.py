@@ -30,7 +30,7 @@ from sinew.errors import DataError, InputError
 from sinew.progress import SILENT, Progress
 from sinew.protocols import Chunk, EpisodeData, Loss
 from sinew.rundir import RunDir, atomic_write
-from sinew.specs import ACTION, check_action_join, check_observation_join
+from sinew.specs import ACTION, TASK, check_action_join, check_observation_join
 
 Scorer = Callable[[Chunk, Any], Tensor]
 """(chunk, context) → scores (B, n) of its candidates, higher is better."""
@@ -106,16 +106,14 @@ def preference_loss(
 
 def pair_losses(policy: PolicyModule, batch: Mapping[str, Any], t: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
     """Denoising losses (B,) of winner and loser at the same times and noise; one encoding serves both where the policy can."""
-    chunks = torch.stack([batch["winner"], batch["loser"]], dim=1).flatten(0, 1)
-    t, noise = t.repeat_interleave(2), noise.repeat_interleave(2, 0)
+    chunks = torch.stack([batch["winner"], batch["loser"]], dim=1)
     given: Any = policy
-    if hasattr(given, "flow_loss"):
-        with torch.set_grad_enabled(torch.is_grad_enabled() and any(p.requires_grad for p in given.encoder.parameters())):
-            ctx = given.encode(batch)
-        both = given.flow_loss(ctx.expand(2), {ACTION: chunks}, t, noise)
-    else:
-        twice = select({key: batch[key] for key in batch if key in (*policy.spec.observation, "task")}, np.arange(len(chunks)) // 2)
-        both = given.loss({**twice, ACTION: chunks}, t=t, noise=noise).per_sample
+    if hasattr(given, "flow_losses"):
+        ctx = given.encode(batch)
+        both = given.flow_losses(ctx, {ACTION: chunks}, t.unsqueeze(1).expand(-1, 2), noise.unsqueeze(1).expand_as(chunks))
+        return both[:, 0], both[:, 1]
+    twice = select({key: batch[key] for key in batch if key in (*policy.spec.observation, TASK)}, np.arange(2 * len(chunks)) // 2)
+    both = given.loss({**twice, ACTION: chunks.flatten(0, 1)}, t=t.repeat_interleave(2), noise=noise.repeat_interleave(2, 0)).per_sample
     return both[0::2], both[1::2]
 
 

@@ -8,7 +8,7 @@ from typing import Any, Literal, Self
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from policies.base import PolicyModule, per_chunk, weighted_loss
 from policies.catalog import register
@@ -26,6 +26,8 @@ from sinew.protocols import Loss, Obs
 from sinew.specs import ACTION, PolicySpec
 
 TOKENIZER_NAME = "tokenizer.json"
+MORE_TIMES, MORE_NOISES = "more_t", "more_noise"
+"""Keys of the further draws (B, draws - 1, ...) in a training batch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +64,8 @@ class VlaConfig:
     """Fourier frequencies of the time."""
     time_sampling: str = "beta"
     """Training times: "beta" for Beta(1.5, 1), which looks more at noisy chunks (arXiv:2410.24164), or "uniform"."""
+    draws: int = 4
+    """Times and noises that are trained on per observation and step: they share the prefix, so all but one are cheap."""
     steps: int = 10
     """Euler steps of a sample."""
     mask_padding: bool = True
@@ -74,8 +78,8 @@ class VlaConfig:
     def __post_init__(self) -> None:
         if self.time_sampling not in ("uniform", "beta"):
             raise SpecError(f"vla time_sampling {self.time_sampling!r} is unknown: known are uniform, beta")
-        if min(self.steps, self.time_frequencies) < 1 or min(self.layers, self.shift_px) < 0:
-            raise SpecError("vla steps and time_frequencies must be at least 1, layers and shift_px at least 0")
+        if min(self.steps, self.draws, self.time_frequencies) < 1 or min(self.layers, self.shift_px) < 0:
+            raise SpecError("vla steps, draws and time_frequencies must be at least 1, layers and shift_px at least 0")
         if min(self.expert_width, self.expert_mlp_ratio) <= 0:
             raise SpecError("vla expert_width and expert_mlp_ratio must be above 0")
         if self.discrete_weight < 0 or self.discrete_scale <= 0:
@@ -171,21 +175,39 @@ class VlaPolicy(FlowPolicy):
         if t is None or noise is None:
             drawn = {k: v.to(action.device) for k, v in self.draw(action.shape[0]).items()}
             t, noise = drawn["t"] if t is None else t, drawn["noise"] if noise is None else noise
-        if self.head is None:
-            return weighted_loss(self.flow_loss(self.encode(batch), batch, t, noise), batch)
-        ctx, entropy = self.head(self.encoder, batch)
-        flow = self.flow_loss(ctx, batch, t, noise)
+        ctx, entropy = (self.encode(batch), None) if self.head is None else self.head(self.encoder, batch)
+        t, noise = t.unsqueeze(1), noise.unsqueeze(1)
+        if MORE_TIMES in batch:
+            t, noise = torch.cat([t, batch[MORE_TIMES]], dim=1), torch.cat([noise, batch[MORE_NOISES]], dim=1)
+        flow = self.flow_losses(ctx, batch, t, noise).mean(1)
+        if entropy is None:
+            return weighted_loss(flow, batch)
         logs = {"flow": flow.detach().mean(), "discrete": entropy.detach().mean()}
         return weighted_loss(flow + self.config.discrete_weight * entropy, batch, logs)
 
-    def flow_loss(self, ctx: PrefixContext, batch: Mapping[str, Any], t: Tensor, noise: Tensor) -> Tensor:
-        """Squared error of the velocity (B,) of batch["action"] (B, H, A) in contexts that are already encoded."""
-        y, target, level = self.corrupt(batch[ACTION], noise, t)
-        if self.config.insulate:
-            ctx = ctx.detached()
-        shape = (-1, ctx.candidates)
-        velocity, _ = self.net(y.unflatten(0, shape), self.net.embed_time(level.view(shape)), ctx)
-        return per_chunk((velocity.flatten(0, 1) - target).square().mean(-1), batch, self.config.mask_padding)
+    def flow_losses(self, ctx: PrefixContext, batch: Mapping[str, Any], t: Tensor, noise: Tensor) -> Tensor:
+        """Squared errors of the velocity (B, n) at n times t (B, n) and noises (B, n, H, A), of contexts that are already encoded.
+
+        The actions are batch["action"], (B, H, A), or (B, n, H, A) where they differ.
+        """
+        action, weight = batch[ACTION], t[..., None, None]
+        action = action if action.ndim == 4 else action.unsqueeze(1)
+        seen = ctx.detached() if self.config.insulate else ctx
+        velocity, _ = self.net(weight * noise + (1 - weight) * action, self.net.embed_time(t), seen)
+        errors = (velocity - (noise - action)).square().mean(-1)
+        return torch.stack([per_chunk(error, batch, self.config.mask_padding) for error in errors.unbind(1)], dim=1)
+
+    def draw(self, rows: int, generator: Generator | None = None) -> dict[str, Tensor]:
+        """As in `FlowPolicy.draw`, and the further times and noises of each observation."""
+        drawn = super().draw(rows, generator)
+        if self.config.draws > 1:
+            more = super().draw(rows * (self.config.draws - 1), generator)
+            drawn |= {MORE_TIMES: more["t"].view(rows, -1), MORE_NOISES: more["noise"].view(rows, -1, *self.spec.noise_shape)}
+        return drawn
+
+    def augment(self, batch: dict[str, Any], draws: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Images moved, and the further times and noises beside them."""
+        return {**super().augment(batch, draws), **{key: draws[key] for key in (MORE_TIMES, MORE_NOISES) if key in draws}}
 
     def merge_adapters(self) -> None:
         """Put the adapters into the weights: the same function, without the adapters' cost; the backbone is then frozen."""
