@@ -186,7 +186,8 @@ class EnergyPolicy(ConditionedPolicy):
 
     def gradient(self, x: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
         """Gradient of the energy (R, H, A) at x (R, H, A) under embedded conditions (R, E), and hidden units (R, F); works
-        under no_grad and inference_mode too."""
+        under no_grad and inference_mode too.
+        """
         with torch.inference_mode(False), torch.enable_grad():
             x, condition = x.detach().clone().requires_grad_(), condition.detach().clone()
             energy, hidden = self.net(x, condition)

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 import policies
 from policies.base import EmbeddingContext, PolicyModule
+from policies.consistency import ConsistencyPolicy
+from policies.denoising import DenoisingPolicy
 from policies.best_of import BestOfN
 from policies.composed import Composed
 from policies.counts import CountConfig, make_counts
@@ -99,13 +101,12 @@ DENOISERS: dict[str, dict[str, Any]] = {
     "edm-transformer": {"backbone": "transformer", "goal": GoalSettings(keys=(ENVIRONMENT_STATE,), scale=2.0)},
 }
 """Settings of every denoising family, by "<type>-<variant>"."""
+TINY_ACT = {"width": 32, "feedforward": 64, "style_layers": 1, "encoder_layers": 1, "decoder_layers": 1}
 OTHERS: dict[str, dict[str, Any]] = {
-    "energy-mlp": {"backbone": "mlp"},
+    "energy-mlp": {"backbone": "mlp", "camera": True, "n_obs_steps": 2},
     "energy-transformer": {"backbone": "transformer"},
-    "energy-mlp-camera": {"backbone": "mlp", "camera": True, "n_obs_steps": 2},
-    "act-state": {"width": 32, "feedforward": 64},
-    "act-camera": {"width": 32, "feedforward": 64, "camera": True, "n_obs_steps": 2},
-    "act-prior": {"width": 32, "feedforward": 64, "latent_scale": 1.0, "latent_dim": 8},
+    "act-state": {**TINY_ACT},
+    "act-camera": {**TINY_ACT, "camera": True, "latent_dim": 8, "latent_scale": 1.0},
 }
 """Settings of the families that do not denoise."""
 VLAS: dict[str, dict[str, Any]] = {"vla-bidirectional": {}, "vla-causal": {"attention": "causal", "n_obs_steps": 2}}
@@ -116,6 +117,8 @@ CASES = (
     *VLAS,
     *(f"residual-{name}" for name in ("flow-mlp", "flow-unet-camera", "edm-mlp")),
     "residual-residual-flow-mlp",
+    *(f"consistency-{name}" for name in ("flow-mlp", "flow-unet-camera", "diffusion-unet", "edm-transformer", "vla-bidirectional")),
+    "residual-consistency-flow-mlp",
     "composed-flow-mlp+diffusion-mlp",
     "composed-edm-mlp+flow-mlp-camera",
     "residual-composed-diffusion-mlp+residual-edm-mlp",
@@ -153,6 +156,8 @@ def make(case: str) -> tuple[PolicyModule, ToyData]:
             for parameter in policy.actor.parameters():
                 nn.init.normal_(parameter, std=0.5)
         return policy.eval(), data
+    if case.startswith("consistency-"):
+        return jumping(case.removeprefix("consistency-"))
     if case.startswith(WRAPPERS):
         return wrapped(case)
     if case in VLAS:
@@ -168,6 +173,17 @@ def make(case: str) -> tuple[PolicyModule, ToyData]:
     config = cls(**{**{k: v for k, v in small.items() if k in known}, "image": IMAGE, **settings})
     spec = policy_spec(camera=camera, n_obs_steps=n_obs_steps, horizon=5)
     return policies.make(kind, spec, data.stats(), config, seed=3).eval(), data
+
+
+def jumping(case: str) -> tuple[PolicyModule, ToyData]:
+    """A policy of one step with the network of a denoiser, and an embedding of where to jump that is not zero."""
+    base, data = make(case)
+    assert isinstance(base, DenoisingPolicy)
+    policy = ConsistencyPolicy(base)
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        nn.init.normal_(policy.jump.layers[-1].weight, std=0.1)
+    return policy.eval(), data
 
 
 def vla(
