@@ -63,6 +63,7 @@ class Windows:
     ) -> None:
         if len(data) == 0:
             raise DataError("the dataset holds no frames: record or collect episodes first")
+        check_horizon(data, spec.horizon)
         self.data, self.spec = data, spec
         self.keys = list(spec.observation)
         self.order = BatchOrder(len(data), batch_size, seed)
@@ -131,6 +132,19 @@ class Windows:
         batch[ACTION] = self.spec.action.normalize(torch.from_numpy(np.ascontiguousarray(window[ACTION])).float())
         batch["action_is_pad"] = torch.from_numpy(np.ascontiguousarray(window["action_is_pad"]))
         return batch
+
+
+def check_horizon(data: EpisodeData, horizon: int) -> None:
+    """Refuse chunks that no episode is long enough for: their ends would never be taught.
+
+    Raises:
+        InputError: the horizon is longer than the longest episode.
+    """
+    if isinstance(data, HasColumns):
+        longest = int(data.column("frame_index").max()) + 1
+        if horizon > longest:
+            raise InputError(f"the horizon of {horizon} actions is longer than the longest episode, {longest} frames: "
+                             f"choose --horizon up to {longest}")
 
 
 def instructed(data: EpisodeData) -> tuple[Sequence[str], np.ndarray]:

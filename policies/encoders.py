@@ -193,6 +193,10 @@ class ObservationEncoder(nn.Module):
         return self._features(obs, 1)
 
     def _features(self, obs: Mapping[str, Tensor], leading: int) -> Tensor:
+        missing = [key for key in (*self.normalizer.keys, *self.cameras) if key not in obs]
+        if missing:
+            raise SpecError(f"the policy looks at {missing[0]!r} and the observation has {', '.join(obs) or 'nothing'}: "
+                            "give it, or train without it (--keys)")
         parts = [self.normalizer(obs, leading)] if self.normalizer.keys else []
         for key, encoder in zip(self.cameras, self.images, strict=True):
             image = obs[key]

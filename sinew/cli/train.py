@@ -71,12 +71,11 @@ def train(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
         SpecError: several datasets differ in what is to be used of them.
     """
     import policies
+    from demos import Resized
     from policies.parallel import own_device
     from policies.train import train as fit
     from sinew.rundir import RunDir
     from sinew.specs import ObservationSpec, PolicySpec
-
-    from demos import Resized
 
     data, origin = _data(args)
     data = data if args.image_size is None else Resized(data, args.image_size)
@@ -142,7 +141,7 @@ def _data(args: Args) -> tuple[Dataset | Concat, dict[str, Any]]:
     return Concat(parts, args.keys or None), {"task": only, "tasks": known, "data": [str(path) for path in args.data]}
 
 
-def _instructions(policy: str, data: Dataset | Concat) -> dict[str, Any]:
+def _instructions(policy: str, data: Dataset | Concat | Resized) -> dict[str, Any]:
     """The instructions of the data, as a setting of policies that are made for certain ones."""
     import policies
 

@@ -52,5 +52,5 @@ def test_sizes_that_cannot_be_are_refused():
         Resized(Pictures(), 0)
     blind = Pictures()
     blind.observation_spec = ObservationSpec({"observation.state": TensorSpec(shape=(2,))})
-    with pytest.raises(InputError, match="an image size was given and the data has no pictures: it has observation.state"):
+    with pytest.raises(InputError, match=r"an image size was given and the data has no pictures: it has observation.state"):
         Resized(blind, 8)

@@ -8,7 +8,7 @@ import torch
 
 from policies.batches import Windows
 from policies.parallel import Group
-from sinew.errors import DataError
+from sinew.errors import DataError, InputError
 from sinew.progress import Progress
 from sinew.specs import STATE
 
@@ -54,3 +54,10 @@ def test_loading_is_told_and_an_empty_dataset_refused(toys):
     assert told[0] == ("load", 600) and sum(told[1:]) == 600
     with pytest.raises(DataError, match="no frames"):
         Windows(toys.ToyData(0), toys.policy_spec(), 8, 0, Group())
+
+
+def test_a_horizon_longer_than_every_episode_is_refused(toys):
+    data = toys.ToyData(length=20)
+    Windows(data, toys.policy_spec(horizon=20), 4, 0, Group())
+    with pytest.raises(InputError, match="21 actions is longer than the longest episode, 20 frames: choose --horizon up to 20"):
+        Windows(data, toys.policy_spec(horizon=21), 4, 0, Group())

@@ -90,3 +90,7 @@ def test_wrong_settings_are_told():
         ImageEncoder(ImageConfig(kind="vit"), 30, 32)
     with pytest.raises(SpecError, match="observation spec is empty"):
         ObservationEncoder(ObservationSpec({}), 1, ImageConfig())
+    wrist = ObservationSpec({"observation.images.wrist": TensorSpec(shape=(16, 16, 3), dtype="uint8")})
+    encoder = ObservationEncoder(wrist, 1, ImageConfig())
+    with pytest.raises(SpecError, match=r"looks at 'observation.images.wrist' and the observation has observation.state: give it,"):
+        encoder({"observation.state": torch.zeros(1, 1, 4)})
