@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from policies.catalog import make, registry
     from policies.checkpoint import load, save
     from policies.composed import Composed
+    from policies.consistency import ConsistencyConfig, ConsistencyPolicy
     from policies.counts import CountConfig, fit_counts
     from policies.diffusion import DiffusionConfig, DiffusionPolicy
     from policies.edm import EdmConfig, EdmPolicy
@@ -28,6 +29,8 @@ __all__ = [
     "BestOfN",
     "ChunkExecutor",
     "Composed",
+    "ConsistencyConfig",
+    "ConsistencyPolicy",
     "CountConfig",
     "DiffusionConfig",
     "DiffusionPolicy",
@@ -54,6 +57,8 @@ _HOMES = {
     "BestOfN": "policies.best_of",
     "ChunkExecutor": "policies.executor",
     "Composed": "policies.composed",
+    "ConsistencyConfig": "policies.consistency",
+    "ConsistencyPolicy": "policies.consistency",
     "CountConfig": "policies.counts",
     "DiffusionConfig": "policies.diffusion",
     "DiffusionPolicy": "policies.diffusion",

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 import policies
 from policies.base import EmbeddingContext, PolicyModule
-from policies.consistency import ConsistencyPolicy
-from policies.denoising import DenoisingPolicy
 from policies.best_of import BestOfN
 from policies.composed import Composed
+from policies.consistency import ConsistencyPolicy
 from policies.counts import CountConfig, make_counts
+from policies.denoising import DenoisingPolicy
 from policies.encoders import ImageConfig
 from policies.goals import GoalSettings
 from policies.guided import Guided
