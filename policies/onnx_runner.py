@@ -55,14 +55,30 @@ class OnnxPolicy:
         return self.run("encode", obs)
 
     def sample(self, context: Mapping[str, np.ndarray], noise: np.ndarray) -> np.ndarray:
-        """Chunks (B, n, H, A) in [-1, 1] by the steps of the manifest: y' = keep y + pull D."""
-        loop = self.manifest["loop"]
-        y = np.float32(loop["start"]) * noise.astype(np.float32)
+        """Chunks (B, n, H, A) in [-1, 1] by the loop of the manifest, which is told there in words too."""
+        loop, noise = self.manifest["loop"], noise.astype(np.float32)
+        found = self._denoise(loop, context, noise) if loop["kind"] == "denoising" else self._descend(loop, context, noise)
+        return found.clip(-1, 1)
+
+    def _denoise(self, loop: Mapping[str, Any], context: Mapping[str, np.ndarray], noise: np.ndarray) -> np.ndarray:
+        y = np.float32(loop["start"]) * noise
         for step in loop["steps"]:
             numbers = {name: np.float32(step[name]) for name in ("level", "skip", "out")}
             clean = self.run("step", {"y": y, **numbers, **context})["clean"]
             y = np.float32(step["keep"]) * y + np.float32(step["pull"]) * clean
-        return y.clip(-1, 1)
+        return y
+
+    def _descend(self, loop: Mapping[str, Any], context: Mapping[str, np.ndarray], noise: np.ndarray) -> np.ndarray:
+        x = noise.reshape(-1, *noise.shape[2:]).copy()
+        embedding, active = context["embedding"].repeat(noise.shape[1], axis=0), np.arange(len(x))
+        for _ in range(loop["steps"]):
+            gradient = self.run("step", {"x": x[active], "embedding": embedding[active]})["gradient"]
+            moving = np.sqrt(np.square(gradient).mean((1, 2))) >= loop["tolerance"]
+            active = active[moving]
+            if not len(active):
+                break
+            x[active] -= np.float32(loop["step_size"]) * gradient[moving]
+        return x.reshape(noise.shape)
 
     def correct(self, obs: Mapping[str, np.ndarray], action: np.ndarray) -> np.ndarray:
         """Planned actions (N, A) in [-1, 1] → corrected ones, from the newest observation {key: (N, ...)}."""
