@@ -56,6 +56,8 @@ def family(policy: Any) -> Family:
         return _diffusion(policy)
     if kind == "vqbet":
         return Family(lambda batch: _stacked(policy, batch), lambda wide, noise: policy.vqbet(wide, rollout=True), (1,), seeded=True)
+    if kind == "sinew":
+        raise InputError("this is a policy of Sinew in LeRobot's clothes: lerobot_policy_sinew.convert.to_run makes it a run again")
     if getattr(config, "n_obs_steps", 1) != 1:
         raise InputError(f"policies of LeRobot's type {kind!r} look at {config.n_obs_steps} observations in a way that is not known here")
     if kind in ("smolvla", "pi0", "pi05"):
