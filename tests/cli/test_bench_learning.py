@@ -34,12 +34,28 @@ def test_a_cell_is_made_once_and_scenes_are_common_to_policies(tmp_path: Path, m
     assert [row.detail and row.detail["k"] for row in again] == [row.detail and row.detail["k"] for row in made[::2]]
 
 
+def test_a_quick_look_at_a_results_folder_makes_nothing(tmp_path: Path) -> None:
+    (row,) = learning.rows(True, ["flow"], ["gym:Pendulum-v1"], [0], tmp_path)
+    assert row.ours is None and row.peer == "not run yet: leave out --quick" and not list(tmp_path.iterdir())
+
+
+def test_one_seed_may_be_missing_and_pairs_are_those_of_common_seeds() -> None:
+    def made(outcomes: list[bool], first: int) -> dict[str, Any]:
+        seeds = list(range(first, first + len(outcomes)))
+        return {"sync": outcomes, "seeds": seeds, "parameters": 5, "train_s": 2.0, "demonstrations": 3}
+
+    flow = {0: made([True, False, False, False], 0), 1: made([True] * 4, 10)}
+    row = learning._row("sync", "lift", "edm", {0: made([True, True, True, True], 0), 2: made([False] * 4, 20)}, 1.0, flow)
+    assert row.ours == 50.0 and row.detail and row.detail["n"] == 8 and row.detail["k_by_seed"] == [4, 0]
+    assert row.detail["paired"]["n"] == 4 and row.detail["paired"]["wins"] == 3 and row.detail["paired"]["losses"] == 0
+
+
 def test_an_interrupted_training_keeps_its_clock(tmp_path: Path) -> None:
     run = tmp_path / "run"
     run.mkdir()
     (run / "train_s.json").write_text("100.0")
     collect.collect(collect.Args(task="reach", out=tmp_path / "data", episodes=2))
-    _, spent = learning._clocked(train.Args(data=(tmp_path / "data",), out=run, steps=3, batch_size=4), SILENT)
+    _, spent = learning._clocked(train.train, train.Args(data=(tmp_path / "data",), out=run, steps=3, batch_size=4), SILENT)
     assert 100 < spent < 200
 
 

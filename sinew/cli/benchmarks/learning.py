@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -24,6 +24,10 @@ REFERENCE = "flow"
 TASKS = ("lift", "peg", "push", "handover")
 SEEDS = (0, 1, 2)
 FOLDER = Path("runs/bench-learning")
+DISTILLED = "consistency"
+"""Comes from the reference's run by as many steps more."""
+SETTINGS = {"act": ("width=64", "feedforward=128", "style_layers=1", "encoder_layers=1", "decoder_layers=1")}
+"""Policies whose usual size is many times that of the others, brought to it."""
 LATENCY_CALLS = 200
 
 
@@ -37,7 +41,7 @@ class Budget:
     """Style of the scripted expert in our tasks."""
     steps: int = 4000
     """Optimiser steps."""
-    batch_size: int = 256
+    batch_size: int = 128
     """Windows in a batch."""
     scenes: int = 100
     """Test scenes of each seed."""
@@ -57,7 +61,7 @@ def rows(
     """Make the cells that are missing, then lay out all that were asked for.
 
     Args:
-        quick: one tiny cell in a folder of its own, to see that it works.
+        quick: one tiny cell in a folder of its own, to see that it works; with `out`, no cell but those that are finished there.
         policies: kinds of policy; all if empty.
         tasks: tasks, also Gymnasium's as "gym:<id>"; ours if empty.
         seeds: seeds; three if empty.
@@ -69,35 +73,39 @@ def rows(
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        if quick:
+        if quick and out is None:
             with tempfile.TemporaryDirectory() as folder:
-                return _rows(policies or (REFERENCE,), tasks or TASKS[:1], seeds or SEEDS[:1], out or Path(folder), budget or QUICK)
-        return _rows(policies or POLICIES, tasks or TASKS, seeds or SEEDS, out or FOLDER, budget or BUDGET)
+                return _rows(policies or (REFERENCE,), tasks or TASKS[:1], seeds or SEEDS[:1], Path(folder), QUICK)
+        return _rows(policies or POLICIES, tasks or TASKS, seeds or SEEDS, out or FOLDER, None if quick else budget or BUDGET)
     finally:
         torch.set_num_threads(threads)
 
 
-def _rows(policies: Sequence[str], tasks: Sequence[str], seeds: Sequence[int], out: Path, budget: Budget) -> list[Row]:
+def _rows(policies: Sequence[str], tasks: Sequence[str], seeds: Sequence[int], out: Path, budget: Budget | None) -> list[Row]:
+    """See `rows`; without a budget nothing is made."""
     from sinew.cli.console_progress import ConsoleProgress
 
+    cells: dict[tuple[str, str], dict[int, dict[str, Any]]] = {(task, policy): {} for task in tasks for policy in policies}
     with ConsoleProgress() as progress:
         for seed in seeds:  # the first seed of everything comes first, so that an interrupted table is broad
-            for task in tasks:
-                for policy in policies:
-                    progress.note(f"{task}, {policy}, seed {seed}")
-                    cell(policy, task, seed, out, budget, progress)
+            for task, policy in cells:
+                progress.note(f"{task}, {policy}, seed {seed}")
+                cells[task, policy][seed] = cell(policy, task, seed, out, budget, progress)
     found = []
     for task in tasks:
-        cells = {policy: [cell(policy, task, seed, out, budget) for seed in seeds] for policy in policies}
-        latency = latencies({p: _run(p, task, seeds[0], out) for p, made in cells.items() if "missing" not in made[0]})
-        found += [
-            _row(executor, task, policy, made, latency.get(policy), cells.get(REFERENCE))
-            for executor in executors(task)
-            for policy, made in cells.items()
-        ]
+        mine = {p: {seed: c for seed, c in cells[task, p].items() if "missing" not in c} for p in policies}
+        runs = {p: {seed: _run(p, task, seed, out) for seed in made} for p, made in mine.items() if made}
+        latency = latencies({p: next(iter(folders.values())) for p, folders in runs.items()})
+        for executor in executors(task):
+            for policy in policies:
+                if mine[policy]:
+                    found.append(_row(executor, task, policy, mine[policy], latency[policy], mine.get(REFERENCE, {})))
+                else:
+                    reason = next(iter(cells[task, policy].values()))["missing"]
+                    detail = {"task": task, "policy": policy, "executor": executor}
+                    found.append(Row(name=f"{task}, {executor}: {policy}", unit="%", ours=None, peer=reason, detail=detail))
         if task == learning_ways.TASK and budget is not QUICK:
-            made = [p for p, mine in cells.items() if not any("missing" in c for c in mine)]
-            found += _way_rows([{p: _run(p, task, seed, out) for p in made} for seed in seeds])
+            found += _way_rows([{p: made[seed] for p, made in runs.items() if seed in made} for seed in seeds])
     return found
 
 
@@ -112,15 +120,15 @@ def _folder(task: str, out: Path) -> Path:
     return out / task.replace("/", "_").replace(":", "_")
 
 
-def cell(policy: str, task: str, seed: int, out: Path, budget: Budget, progress: Any = None) -> dict[str, Any]:
-    """Outcome of one policy on one task with one seed, from the results folder or made now.
+def cell(policy: str, task: str, seed: int, out: Path, budget: Budget | None, progress: Any = None) -> dict[str, Any]:
+    """Outcome of one policy on one task with one seed, from the results folder or, given a budget, made now.
 
     Returns:
         {"parameters", "train_s" (CPU), "demonstrations" (successful ones), "budget", "seeds" of the test scenes, and for each of
         `executors` its successes}, or {"missing": why}.
     """
     import policies
-    from sinew.cli import collect, eval, train
+    from sinew.cli import collect, distill, eval, train
     from sinew.config import to_json
     from sinew.progress import SILENT
     from sinew.rundir import read_json, write_json
@@ -128,6 +136,8 @@ def cell(policy: str, task: str, seed: int, out: Path, budget: Budget, progress:
     note, data = _run(policy, task, seed, out) / "cell.json", _folder(task, out) / f"data-{seed}"
     if note.exists():
         return read_json(note)
+    if budget is None:
+        return {"missing": "not run yet: leave out --quick"}
     if policy not in policies.registry:
         return {"missing": f"there is no policy {policy!r}; there are {', '.join(policies.registry)}"}
     progress = progress or SILENT
@@ -137,10 +147,13 @@ def cell(policy: str, task: str, seed: int, out: Path, budget: Budget, progress:
         collected = collect.collect(wanted, progress)
     except MissingDependency as e:
         return {"missing": str(e)}
-    arguments = train.Args(
-        data=(data,), out=note.parent, policy=policy, steps=budget.steps, batch_size=budget.batch_size, seed=seed
-    )  # everything else as `sinew train` has it
-    trained, train_s = _clocked(arguments, progress)
+    how = {"out": note.parent, "batch_size": budget.batch_size, "seed": seed}  # and everything else as the verbs have it
+    if policy == DISTILLED:
+        cell(REFERENCE, task, seed, out, budget, progress)
+        todo: Any = distill.Args(run=_run(REFERENCE, task, seed, out), updates=budget.steps, **how)
+    else:
+        todo = train.Args(data=(data,), policy=policy, set=SETTINGS.get(policy, ()), steps=budget.steps, **how)
+    trained, train_s = _clocked(distill.distil if policy == DISTILLED else train.train, todo, progress)
     made = {"parameters": trained["parameters"], "train_s": train_s, "demonstrations": collected["successes"], "budget": to_json(budget)}
     for executor in executors(task):
         tested = eval.evaluate(eval.Args(run=note.parent, episodes=budget.scenes, seed=seed, executor=executor), progress)
@@ -154,15 +167,14 @@ def executors(task: str) -> tuple[Literal["sync", "ensemble"], ...]:
     return ("sync",) if task.startswith("gym:") else ("sync", "ensemble")
 
 
-def _clocked(arguments: Any, progress: Any) -> tuple[dict[str, Any], float]:
-    """Train, and the CPU seconds that it took over all interruptions."""
-    from sinew.cli import train
+def _clocked(verb: Callable[..., dict[str, Any]], arguments: Any, progress: Any) -> tuple[dict[str, Any], float]:
+    """What a verb that trains tells, and the CPU seconds that it took over all interruptions."""
     from sinew.rundir import read_json, write_json
 
     clock = arguments.out / "train_s.json"
     before, started = read_json(clock) if clock.exists() else 0.0, time.process_time()
     try:
-        trained = train.train(arguments, progress)
+        trained = verb(arguments, progress)
     finally:
         spent = before + time.process_time() - started
         if arguments.out.exists():
@@ -196,16 +208,15 @@ def _row(
     executor: str,
     task: str,
     policy: str,
-    cells: Sequence[Mapping[str, Any]],
-    latency_ms: float | None,
-    reference: Sequence[Mapping[str, Any]] | None,
+    by_seed: Mapping[int, Mapping[str, Any]],
+    latency_ms: float,
+    reference: Mapping[int, Mapping[str, Any]],
 ) -> Row:
+    """A policy on a task over the seeds that are finished, compared on those that the reference has finished too."""
     from sinew.stats import paired, success_summary
 
-    name, detail = f"{task}, {executor}: {policy}", {"task": task, "policy": policy, "executor": executor}
-    missing = [c["missing"] for c in cells if "missing" in c]
-    if missing:
-        return Row(name=name, unit="%", ours=None, peer=missing[0], detail=detail)
+    name, cells = f"{task}, {executor}: {policy}", list(by_seed.values())
+    detail: dict[str, Any] = {"task": task, "policy": policy, "executor": executor}
     successes = [s for c in cells for s in c[executor]]
     summary = success_summary(successes, [s for c in cells for s in c["seeds"]])
     low, high = summary["wilson95"]
@@ -214,17 +225,22 @@ def _row(
         "parameters": cells[0]["parameters"], "train_s": sum(c["train_s"] for c in cells) / len(cells), "latency_ms": latency_ms,
         "demonstrations": [c["demonstrations"] for c in cells],
     }  # fmt: skip
-    if reference and policy != REFERENCE and not any("missing" in c for c in reference):
-        detail["paired"] = paired([s for c in reference for s in c[executor]], successes)
+    common = [seed for seed in by_seed if seed in reference]
+    if common and policy != REFERENCE:
+        before, after = ([s for seed in common for s in side[seed][executor]] for side in (reference, by_seed))
+        detail["paired"] = paired(before, after)
     text = f"{summary['k']}/{summary['n']}, 95 % [{low:.1%}, {high:.1%}], {detail['parameters']:,} parameters"
-    text += f", {detail['train_s']:.0f} CPU s" + (f", {latency_ms:.2g} ms" if latency_ms else "")
+    text += f", {detail['train_s']:.0f} CPU s, {latency_ms:.2g} ms"
     return Row(name=name, unit="%", ours=100 * summary["k"] / summary["n"], peer=text, detail=detail)
 
 
 def _way_rows(runs: Sequence[Mapping[str, Path]]) -> list[Row]:
     """How many first chunks keep to one of the demonstrator's two ways, averaged over seeds."""
     found = [learning_ways.shares(mine) for mine in runs]
-    mean = {name: {part: sum(f[name][part] for f in found) / len(found) for part in shares} for name, shares in found[0].items()}
+    mean = {}
+    for name in dict.fromkeys(name for shares in found for name in shares):
+        mine = [shares[name] for shares in found if name in shares]
+        mean[name] = {part: sum(m[part] for m in mine) / len(mine) for part in mine[0]}
     return [
         Row(
             name=f"{learning_ways.TASK}, first chunks between the two ways: {name}",
