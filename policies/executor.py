@@ -9,12 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from policies.base import require
 from policies.language import instructions
 from policies.randomness import mix, normal
+from policies.realtime import RealTimeGuidance, check_delay, continuing
 from sinew.errors import InputError, SafetyStop, SpecError
 from sinew.protocols import Obs, Policy
 from sinew.specs import TASK
 
+MODES = ("sync", "ensemble", "async", "rtc")
 ENSEMBLE_DECAY = 0.01
 """Weight of the i-th oldest prediction in the ensemble is exp(-ENSEMBLE_DECAY * i)."""
 
@@ -30,20 +33,31 @@ class ChunkExecutor:
             observation. All worlds that need a chunk at a tick share one call of the policy.
         ensemble: a chunk is sampled at every tick; the executed action is the weighted mean of all predictions made
             for this tick, weights exp(-0.01 i) with i = 0 for the oldest (Zhao et al. 2023, arXiv:2304.13705).
+        async: a chunk that is asked for at one tick is there `delay` ticks later; until then the old one goes on, and then
+            the new one is entered where time has come to. The next is asked for `act_steps` ticks after the last. An
+            episode's first chunk is waited for before time begins.
+        rtc: as async, and the new chunk is sampled as a continuation of the old one (`policies.realtime`).
+    Without delay, async is sync. The delay is counted in ticks, so that an evaluation does not depend on the machine; on a
+    robot, `policies.live` computes chunks while the old one is executed.
 
     Args:
         policy: a policy; its `correct` is applied by `act` where it has the capability.
         num_envs: N.
-        mode: "sync" or "ensemble".
-        act_steps: actions executed of each chunk, 1..H; None for all H. Ensemble samples at every tick.
+        mode: one of `MODES`.
+        act_steps: actions executed of each chunk, 1..H, with a delay d between d and H - d; None for the most. Ensemble
+            samples at every tick.
         seed: noise of episodes that are reset without a seed.
         noise: None draws N(0, I); "zero" is the zero vector; a tensor (*noise_shape) is used for every chunk.
         steps: sampling steps; None for the policy's own.
         device: where the policy is; observations are moved there, actions come back on the observations' device.
         instruction: what a language policy shall do, one text or one per world; for other policies it has no effect.
+        delay: ticks d from an observation to its chunk, for async and rtc.
+        jacobian: how rtc is guided, "vjp" or "identity"; see `RealTimeGuidance`.
 
     Raises:
-        InputError: a mode, act_steps or noise that does not exist for this policy, or a language policy without instruction.
+        InputError: a mode, act_steps, delay or noise that does not exist for this policy, or a language policy without
+            instruction.
+        SpecError: rtc with a policy that gives no denoiser.
     """
 
     def __init__(
@@ -51,32 +65,33 @@ class ChunkExecutor:
         policy: Policy,
         num_envs: int,
         *,
-        mode: Literal["sync", "ensemble"] = "sync",
+        mode: Literal["sync", "ensemble", "async", "rtc"] = "sync",
         act_steps: int | None = None,
         seed: int = 0,
         noise: Literal["zero"] | Tensor | None = None,
         steps: int | None = None,
         device: torch.device | str = "cpu",
         instruction: str | Sequence[str] | None = None,
+        delay: int = 0,
+        jacobian: Literal["vjp", "identity"] = "vjp",
     ) -> None:
         spec = policy.spec
-        if mode not in ("sync", "ensemble"):
-            raise InputError(f"unknown executor mode {mode!r}: known are sync, ensemble")
-        if mode == "ensemble" and act_steps not in (None, 1):
-            raise InputError(f"ensemble samples a chunk at every tick: act_steps must be 1 or left out, not {act_steps}")
-        act_steps = (1 if mode == "ensemble" else spec.horizon) if act_steps is None else act_steps
-        if not 1 <= act_steps <= spec.horizon:
-            raise InputError(f"act_steps {act_steps} is not within 1..{spec.horizon}, the policy's horizon")
+        act_steps = _act_steps(mode, spec.horizon, act_steps, delay)
+        if mode == "rtc":
+            require(policy, "denoise", "executor rtc")
         self.policy, self.num_envs, self.mode, self.act_steps = policy, num_envs, mode, act_steps
+        self.delay = delay
+        self.jacobian: Literal["vjp", "identity"] = jacobian
         self.seed, self.steps, self.device = seed, steps, torch.device(device)
         self.instructions = instructions(instruction, num_envs, spec)
         self._fixed_noise = _fixed_noise(noise, spec.noise_shape)
         self._corrects = "correct" in spec.capabilities
-        # Chunks of every world, the newest first; sync keeps one, ensemble one per tick of the horizon.
-        kept = spec.horizon if mode == "ensemble" else 1
+        # Chunks of every world, the newest first: the current one and, while a delayed one is under way, that before it;
+        # ensemble keeps one per tick of the horizon.
+        kept = {"sync": 1, "ensemble": spec.horizon}.get(mode, 2)
         self._chunks = torch.zeros(num_envs, kept, spec.horizon, spec.action_dim, device=self.device)
         self._held = np.zeros(num_envs, dtype=np.int64)  # chunks that are filled
-        self._used = np.full(num_envs, act_steps)  # actions taken from the newest chunk
+        self._used = np.full(num_envs, act_steps)  # ticks since the newest chunk was asked for
         self._queries = np.zeros(num_envs, dtype=np.int64)  # chunks drawn in this episode
         self._episodes = np.zeros(num_envs, dtype=np.int64)
         self._seeds = [mix(seed, world, 0) for world in range(num_envs)]
@@ -166,26 +181,38 @@ class ChunkExecutor:
         if len(due) == 0:
             return chunks, used, held, []
         worlds = [ids[place] for place in due]
-        fresh = self._query(window if len(due) == len(ids) else {key: value[due] for key, value in window.items()}, worlds)
+        window = window if len(due) == len(ids) else {key: value[due] for key, value in window.items()}
+        guidance = self._guidance(chunks[due, 0, self.act_steps :], held[due] > 0)
+        fresh = self._query(self._told(window, worlds), self._noise(worlds), guidance)
         chunks[due] = torch.cat([fresh.unsqueeze(1), chunks[due, :-1]], dim=1)
         used[due], held[due] = 0, np.minimum(held[due] + 1, chunks.shape[1])
         return chunks, used, held, worlds
 
-    def _query(self, window: Mapping[str, Tensor], worlds: Sequence[int]) -> Tensor:
-        """New chunks (len(worlds), H, A) from one call of the policy."""
-        if self._fixed_noise is None:
-            shape = self.policy.spec.noise_shape
-            noise = torch.stack([normal(shape, self._seeds[world], int(self._queries[world])) for world in worlds])
-        else:
-            noise = self._fixed_noise.expand(len(worlds), *self._fixed_noise.shape)
+    def _guidance(self, left: Tensor, started: np.ndarray) -> tuple[RealTimeGuidance, ...]:
+        """What holds new chunks to what is left (n, L, A) of the current ones, in worlds that have `started` (n,)."""
+        if self.mode != "rtc" or not left.shape[1] or not started.any():
+            return ()
+        return (continuing(left, self.policy.spec.horizon, self.delay, torch.from_numpy(started), self.jacobian),)
+
+    def _noise(self, worlds: Sequence[int]) -> Tensor:
+        """The noise (len(worlds), *noise_shape) of the next chunks."""
+        if self._fixed_noise is not None:
+            return self._fixed_noise.expand(len(worlds), *self._fixed_noise.shape)
+        shape = self.policy.spec.noise_shape
+        return torch.stack([normal(shape, self._seeds[world], int(self._queries[world])) for world in worlds])
+
+    def _query(self, window: Mapping[str, Any], noise: Tensor, guidance: Sequence[Any] = ()) -> Tensor:
+        """New chunks (n, H, A) of observations and noise, from one call of the policy."""
         with torch.no_grad():
-            context = self.policy.encode(self._told(window, worlds))
-            return self.policy.sample(context, noise=noise.unsqueeze(1).to(self.device), steps=self.steps).actions[:, 0]
+            context = self.policy.encode(window)
+            noise = noise.unsqueeze(1).to(self.device)
+            return self.policy.sample(context, noise=noise, steps=self.steps, guidance=guidance).actions[:, 0]
 
     def _read(self, chunks: Tensor, used: np.ndarray, held: np.ndarray) -> Tensor:
         """The actions (n, A) for this tick out of chunks (n, K, H, A), the newest first."""
-        if self.mode == "sync":
-            return chunks[np.arange(len(used)), 0, used]
+        if self.mode != "ensemble":
+            waits = (used < self.delay) & (held > 1)  # the newest is under way; the one before it was asked for act_steps earlier
+            return chunks[np.arange(len(used)), waits.astype(np.int64), used + waits * self.act_steps]
         age = np.arange(chunks.shape[1])
         weight = np.exp(-ENSEMBLE_DECAY * (held[:, None] - 1 - age)) * (age < held[:, None])
         weight = torch.from_numpy(weight / weight.sum(-1, keepdims=True)).to(chunks)
@@ -273,6 +300,26 @@ class CorrectedPlans:
     def peek(self, obs: Obs, ids: Sequence[int]) -> Tensor:
         """Corrected actions (len(ids), A) that `plan` would give for worlds `ids`; nothing moves on."""
         return self.executor.corrected(obs, self.executor.peek(obs, ids), ids)
+
+
+def _act_steps(mode: str, horizon: int, act_steps: int | None, delay: int) -> int:
+    """Ticks between two chunks, after a check of everything that it depends on.
+
+    Raises:
+        InputError: an unknown mode, or numbers that do not fit it.
+    """
+    if mode not in MODES:
+        raise InputError(f"unknown executor mode {mode!r}: known are {', '.join(MODES)}")
+    if mode in ("async", "rtc"):
+        return check_delay(horizon, delay, act_steps)
+    if delay:
+        raise InputError(f"executor {mode} waits for its chunks and knows no delay, given {delay}: use async or rtc")
+    if mode == "ensemble" and act_steps not in (None, 1):
+        raise InputError(f"ensemble samples a chunk at every tick: act_steps must be 1 or left out, not {act_steps}")
+    chosen = (1 if mode == "ensemble" else horizon) if act_steps is None else act_steps
+    if not 1 <= chosen <= horizon:
+        raise InputError(f"act_steps {chosen} is not within 1..{horizon}, the policy's horizon")
+    return chosen
 
 
 def _fixed_noise(noise: Any, shape: tuple[int, ...]) -> Tensor | None:

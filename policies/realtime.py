@@ -71,37 +71,56 @@ class RealTimeGuidance:
         return clean + torch.minimum(1 + sigma.square(), self.beta * sigma) * pulled
 
 
-def overlap_weight(horizon: int, delay: int, act_steps: int) -> Tensor:
+def continuing(
+    left: Tensor, horizon: int, delay: int, started: Tensor | None = None, jacobian: Literal["vjp", "identity"] = "vjp"
+) -> RealTimeGuidance:
+    """The guidance of chunks that go on from old ones.
+
+    Args:
+        left: (B, L, A) what is left of the old chunks, L <= H.
+        horizon: H.
+        delay: actions of `left` that are executed before the new chunk is there.
+        started: (B,) bool, False where there is no old chunk; None for all True.
+        jacobian: see `RealTimeGuidance`.
+    """
+    weight = overlap_weight(horizon, delay, left.shape[1]).to(left)
+    weight = weight if started is None else started.to(left).unsqueeze(-1) * weight
+    whole = torch.nn.functional.pad(left, (0, 0, 0, horizon - left.shape[1]))
+    return RealTimeGuidance(whole, weight, jacobian=jacobian)
+
+
+def overlap_weight(horizon: int, delay: int, left: int) -> Tensor:
     """How much each action (H,) of a new chunk is held to the old one.
 
     1 for the `delay` actions that are decided; then, over what else the old chunk still covers, c (e^c - 1) / (e - 1) with c
-    falling linearly to 0 at H - s; then 0.
+    falling linearly to 0 at its end; then 0.
 
     Args:
         horizon: H.
         delay: ticks d until the new chunk is there.
-        act_steps: ticks s between two chunks.
+        left: actions that are left of the old chunk, H - s.
     """
     index = torch.arange(horizon, dtype=torch.float32)
-    end = horizon - act_steps
-    c = ((end - index) / (end - delay + 1)).clamp(0, 1)
+    c = ((left - index) / max(left - delay + 1, 1)).clamp(0, 1)
     fading = c * torch.expm1(c) / math.expm1(1)
-    return torch.where(index < delay, torch.ones(()), torch.where(index < end, fading, torch.zeros(())))
+    return torch.where(index < min(delay, left), 1.0, torch.where(index < left, fading, 0.0))
 
 
 def check_delay(horizon: int, delay: int, act_steps: int | None) -> int:
     """The ticks between two chunks, `act_steps` or the most that there can be.
 
     Raises:
-        InputError: the delay d leaves no room: d <= s <= H - d is needed.
+        InputError: the delay d leaves no room: d <= act_steps <= H - d is needed.
     """
-    chosen = horizon - delay if act_steps is None else act_steps
-    if delay < 0 or chosen < 1 or not delay <= chosen <= horizon - delay:
+    if not 0 <= 2 * delay <= horizon:
         raise InputError(
-            f"a delay of {delay} ticks and chunks of {horizon} actions need act_steps from {max(delay, 1)} to {horizon - delay}, "
-            f"given {chosen}: use fewer sampling steps, a longer horizon, or --executor sync"
-            if 0 <= 2 * delay <= horizon and horizon - delay >= 1
-            else f"a delay of {delay} ticks does not fit chunks of {horizon} actions, it may be 0 to {horizon // 2}: "
-            "use fewer sampling steps, a longer horizon, or --executor sync"
+            f"a delay of {delay} ticks does not fit chunks of {horizon} actions, it may be 0 to {horizon // 2}: "
+            "take fewer sampling steps, train a longer horizon, or use executor sync"
+        )
+    low, high = max(delay, 1), horizon - delay
+    chosen = high if act_steps is None else act_steps
+    if not low <= chosen <= high:
+        raise InputError(
+            f"act_steps {chosen} is not within {low}..{high}, which a delay of {delay} ticks leaves of chunks of {horizon} actions"
         )
     return chosen

@@ -55,6 +55,60 @@ def test_ensemble_weights_the_oldest_prediction_most(toys):
     assert float(executor.plan(observed(6.0))[0, 0]) == pytest.approx(0.6, abs=1e-6)
 
 
+def test_async_goes_on_with_the_old_chunk_until_the_new_one_is_there(toys):
+    """Chunks are asked for at 0, 3, 6, … and are there two ticks later, the first at once."""
+    executor = ChunkExecutor(toys.ScriptedPolicy(horizon=6), 2, mode="async", delay=2, act_steps=3, noise="zero")
+    executor.reset(seeds=[0, 1])
+    for t in range(14):
+        asked = max(q for q in range(0, 15, 3) if q == 0 or q + 2 <= t)
+        expected = [0.1 * (x + asked) + 0.01 * (t - asked) for x in (0, 10)]
+        torch.testing.assert_close(executor.plan(observed(t, 10 + t)), torch.tensor(expected)[:, None].expand(2, 3))
+
+
+@pytest.mark.parametrize("act_steps", [None, 1, 3])
+@pytest.mark.parametrize("mode", ["async", "rtc"])
+def test_without_delay_it_is_sync(toys, mode, act_steps):
+    """RTC too where whole chunks are executed: nothing overlaps then."""
+    policy, data = toys.make("flow-mlp")
+    if mode == "rtc" and act_steps is not None:
+        return
+    late, sync = ChunkExecutor(policy, 3, mode=mode, act_steps=act_steps), ChunkExecutor(policy, 3, act_steps=act_steps)
+    for executor in (late, sync):
+        executor.reset(seeds=[4, 5, 6])
+    for t in range(9):
+        obs = frames(data, policy, [t, 2 * t, 9])
+        assert torch.equal(late.act(obs), sync.act(obs))
+
+
+@pytest.mark.parametrize("jacobian", ["vjp", "identity"])
+def test_rtc_executes_exactly_the_committed_actions_and_then_the_chunk_that_continues_them(toys, monkeypatch, jacobian):
+    policy, data = toys.make("flow-mlp")
+    horizon, delay, steps = policy.spec.horizon, 2, 3
+    executor = ChunkExecutor(policy, 1, mode="rtc", delay=delay, act_steps=steps, jacobian=jacobian)
+    executor.reset(seeds=[7])
+    sample, chunks, guides = policy.sample, [], []
+
+    def spy(context, **options):
+        guides.append(options["guidance"])
+        chunks.append(sample(context, **options).actions[0, 0])
+        return sample(context, **options)
+
+    monkeypatch.setattr(policy, "sample", spy)
+    executed = torch.cat([executor.plan(frames(data, policy, [t])) for t in range(3 * steps + delay)])
+    assert guides[0] == () and len(chunks) == 4
+    torch.testing.assert_close(executed[: steps + delay], chunks[0][: steps + delay], rtol=0, atol=0)
+    for k in (1, 2):
+        asked = k * steps
+        assert torch.equal(guides[k][0].previous[0, : horizon - steps], chunks[k - 1][steps:])
+        assert torch.equal(guides[k][0].previous[0, :delay], executed[asked : asked + delay])
+        assert torch.equal(executed[asked + delay : asked + delay + steps], chunks[k][delay : delay + steps])
+
+
+def test_rtc_needs_a_denoiser(toys):
+    with pytest.raises(SpecError, match="executor rtc needs a policy with capability 'denoise'"):
+        ChunkExecutor(toys.ScriptedPolicy(), 1, mode="rtc", delay=1)
+
+
 def test_history_repeats_the_first_observation_and_then_slides(toys):
     policy = toys.ScriptedPolicy(horizon=2, n_obs_steps=3)
     executor = ChunkExecutor(policy, 2, act_steps=1)
@@ -70,10 +124,19 @@ def test_history_repeats_the_first_observation_and_then_slides(toys):
     assert windows[3] == [[50, 50, 50], [11, 12, 13]]
 
 
-@pytest.mark.parametrize("mode", ["sync", "ensemble"])
+WAYS = {
+    "sync": {"mode": "sync", "act_steps": 2},
+    "ensemble": {"mode": "ensemble"},
+    "async": {"mode": "async", "delay": 1, "act_steps": 2},
+    "rtc": {"mode": "rtc", "delay": 2, "act_steps": 2},
+    "rtc-identity": {"mode": "rtc", "delay": 1, "act_steps": 1, "jacobian": "identity"},
+}
+
+
+@pytest.mark.parametrize("way", ["sync", "ensemble", "async"])
 @pytest.mark.parametrize("n_obs_steps", [1, 2])
-def test_peek_tells_the_next_plan_and_changes_nothing(toys, mode, n_obs_steps):
-    settings = {"mode": mode, "act_steps": 2 if mode == "sync" else None}
+def test_peek_tells_the_next_plan_and_changes_nothing(toys, way, n_obs_steps):
+    settings = WAYS[way]
     peeking, plain = (ChunkExecutor(toys.ScriptedPolicy(n_obs_steps=n_obs_steps), 3, **settings) for _ in range(2))
     for executor in (peeking, plain):
         executor.reset(seeds=[4, 5, 6])
@@ -89,12 +152,12 @@ def test_peek_tells_the_next_plan_and_changes_nothing(toys, mode, n_obs_steps):
                 executor.reset([1], seeds=[77])
 
 
-@pytest.mark.parametrize("mode", ["sync", "ensemble"])
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", ["flow-mlp-camera", "residual-flow-mlp"])
-def test_a_world_does_not_depend_on_the_others(toys, mode, name):
+def test_a_world_does_not_depend_on_the_others(toys, way, name):
     """World with seed 9 alone, against the same world among seven that are reset at other times."""
     policy, data = toys.make(name)
-    kwargs = {"mode": mode, "act_steps": 2 if mode == "sync" else None}
+    kwargs = WAYS[way]
     alone, among = ChunkExecutor(policy, 1, **kwargs), ChunkExecutor(policy, 7, **kwargs)
     alone.reset([0], seeds=[9])
     among.reset(seeds=range(100, 107))
@@ -177,7 +240,12 @@ def test_observations_that_do_not_fit_are_told(toys):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"mode": "async"}, "unknown executor mode 'async': known are sync, ensemble"),
+        ({"mode": "asynchronous"}, "unknown executor mode 'asynchronous': known are sync, ensemble, async, rtc"),
+        ({"delay": 1}, "executor sync waits for its chunks and knows no delay, given 1: use async or rtc"),
+        ({"mode": "async", "delay": 3}, r"a delay of 3 ticks does not fit chunks of 4 actions, it may be 0 to 2: take fewer"),
+        ({"mode": "async", "delay": -1}, "a delay of -1 ticks does not fit"),
+        ({"mode": "async", "delay": 2, "act_steps": 1}, r"act_steps 1 is not within 2\.\.2, which a delay of 2 ticks leaves"),
+        ({"mode": "async", "delay": 1, "act_steps": 4}, r"act_steps 4 is not within 1\.\.3"),
         ({"act_steps": 5}, r"act_steps 5 is not within 1\.\.4"),
         ({"act_steps": 0}, r"act_steps 0 is not within 1\.\.4"),
         ({"mode": "ensemble", "act_steps": 2}, "ensemble samples a chunk at every tick"),
