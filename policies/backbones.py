@@ -71,15 +71,46 @@ class MlpBackbone(nn.Module):
         return self.out(h).unflatten(-1, self.shape), h
 
 
+FEW_ROWS = 2
+"""Up to so many chunks torch's convolutions over time are several times slower than the matrix products that they are."""
+
+
+class TimeConv(nn.Conv1d):
+    """Convolution over time, padded by half its odd length; of few rows as a matrix product."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, L) → (B, C', L'), L' = L without a stride."""
+        if x.shape[0] > FEW_ROWS or torch.compiler.is_exporting():
+            return super().forward(x)
+        length = self.kernel_size[0]
+        windows = functional.pad(x, (length // 2, length // 2)).unfold(2, length, self.stride[0])
+        return functional.linear(windows.transpose(1, 2).flatten(2), self.weight.flatten(1), self.bias).transpose(1, 2)
+
+
+class TimeGrow(nn.ConvTranspose1d):
+    """Twice as many times: the transposed convolution of length 4 and stride 2; of few rows as a matrix product."""
+
+    def __init__(self, channels_in: int, channels: int) -> None:
+        super().__init__(channels_in, channels, 4, 2, 1)
+
+    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """(B, C, L) → (B, C', 2 L)."""
+        if x.shape[0] > FEW_ROWS or torch.compiler.is_exporting():
+            return super().forward(x, output_size)
+        shares = functional.linear(x.transpose(1, 2), self.weight.flatten(1).t()).transpose(1, 2)
+        grown = functional.fold(shares, (1, 2 * x.shape[2]), (1, 4), padding=(0, 1), stride=(1, 2)).squeeze(2)
+        return grown if self.bias is None else grown + self.bias.unsqueeze(-1)
+
+
 class FilmBlock(nn.Module):
     """Two convolutions over time with group norm; the condition scales and shifts the first (FiLM, arXiv:1709.07871)."""
 
     def __init__(self, channels_in: int, channels: int, embedding_dim: int, kernel: int, groups: int) -> None:
         super().__init__()
-        self.first = nn.Sequential(nn.Conv1d(channels_in, channels, kernel, padding=kernel // 2), nn.GroupNorm(groups, channels))
-        self.second = nn.Sequential(nn.Conv1d(channels, channels, kernel, padding=kernel // 2), nn.GroupNorm(groups, channels))
+        self.first = nn.Sequential(TimeConv(channels_in, channels, kernel, padding=kernel // 2), nn.GroupNorm(groups, channels))
+        self.second = nn.Sequential(TimeConv(channels, channels, kernel, padding=kernel // 2), nn.GroupNorm(groups, channels))
         self.film = nn.Linear(embedding_dim, 2 * channels)
-        self.skip = nn.Identity() if channels_in == channels else nn.Conv1d(channels_in, channels, 1)
+        self.skip = nn.Identity() if channels_in == channels else TimeConv(channels_in, channels, 1)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """Signal x (B, C, L), embedding (B, E) → (B, C', L)."""
@@ -128,12 +159,12 @@ class UNetBackbone(nn.Module):
         )
         widths = (action_dim, *channels)
         self.down = nn.ModuleList(FilmBlock(a, b, embedding_dim, kernel, groups) for a, b in zip(widths, channels, strict=False))
-        self.shrink = nn.ModuleList(nn.Conv1d(c, c, 3, 2, 1) for c in channels[:-1])
+        self.shrink = nn.ModuleList(TimeConv(c, c, 3, 2, 1) for c in channels[:-1])
         self.middle = FilmBlock(channels[-1], channels[-1], embedding_dim, kernel, groups)
         pairs = list(zip(channels[::-1], channels[-2::-1], strict=False))
-        self.grow = nn.ModuleList(nn.ConvTranspose1d(a, b, 4, 2, 1) for a, b in pairs)
+        self.grow = nn.ModuleList(TimeGrow(a, b) for a, b in pairs)
         self.up = nn.ModuleList(FilmBlock(2 * b, b, embedding_dim, kernel, groups) for _, b in pairs)
-        self.out = nn.Conv1d(channels[0], action_dim, 1)
+        self.out = TimeConv(channels[0], action_dim, 1)
 
     def embed(self, condition: Tensor) -> Tensor:
         """(B, condition_dim) → (B, E)."""
