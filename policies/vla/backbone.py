@@ -8,16 +8,22 @@ layer, which the action expert attends to. The language model's head is left out
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import os
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 import torch
 from torch import Tensor, nn
 
 from sinew.errors import DataError, InputError, MissingDependency
 
-_OFFLINE = "give a folder with the model, go online, or use backbone='tiny'"
+_REMEDY = "give a folder with the model, go online, or use backbone='tiny'"
+_TRIED = "SmolVLM, Idefics3, LLaVA, PaliGemma, Gemma 3 and InternVL do"
 
 
 class Layout(NamedTuple):
@@ -35,7 +41,7 @@ class Backbone(nn.Module):
 
     Args:
         model: image-text model of transformers, without its language head.
-        record: "model" (its config), "image_px", "image_mean", "image_std"; JSON values, enough to build it again.
+        record: "model" (its config), "image_px", "image_mean", "image_std", "dtype"; JSON values, enough to build it again.
     """
 
     def __init__(self, model: Any, record: Mapping[str, Any]) -> None:
@@ -64,7 +70,7 @@ class Backbone(nn.Module):
 
     def _pixels(self, image: Tensor) -> Tensor:
         """Images → (N, 3, image_px, image_px), the longer side scaled to that, the rest padded with black, normalised."""
-        x = image.movedim(-1, 1).to(self.dtype) / 255
+        x = image.movedim(-1, 1).to(torch.float64 if self.dtype == torch.float64 else torch.float32) / 255
         height, width = x.shape[-2:]
         scale = self.image_px / max(height, width)
         size = (round(height * scale), round(width * scale))
@@ -73,7 +79,7 @@ class Backbone(nn.Module):
         if size != (self.image_px, self.image_px):
             x = nn.functional.pad(x, (0, self.image_px - size[1], 0, self.image_px - size[0]))
         mean, std = (x.new_tensor(v).view(-1, 1, 1) for v in (self._mean, self._std))
-        return (x - mean) / std
+        return ((x - mean) / std).to(self.dtype)
 
     def text(self, tokens: Tensor) -> Tensor:
         """Token numbers (B, L) → embeddings (B, L, width)."""
@@ -125,43 +131,53 @@ def rebuild(record: Mapping[str, Any]) -> Backbone:
     try:
         described = {k: v for k, v in record["model"].items() if k != "model_type"}
         config = library.AutoConfig.for_model(record["model"]["model_type"], **described)
-        return Backbone(_body(library.AutoModelForImageTextToText.from_config(config)), record)
+        dtype = getattr(torch, record.get("dtype", "float32"))
+        return Backbone(_body(library.AutoModelForImageTextToText.from_config(config, dtype=dtype)), record)
     except (KeyError, TypeError, ValueError, AttributeError) as e:
         raise DataError(f"the recorded backbone cannot be built by transformers {library.__version__}: {str(e).splitlines()[0]}") from None
 
 
-def load_pretrained(name: str, layers: int = 0) -> tuple[Backbone, str]:
+def load_pretrained(name: str, layers: int = 0, dtype: str = "float32") -> tuple[Backbone, str]:
     """A pretrained image-text model and the text of its tokenizer.
 
     Args:
         name: local folder or id on the Hugging Face hub.
         layers: first layers of the language model that are kept; 0 for all.
+        dtype: type that the weights are kept in.
 
     Raises:
         InputError: it cannot be had, is no image-text model that serves, or has pickled weights only.
         MissingDependency: `transformers` is not installed.
     """
     library = _library()
-    _check_folder(name)
+    _check_name(library, name)
     try:
-        config = library.AutoConfig.from_pretrained(name)
-        tokenizer = Path(_file(library, name, "tokenizer.json")).read_text()
-        described = json.loads(_preprocessing(library, name))
-        if layers:
-            _truncate(config, layers, name)
-        model = library.AutoModelForImageTextToText.from_pretrained(name, config=config, use_safetensors=True, dtype=torch.float32)
+        with _quietly(library):
+            config = library.AutoConfig.from_pretrained(name)
+            tokenizer = Path(_file(library, name, "tokenizer.json")).read_text()
+            described = json.loads(_preprocessing(library, name))
+            if layers:
+                _truncate(config, layers, name)
+            kind = library.AutoModelForImageTextToText
+            model = kind.from_pretrained(name, config=config, use_safetensors=True, dtype=getattr(torch, dtype))
     except (OSError, ValueError) as e:
-        raise InputError(f"backbone {name!r} cannot be had ({_line(e)}): {_OFFLINE}") from None
-    image_px = config.vision_config.image_size
+        raise InputError(f"backbone {name!r} cannot be had ({_line(e)}): {_REMEDY}") from None
     record = {
         "model": json.loads(config.to_json_string(use_diff=False)),
-        "image_px": image_px if isinstance(image_px, int) else max(image_px),
+        "image_px": _side(config),
         "image_mean": described.get("image_mean", [0.5] * 3),
         "image_std": described.get("image_std", [0.5] * 3),
+        "dtype": dtype,
     }
     backbone = Backbone(_body(model), record)
     _probe(backbone, name)
     return backbone, tokenizer
+
+
+def _side(config: Any) -> int:
+    """Side of the square images that the vision tower was made for; 0 where it takes no such."""
+    side = getattr(config.vision_config, "image_size", 0)
+    return side if isinstance(side, int) else max(side)
 
 
 def _body(model: Any) -> Any:
@@ -185,17 +201,46 @@ def _truncate(config: Any, layers: int, name: str) -> None:
         text.layer_types = text.layer_types[:layers]
 
 
-def _check_folder(name: str) -> None:
-    """Refuse what can be seen to be wrong without asking the hub."""
+def _check_name(library: Any, name: str) -> None:
+    """Refuse what can be seen to be wrong without asking the hub, and a hub that cannot be asked without waiting for it."""
     path = Path(name).expanduser()
-    if not path.exists():
-        if path.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1:
-            raise InputError(f"backbone {name!r} is neither a folder nor <owner>/<model> on the Hugging Face hub: {_OFFLINE}")
-        return
-    if not any(path.glob("*.safetensors")):
-        pickled = next((p.name for p in sorted(path.iterdir()) if p.suffix in (".bin", ".pt", ".pth", ".ckpt")), None)
-        found = f"only {pickled}, a pickle, which is never read: convert it to safetensors" if pickled else "no *.safetensors"
-        raise InputError(f"backbone folder {name!r} holds {found}")
+    if path.is_dir():
+        if not any(path.glob("*.safetensors")):
+            pickled = next((p.name for p in sorted(path.iterdir()) if p.suffix in (".bin", ".pt", ".pth", ".ckpt")), None)
+            found = f"only {pickled}, a pickle, which is never read: convert it to safetensors" if pickled else "no *.safetensors"
+            raise InputError(f"backbone folder {name!r} holds {found}")
+    elif path.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1:
+        raise InputError(f"backbone {name!r} is neither a folder nor <owner>/<model> on the Hugging Face hub: {_REMEDY}")
+    elif not isinstance(library.utils.hub.try_to_load_from_cache(name, "config.json"), str) and not _hub_resolves():
+        raise InputError(f"backbone {name!r} is neither a folder nor in the cache, and the Hugging Face hub cannot be reached: {_REMEDY}")
+
+
+def _hub_resolves() -> bool:
+    """Whether the hub's name is known here; where a proxy stands between, only that could tell."""
+    if os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0"):
+        return False
+    if getproxies():
+        return True
+    host = urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co")).hostname
+    try:
+        return bool(socket.getaddrinfo(host, 443))
+    except OSError:
+        return False
+
+
+@contextmanager
+def _quietly(library: Any) -> Iterator[None]:
+    """Without progress bars, and without a report on the layers that were left out on purpose."""
+    logging = library.utils.logging
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def _file(library: Any, name: str, file: str) -> str:
@@ -220,12 +265,10 @@ def _probe(backbone: Backbone, name: str) -> None:
             seen = backbone.images(torch.zeros(2, backbone.image_px, backbone.image_px, 3, dtype=torch.uint8))
             keys, _, _ = backbone(seen, torch.ones(1, seen.shape[1], seen.shape[1], dtype=torch.bool))
     except Exception as e:  # whatever a foreign class raises on an interface that it does not have
-        raise InputError(f"backbone {name!r} ({kind}) cannot be used: it does not give tokens from square images ({_line(e)}); "
-                         "SmolVLM, Idefics3, LLaVA and PaliGemma do") from None
+        raise InputError(f"backbone {name!r} ({kind}) does not give tokens from square images ({_line(e)}); {_TRIED}") from None
     layout = backbone.layout
     if len(keys) != layout.layers or any(k.shape != (2, layout.kv_heads, seen.shape[1], layout.head_dim) for k in keys):
-        raise InputError(f"backbone {name!r} ({kind}) cannot be used: its layers keep keys of shape {tuple(keys[0].shape)}, "
-                         f"its config says {layout}")
+        raise InputError(f"backbone {name!r} ({kind}) keeps keys of shape {tuple(keys[0].shape)}, its config says {layout}; {_TRIED}")
 
 
 def _line(e: BaseException) -> str:

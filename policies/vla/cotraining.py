@@ -47,9 +47,10 @@ class DiscreteHead(nn.Module):
         first = told.new_zeros(len(told), told.shape[-1]) if self.state_in is None else self.state_in(state)
         suffix = torch.cat([first.unsqueeze(1), told], dim=1) + self.places[: labels.shape[1]]
         size, allowed = prefix.there.shape[1], self._allowed(encoder, prefix.there, labels.shape[1])
-        keys, values, last = encoder.backbone(torch.cat([prefix.embeddings, suffix], dim=1), allowed)
+        keys, values, last = encoder.backbone(torch.cat([prefix.embeddings, suffix.to(prefix.embeddings)], dim=1), allowed)
         ctx = encoder.context(batch, prefix, [k[:, :, :size] for k in keys], [v[:, :, :size] for v in values], last[:, :size])
-        entropy = functional.cross_entropy(self.out(last[:, size:]).transpose(1, 2), labels, ignore_index=IGNORED, reduction="none")
+        logits = self.out(last[:, size:].to(suffix)).transpose(1, 2)
+        entropy = functional.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="none")
         return ctx, entropy.sum(1) / (labels != IGNORED).sum(1)
 
     @staticmethod

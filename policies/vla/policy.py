@@ -38,6 +38,8 @@ class VlaConfig:
     """Vision-language model: a folder, an id on the Hugging Face hub, or "tiny", made from scratch and trained whole."""
     layers: int = 0
     """First layers of the language model that are used; 0 for all. SmolVLA uses 16 of 32 (arXiv:2506.01844)."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type of a pretrained backbone's weights; the expert computes in float32."""
     train: Literal["full", "lora", "frozen"] = "full"
     """What of the backbone is trained: all, adapters of low rank, or nothing; the expert always is."""
     lora: LoraConfig = field(default_factory=LoraConfig)
@@ -133,7 +135,7 @@ class VlaPolicy(FlowPolicy):
             side = max((max(spec.observation[key].shape[:2]) for key in spec.observation.images), default=1)
             backbone = make_tiny(Tokenizer(text).size, side, config.tiny)
         else:
-            backbone, text = load_pretrained(config.backbone, config.layers)
+            backbone, text = load_pretrained(config.backbone, config.layers, config.dtype)
         policy = cls(spec, replace(config, record=dict(backbone.record)), backbone)
         policy.encoder.normalizer.fit(stats)
         policy.take_assets({TOKENIZER_NAME: text})

@@ -96,7 +96,9 @@ class PrefixEncoder(nn.Module):
     def context(
         self, obs: Mapping[str, Any], tokens: Tokens, keys: Sequence[Tensor], values: Sequence[Tensor], last: Tensor
     ) -> PrefixContext:
-        """The context of what the backbone made of `tokens`."""
+        """The context of what the backbone made of `tokens`, in the type of the normaliser."""
+        kind = self.normalizer.mean.dtype
+        keys, values, last = [k.to(kind) for k in keys], [v.to(kind) for v in values], last.to(kind)
         there, hidden = tokens.there.unsqueeze(-1).to(last.dtype), None
         if not bool(tokens.there.all()):
             hidden = torch.zeros_like(last[..., 0]).masked_fill(~tokens.there, -torch.inf)[:, None, None]

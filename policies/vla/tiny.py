@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+
+import torch
+from torch import Tensor
 
 from policies.vla.backbone import Backbone, rebuild
 from sinew.errors import SpecError
@@ -81,4 +85,21 @@ def make_tiny(tokens: int, image_px: int, config: TinyConfig) -> Backbone:
         "image_token_id": 0,
         "initializer_range": deviation,
     }
-    return rebuild({"model": described, "image_px": side, "image_mean": [0.5] * 3, "image_std": [0.5] * 3})
+    backbone = rebuild({"model": described, "image_px": side, "image_mean": [0.5] * 3, "image_std": [0.5] * 3, "dtype": "float32"})
+    with torch.no_grad():
+        backbone.model.vision_model.embeddings.position_embedding.weight.copy_(plane_waves(side // config.patch_px, config.width))
+    return backbone
+
+
+def plane_waves(side: int, width: int) -> Tensor:
+    """Places on a square grid as sines and cosines of its rows and columns, (side^2, width), root mean square 0.5.
+
+    Near places are alike from the start: where to move for what is seen at one place tells about the next, which places
+    drawn at random would have to learn one by one.
+    """
+    count = -(-width // 4)
+    frequencies = math.pi * torch.logspace(-1, math.log2(max(2, side / 2)), count, base=2)
+    angle = torch.linspace(0, 1, side)[:, None] * frequencies
+    waves = torch.cat([angle.sin(), angle.cos()], dim=1)  # (side, 2 count)
+    rows, columns = waves[:, None].expand(side, side, -1), waves[None].expand(side, side, -1)
+    return torch.cat([rows, columns], dim=-1).flatten(0, 1)[:, :width] * 0.5**0.5
