@@ -152,7 +152,7 @@ def test_a_class_that_is_not_registered_cannot_be_saved(toys, tmp_path):
         pass
 
     flow, _ = toys.make("flow-mlp")
-    with pytest.raises(InputError, match="Own is not a registered policy: known are .*flow, .*residual"):
+    with pytest.raises(InputError, match=r"Own is not a registered policy: known are .*flow, .*residual"):
         policies.save(Own(flow.spec, flow.config), tmp_path)
 
 
