@@ -56,7 +56,7 @@ class EnergyConfig:
     """Largest number of gradients of a sample."""
     step_size: float = 0.05
     """Descent per gradient; (1 - plateau) / scale reaches a demonstration in one step from anywhere near it."""
-    tolerance: float = 0.1
+    tolerance: float = 0.3
     """A sample stops where the root mean square of its gradient is below this; 0 never stops early."""
     mask_padding: bool = True
     """Leave the actions past an episode's end out of the loss; False trains on the repeated last action."""
