@@ -1,9 +1,10 @@
 """Energies of an action chunk under a condition: an MLP and a transformer, smooth throughout and without time.
 
 Both are E(x, c) = scale * sum(x * g(x, c)) with a network g of the chunk's shape, the inner-product form of Wang and Du
-2025 (arXiv:2510.02300), whose gradient scale * (g + J_g^T x) has a direct way from the output layer. A bare scalar
-output learned several times worse in the same time. They are differentiated twice in training, so activations are SiLU and
-GELU, and attention is written out: fused kernels have no second derivative.
+2025 (arXiv:2510.02300), whose gradient scale * (g + J_g^T x) has a direct way from the output layer. With a bare scalar
+output, samples of a problem with two known modes came out 1.2 to 1.8 times further from them after equal training. The
+networks are differentiated twice in training, so activations are SiLU and GELU, and attention is written out: fused kernels
+have no second derivative.
 """
 
 from __future__ import annotations
