@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from sinew.bench import Row
 from sinew.cli.benchmarks import learning_ways
 from sinew.errors import MissingDependency
@@ -29,6 +31,8 @@ DISTILLED = "consistency"
 SETTINGS = {"act": ("width=64", "feedforward=128", "style_layers=1", "encoder_layers=1", "decoder_layers=1")}
 """Policies whose usual size is many times that of the others, brought to it."""
 LATENCY_CALLS = 200
+KINDS = ((False, "sync"), (False, "ensemble"), (True, "sync"))
+"""Tables in their order: whether the tasks are Gymnasium's, and the executor."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,22 +187,26 @@ def _clocked(verb: Callable[..., dict[str, Any]], arguments: Any, progress: Any)
 
 
 def latencies(runs: Mapping[str, Path]) -> dict[str, float]:
-    """Median milliseconds from one observation to one chunk for each run, taking turns so that all see the same load."""
+    """Median CPU milliseconds from an observation to a chunk for each run, over observations of its demonstrations."""
     import torch
 
     import policies
-    from sinew.cli.benchmarks.policies import quantile, timed
-    from sinew.rundir import RunDir
+    from demos import Dataset
+    from sinew.rundir import RunDir, read_json
 
-    loaded = {name: policies.load(RunDir.open(path)) for name, path in runs.items()}
-
-    def call(policy: Any) -> Any:
-        obs = {key: torch.zeros(1, policy.spec.n_obs_steps, *t.shape) for key, t in policy.spec.observation.tensors.items()}
-        return lambda: policy.sample(policy.encode(obs))
-
-    with torch.no_grad():
-        times = timed(LATENCY_CALLS, *map(call, loaded.values()))
-    return {name: quantile(spent, 50) for name, spent in zip(loaded, times, strict=True)}
+    found = {}
+    for name, path in runs.items():
+        policy, data = policies.load(RunDir.open(path)), Dataset(read_json(path / "config.json")["data"])
+        spec, times = policy.spec, []
+        for frame in np.linspace(0, len(data) - 1, LATENCY_CALLS).astype(int):
+            window = data.window(np.array([frame]), spec.n_obs_steps, spec.horizon, list(spec.observation))
+            obs = {key: torch.from_numpy(window[key]) for key in spec.observation}
+            started = time.process_time_ns()
+            with torch.no_grad():
+                policy.sample(policy.encode(obs))
+            times.append((time.process_time_ns() - started) / 1e6)
+        found[name] = float(np.median(times))
+    return found
 
 
 # ---------------------------------------------------------------- the table
@@ -230,7 +238,7 @@ def _row(
         before, after = ([s for seed in common for s in side[seed][executor]] for side in (reference, by_seed))
         detail["paired"] = paired(before, after)
     text = f"{summary['k']}/{summary['n']}, 95 % [{low:.1%}, {high:.1%}], {detail['parameters']:,} parameters"
-    text += f", {detail['train_s']:.0f} CPU s, {latency_ms:.2g} ms"
+    text += f", {detail['train_s']:.0f} CPU s, {latency_ms:.2g} CPU ms"
     return Row(name=name, unit="%", ours=100 * summary["k"] / summary["n"], peer=text, detail=detail)
 
 
@@ -264,27 +272,26 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
     ways = {row["detail"]["policy"]: row["detail"]["ways"] for row in rows if "ways" in row["detail"]}
     known = [row["detail"] | {"measured": row["ours"] is not None} for row in rows if "ways" not in row["detail"]]
     comparisons = sum("paired" in d for d in known)
-    groups = [[d for d in known if d["task"].startswith("gym:") == gym] for gym in (False, True)]
-    tables = [_table(group, comparisons) for group in groups if group]
+    kinds = dict.fromkeys((d["task"].startswith("gym:"), d["executor"]) for d in known)
+    groups = {kind: [d for d in known if (d["task"].startswith("gym:"), d["executor"]) == kind] for kind in sorted(kinds, key=KINDS.index)}
+    tables = [_table(group, comparisons, executor) for (_, executor), group in groups.items()]
     if ways:
         head = [f"| {learning_ways.TASK}, first chunks of a scene | left | between | right | rarer side |", "|---|---:|---:|---:|---:|"]
         lines = [f"| {name} | " + " | ".join(f"{100 * value:.0f} %" for value in shares.values()) + " |" for name, shares in ways.items()]
-        tables.insert(1, "\n".join(head + lines))
+        tables.insert(sum(not gym for gym, _ in kinds), "\n".join(head + lines))
     return "\n\n".join(tables)
 
 
-def _table(details: Sequence[Mapping[str, Any]], comparisons: int) -> str:
-    columns = list(dict.fromkeys((d["task"], d["executor"]) for d in details))
-    heads = [task.removeprefix("gym:") + ("" if executor == "sync" else f", {executor}") for task, executor in columns]
-    lines = [
-        "| policy | parameters | training, CPU s | latency, ms | " + " | ".join(heads) + " |",
-        "|---|---:|---:|---:|" + "---:|" * len(columns),
-    ]
+def _table(details: Sequence[Mapping[str, Any]], comparisons: int, executor: str) -> str:
+    tasks = list(dict.fromkeys(d["task"] for d in details))
+    costs = {"parameters": "parameters", "training, CPU s": "train_s", "latency, CPU ms": "latency_ms"} if executor == "sync" else {}
+    heads = ["policy" if executor == "sync" else executor, *costs, *(task.removeprefix("gym:") for task in tasks)]
+    lines = ["| " + " | ".join(heads) + " |", "|---|" + "---:|" * (len(heads) - 1)]
     for policy in dict.fromkeys(d["policy"] for d in details):
-        mine = {(d["task"], d["executor"]): d for d in details if d["policy"] == policy and d["measured"]}
-        ends = [_span([d[key] for d in mine.values() if d[key]]) for key in ("parameters", "train_s", "latency_ms")]
-        cells = [_text(mine[column], comparisons) if column in mine else "not measured" for column in columns]
-        lines.append(f"| {policy} | " + " | ".join([*ends, *cells]) + " |")
+        mine = {d["task"]: d for d in details if d["policy"] == policy and d["measured"]}
+        cells = [_span([d[key] for d in mine.values()]) for key in costs.values()]
+        cells += [_text(mine[task], comparisons) if task in mine else "not measured" for task in tasks]
+        lines.append(f"| {policy} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
