@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from policies.act import ActConfig, ActPolicy
     from policies.base import PolicyModule, Wrapper
     from policies.best_of import BestOfN
     from policies.catalog import make, registry
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from policies.counts import CountConfig, fit_counts
     from policies.diffusion import DiffusionConfig, DiffusionPolicy
     from policies.edm import EdmConfig, EdmPolicy
+    from policies.energy import EnergyConfig, EnergyPolicy
     from policies.executor import ChunkExecutor
     from policies.flow import FlowConfig, FlowPolicy
     from policies.guided import Guided, ValueGuidance
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from policies.train import TrainConfig
 
 __all__ = [
+    "ActConfig",
+    "ActPolicy",
     "BestOfN",
     "ChunkExecutor",
     "Composed",
@@ -36,6 +40,8 @@ __all__ = [
     "DiffusionPolicy",
     "EdmConfig",
     "EdmPolicy",
+    "EnergyConfig",
+    "EnergyPolicy",
     "FlowConfig",
     "FlowPolicy",
     "Guided",
@@ -54,6 +60,8 @@ __all__ = [
 ]
 
 _HOMES = {
+    "ActConfig": "policies.act",
+    "ActPolicy": "policies.act",
     "BestOfN": "policies.best_of",
     "ChunkExecutor": "policies.executor",
     "Composed": "policies.composed",
@@ -64,6 +72,8 @@ _HOMES = {
     "DiffusionPolicy": "policies.diffusion",
     "EdmConfig": "policies.edm",
     "EdmPolicy": "policies.edm",
+    "EnergyConfig": "policies.energy",
+    "EnergyPolicy": "policies.energy",
     "FlowConfig": "policies.flow",
     "FlowPolicy": "policies.flow",
     "Guided": "policies.guided",
