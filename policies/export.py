@@ -47,6 +47,9 @@ LIMIT_BYTES = 2_000_000_000
 LONGEST = 65536
 """Largest number of rows and of candidates."""
 SUFFIX = {"onnx": ".onnx", "torch": ".pt2"}
+BATCH, CANDIDATES = "batch", "candidates"
+Axes = tuple[int | str, int | str]
+"""Length of the batch axis and of the candidates': 1 where it is fixed, else its name."""
 
 
 @dataclass(frozen=True)
@@ -77,12 +80,13 @@ def export(policy: PolicyModule, folder: Path | str, *, format: str = "onnx", st
         raise unknown("export format", format, FORMATS)
     graphs, folder = graphs_of(policy.eval(), steps), Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    described = {}
+    described, lengths = {}, []
     for name, graph in graphs.items():
-        data, batch = _write(graph, name, format)
+        data, axes = _write(graph, name, format)
+        lengths.append(axes)
         file = name + SUFFIX[format]
         atomic_write(folder / file, data)
-        described[name] = {"file": file, "sha256": hashlib.sha256(data).hexdigest(), **_signature(graph, batch)}
+        described[name] = {"file": file, "sha256": hashlib.sha256(data).hexdigest(), **_signature(graph, axes)}
     manifest = {
         "format_version": FORMAT_VERSION,
         "format": format,
@@ -94,7 +98,7 @@ def export(policy: PolicyModule, folder: Path | str, *, format: str = "onnx", st
         "torch": torch.__version__,
     }
     atomic_write(folder / JSON_NAME, json.dumps(manifest, indent=2, allow_nan=False) + "\n")
-    parity = _parity(policy, graphs, OnnxPolicy(folder) if format == "onnx" else TorchPolicy(folder), steps)
+    parity = _parity(policy, graphs, lengths, OnnxPolicy(folder) if format == "onnx" else TorchPolicy(folder), steps)
     atomic_write(folder / JSON_NAME, json.dumps({**manifest, "parity": parity}, indent=2, allow_nan=False) + "\n")
     return Exported(folder, {file.name: file.stat().st_size for file in _files(folder, described)}, parity)
 
@@ -103,13 +107,13 @@ def _files(folder: Path, described: Mapping[str, Any]) -> list[Path]:
     return [*(folder / graph["file"] for graph in described.values()), folder / JSON_NAME]
 
 
-def _signature(graph: Graph, batch: int | str) -> dict[str, Any]:
+def _signature(graph: Graph, axes: Axes) -> dict[str, Any]:
     """Names, shapes and types of what goes in and out."""
     with torch.no_grad():
         outputs = dict(zip(graph.outputs, graph.module(graph.inputs), strict=True))
 
     def shape(name: str, value: Tensor) -> list[int | str]:
-        free: list[int | str] = [batch, "candidates"] if name in graph.wide else [batch]
+        free = axes if name in graph.wide else axes[:1]
         return [] if name in graph.scalars else [*free, *value.shape[len(free) :]]
 
     return {
@@ -121,29 +125,40 @@ def _signature(graph: Graph, batch: int | str) -> dict[str, Any]:
 # ---------------------------------------------------------------- writing
 
 
-def _write(graph: Graph, name: str, format: str) -> tuple[bytes, int | str]:
-    """The file of one graph, and the length of its batch axis: a number where the policy fixes it, else a name."""
+def _write(graph: Graph, name: str, format: str) -> tuple[bytes, Axes]:
+    """The file of one graph, and which of its axes are free."""
     if format == "onnx":
         _need_onnx()
     with _quiet(), torch.no_grad():
-        program, batch = _trace(graph, name)
-        return (_to_onnx(program, graph, name) if format == "onnx" else _to_zip(program)), batch
+        program, axes = _trace(graph, name)
+        return (_to_onnx(program, graph, name) if format == "onnx" else _to_zip(program)), axes
 
 
-def _trace(graph: Graph, name: str) -> tuple[Any, int | str]:
-    """The traced program: with a free batch, or with a batch of 1 where the policy's code depends on its length."""
-    rows, wide = (torch.export.Dim(axis, min=1, max=LONGEST) for axis in ("batch", "candidates"))
-    axes: Any = {key: None if key in graph.scalars else {0: rows, 1: wide} if key in graph.wide else {0: rows} for key in graph.inputs}
+def _trace(graph: Graph, name: str) -> tuple[Any, Axes]:
+    """The traced program with its free axes: a policy whose code depends on the length of one has it fixed at 1."""
     try:
         module = _differentiated(graph) if graph.differentiates else graph.module
-        try:
-            return torch.export.export(module, (graph.inputs,), dynamic_shapes=(axes,)), "batch"
-        except torch._dynamo.exc.UserError:
-            single = {key: value if key in graph.scalars else value[:1] for key, value in graph.inputs.items()}
-            axes = {key: {1: wide} if key in graph.wide else None for key in graph.inputs}
-            return torch.export.export(module, (single,), dynamic_shapes=(axes,)), 1
+        for axes in ((BATCH, CANDIDATES), (1, CANDIDATES), (1, 1))[2 * graph.fixed :]:
+            try:
+                return torch.export.export(module, (_cut(graph, axes),), dynamic_shapes=(_free(graph, axes),)), axes
+            except torch._dynamo.exc.UserError:  # says that a length was used as a number
+                if axes == (1, 1):
+                    raise
     except Exception as e:  # whatever a tracer stumbles over, the user can only choose another policy
         raise InputError(f"{name!r} of this policy cannot be a graph: {_reason(e)}") from e
+    raise AssertionError("unreachable")
+
+
+def _cut(graph: Graph, axes: Axes) -> dict[str, Tensor]:
+    """The graph's inputs, one row or one candidate of them where that axis is fixed."""
+    rows, wide = (slice(1 if length == 1 else None) for length in axes)
+    return {k: v if k in graph.scalars else v[rows, wide] if k in graph.wide else v[rows] for k, v in graph.inputs.items()}
+
+
+def _free(graph: Graph, axes: Axes) -> dict[str, Any]:
+    """The free axes of every input, as torch.export wants them."""
+    rows, wide = (None if length == 1 else torch.export.Dim(str(length), min=1, max=LONGEST) for length in axes)
+    return {k: None if k in graph.scalars else {0: rows, 1: wide} if k in graph.wide else {0: rows} for k in graph.inputs}
 
 
 def _differentiated(graph: Graph) -> nn.Module:
@@ -238,7 +253,7 @@ class _Session:
 # ---------------------------------------------------------------- checking
 
 
-def _parity(policy: Any, graphs: Mapping[str, Graph], made: OnnxPolicy, steps: int | None) -> dict[str, float]:
+def _parity(policy: Any, graphs: Mapping[str, Graph], axes: list[Axes], made: OnnxPolicy, steps: int | None) -> dict[str, float]:
     """Largest difference of every graph to what it was traced from, and of the loop to the policy, on inputs not traced with.
 
     Raises:
@@ -249,8 +264,7 @@ def _parity(policy: Any, graphs: Mapping[str, Graph], made: OnnxPolicy, steps: i
     def compare(name: str, found: np.ndarray, wanted: Tensor) -> None:
         worst[name] = max(worst.get(name, 0.0), float(np.abs(found - wanted.numpy()).max()))
 
-    one_row = any(item["shape"][:1] == [1] for graph in made.manifest["graphs"].values() for item in graph["inputs"])
-    for rows, n in ((1, 1), (1 if one_row else 3, 4)):
+    for rows, n in ((1, 1), (1 if 1 in [batch for batch, _ in axes] else 3, 1 if 1 in [candidates for _, candidates in axes] else 4)):
         obs = example(policy, rows, seed=rows + n)
         noise = torch.randn(rows, n, *policy.spec.noise_shape, generator=torch.Generator().manual_seed(rows))
         arrays = {key: value.numpy() for key, value in obs.items()}
@@ -297,7 +311,7 @@ def _need_onnx() -> None:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Torch's exporters warn about packages and classes that have nothing to do with the policy."""
-    logs = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "torch._export")]
+    logs = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "torch._export", "onnxscript", "onnx_ir")]
     before = [log.level for log in logs]
     for log in logs:
         log.setLevel(logging.ERROR)

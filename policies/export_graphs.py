@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from policies.base import EmbeddingContext, PolicyModule
+from policies.consistency import ConsistencyPolicy
 from policies.denoising import DenoisingPolicy
 from policies.energy import EnergyPolicy
 from policies.goals import PREFIX, GoalContext
@@ -47,6 +48,8 @@ class Graph:
     """Inputs without axes."""
     differentiates: bool = False
     """Whether the module takes a gradient inside."""
+    fixed: bool = False
+    """Whether it is traced for one observation and one candidate only: compositions take minutes with free axes."""
 
 
 def graphs_of(policy: PolicyModule, steps: int | None) -> dict[str, Graph]:
@@ -69,13 +72,16 @@ def graphs_of(policy: PolicyModule, steps: int | None) -> dict[str, Graph]:
         graphs["encode"] = Graph(encode, obs, names)
         context = dict(zip(names, encoded, strict=True))
         graphs["step"] = _descent_step(core, noise, context) if isinstance(core, EnergyPolicy) else _denoise_step(core, noise, context)
-    if isinstance(core, DenoisingPolicy):
-        core._plan(steps)  # numbers, not to be traced
     if not isinstance(core, EnergyPolicy):
-        graphs["sample"] = Graph(Sample(policy, steps), {**obs, "noise": noise}, ("actions",), wide=("noise", "actions"))
+        fixed = bool(core.bases()) and not isinstance(core, ConsistencyPolicy)
+        inputs = {**obs, "noise": noise}
+        graphs["sample"] = Graph(Sample(policy, steps), inputs, ("actions",), wide=("noise", "actions"), fixed=fixed)
     if "correct" in policy.spec.capabilities:
         action = torch.rand(2, policy.spec.action_dim, generator=torch.Generator().manual_seed(2)) * 2 - 1
         graphs["correct"] = Graph(Correct(policy), {**newest(obs), "action": action}, ("corrected",))
+    with torch.no_grad():
+        for graph in graphs.values():
+            graph.module(graph.inputs)  # policies keep the numbers of their steps: they are to be numbers, not traced
     return graphs
 
 
