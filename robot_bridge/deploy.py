@@ -133,7 +133,7 @@ def deploy(
     """Run episodes of a policy on a robot.
 
     Args:
-        policy: a policy, run by a synchronous executor, or an executor for one world.
+        policy: a policy, run by a synchronous executor, or an executor for one world; where its `act` gives None the robot holds.
         interface: the task the policy was made for.
         robot: any robot; it is connected here and left connected.
         episodes: how many, where `seeds` is not given: seeds 0, 1, ….
@@ -287,13 +287,20 @@ class _Runner:
                 self.record.frame(frame)
 
     def _act(self, observation: Mapping[str, np.ndarray]) -> np.ndarray | None:
-        """The next action (A,) in physical units; None when the policy gave none that may be used: the gate is latched."""
+        """The next action (A,) in physical units.
+
+        None when there is none: of an executor that still computes, and the robot holds as the last target expires; or of a
+        policy that gave none that may be used, and the gate is latched.
+        """
         gate, spec = self.loop.gate, self.interface.action_spec
         try:
-            action = np.asarray(self.executor.act(self._tensors(observation)).detach().cpu(), dtype=np.float64)
+            given = cast("Tensor | None", self.executor.act(self._tensors(observation)))
         except SafetyStop as e:
             gate.stop("non_finite", self.clock.now_ns(), str(e))
             return None
+        if given is None:
+            return None
+        action = np.asarray(given.detach().cpu(), dtype=np.float64)
         if action.shape != (1, spec.dim):
             gate.stop("shape", self.clock.now_ns(), f"the policy gave actions of shape {action.shape}, expected (1, {spec.dim})")
             return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -17,7 +17,16 @@ if TYPE_CHECKING:
     from sinew.rundir import RunDir
 
 Outcomes = dict[int, bool]
-USUAL = {"noise": "sample", "executor": "sync", "act_steps": None}
+USUAL = {
+    "noise": "sample",
+    "executor": "sync",
+    "act_steps": None,
+    "delay": 0,
+    "best_of": 1,
+    "scorer": None,
+    "with": [],
+    "instruction": None,
+}
 """How an evaluation is made where nothing else is asked for."""
 
 
@@ -26,15 +35,21 @@ class Args:
     """Two runs on the same seeds: is the second better than the first, and how sure is that."""
 
     a: Annotated[Path, tyro.conf.Positional]
-    """Folder of the run that is compared with, for example the older one."""
+    """Folder of the run that is compared with, for example the older one; or one evaluation in it, RUN/eval/NAME.json."""
     b: Annotated[Path, tyro.conf.Positional]
-    """Folder of the run that is asked about."""
+    """Folder of the run that is asked about, or one evaluation in it."""
     task: str | None = None
     """Task, where both were evaluated on several."""
     noise: str = "sample"
     """Compare evaluations with this noise: sample, zero or fixed:K."""
-    executor: Literal["sync", "ensemble"] = "sync"
+    executor: Literal["sync", "ensemble", "async", "rtc"] = "sync"
     """Compare evaluations with this executor."""
+    delay: int = 0
+    """Compare evaluations with this delay in ticks."""
+    best_of: int = 1
+    """Compare evaluations with this many candidates."""
+    scorer: Literal["count", "energy", "q"] = "count"
+    """Compare evaluations that ranked candidates by this, where there are several."""
     act_steps: int | None = None
     """Compare evaluations with this many actions executed of each chunk; all if left out."""
     sequential: bool = False
@@ -60,7 +75,10 @@ def run(args: Args) -> dict[str, Any]:
     if not 0 < args.alpha < 1:
         raise InputError(f"--alpha {args.alpha}: give a probability between 0 and 1, for example 0.05")
     how = {"noise": args.noise, "executor": args.executor, "act_steps": args.act_steps}
-    evaluations = [evaluations_of(RunDir.open(path), how) for path in (args.a, args.b)]
+    wanted = {**USUAL, **how, "delay": args.delay, "best_of": args.best_of, "scorer": args.scorer if args.best_of > 1 else None}
+    evaluations = [
+        outcomes_of([path], path) if path.suffix == ".json" else evaluations_of(RunDir.open(path), wanted) for path in (args.a, args.b)
+    ]
     task = common_task(args, *evaluations)
     a, b = (e[task] for e in evaluations)
     seeds = sorted(a.keys() & b.keys())
@@ -79,21 +97,30 @@ def run(args: Args) -> dict[str, Any]:
 
 def evaluations_of(run: RunDir, how: Mapping[str, Any]) -> dict[str, Outcomes]:
     """{task: {seed: success}} of every evaluation made that way in a run's eval folder."""
+    return outcomes_of(sorted((run / "eval").glob("*.json")), run.path, how)
+
+
+def outcomes_of(paths: Sequence[Path], whose: Path, how: Mapping[str, Any] | None = None) -> dict[str, Outcomes]:
+    """{task: {seed: success}} of these evaluations, as far as they were made that way.
+
+    Raises:
+        DataError: one is damaged, or two contradict each other.
+    """
     from sinew.rundir import read_json
 
     found: dict[str, Outcomes] = {}
-    for path in sorted((run / "eval").glob("*.json")):
+    for path in paths:
         entry = read_json(path)
         if not isinstance(entry, Mapping) or not {"task", "seeds", "successes"} <= entry.keys():
             continue
-        if any(entry.get(name, USUAL[name]) != value for name, value in how.items()):
+        if any(entry.get(name, USUAL[name]) != value for name, value in (how or {}).items()):
             continue
         if len(entry["seeds"]) != len(entry["successes"]):
             raise DataError(f"{path}: {len(entry['seeds'])} seeds and {len(entry['successes'])} outcomes; evaluate again")
         outcomes = found.setdefault(entry["task"], {})
         for seed, success in zip(entry["seeds"], entry["successes"], strict=True):
             if outcomes.setdefault(int(seed), bool(success)) != bool(success):
-                raise DataError(f"{path} contradicts another evaluation of {run.path} on seed {seed}; remove the one that is not meant")
+                raise DataError(f"{path} contradicts another evaluation of {whose} on seed {seed}; remove the one that is not meant")
     return found
 
 

@@ -22,6 +22,7 @@ from sinew.progress import SILENT, Progress
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from policies import ChunkExecutor, PolicyModule
     from robot_bridge.scene import Scene
     from sim import TaskInterface
     from sinew.protocols import Robot
@@ -53,6 +54,12 @@ class Args:
     """Whether scenes are set up and judged over /sinew/scene; with --no-scene episodes end by time and success is unknown."""
     instruction: str | None = None
     """What a language policy is told to do; the task's own text if left out."""
+    executor: Literal["sync", "async", "rtc"] = "sync"
+    """sync waits for every chunk; async and rtc compute the next one meanwhile, rtc as a continuation."""
+    delay: int | None = None
+    """Ticks that a chunk may take, for async and rtc; measured if left out."""
+    act_steps: int | None = None
+    """Actions executed of each chunk; the most that there can be if left out."""
     seed: int = 0
     """Moves the scenes as in `sinew eval`."""
     json: bool = False
@@ -75,6 +82,7 @@ def deploy(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
         SpecError: policy and task do not fit.
     """
     import policies
+    from policies.live import LiveExecutor
     from robot_bridge.deploy import DeployConfig
     from robot_bridge.deploy import deploy as play
     from sinew.cli.eval import check_instruction, instruction_tag, interface_of, task_of, test_seeds
@@ -92,12 +100,15 @@ def deploy(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
             f"--timeout {args.timeout:g} above 0 s"
         )
     config = DeployConfig(controller_rate_hz=args.controller_rate, connect_timeout_s=args.timeout)
+    seeds = test_seeds(args.episodes, args.seed)
+    executor = _executor(args, policy, interface.task_text)
     robot, scene = _robot(args, task, interface)
     try:
-        seeds = test_seeds(args.episodes, args.seed)
-        report = play(policy, interface, robot, seeds=seeds, scene=scene, config=config, progress=progress, instruction=args.instruction)
+        report = play(executor, interface, robot, seeds=seeds, scene=scene, config=config, progress=progress)
     finally:
         robot.close()
+        if isinstance(executor, LiveExecutor):
+            executor.close()
     judged = [e for e in report.episodes if e.success is not None]
     success = None
     if judged:
@@ -108,12 +119,42 @@ def deploy(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
         "task": task,
         "robot": args.robot,
         "instruction": args.instruction,
+        "executor": _described(executor),
         "success": success,
         "stopped": report.stopped,
         "report": report.summary(),
     }
-    write_json(run / f"deploy/{task}-{args.robot}{instruction_tag(args.instruction)}.json", result)
+    way = f"-{args.executor}" if args.executor != "sync" else ""
+    write_json(run / f"deploy/{task}-{args.robot}{way}{instruction_tag(args.instruction)}.json", result)
     return result
+
+
+def _executor(args: Args, policy: PolicyModule, task_text: str) -> ChunkExecutor:
+    """The executor that was asked for.
+
+    Raises:
+        InputError: a delay without use, or one that the policy's chunks are too short for.
+    """
+    from policies import ChunkExecutor
+    from policies.live import LiveExecutor
+
+    instruction = task_text if args.instruction is None else args.instruction
+    if args.executor != "sync":
+        return LiveExecutor(policy, mode=args.executor, delay=args.delay, act_steps=args.act_steps, instruction=instruction)
+    if args.delay is not None:
+        raise InputError(f"--delay {args.delay}: executor sync waits for its chunks and knows no delay; use --executor async or rtc")
+    return ChunkExecutor(policy, 1, act_steps=args.act_steps, instruction=instruction)
+
+
+def _described(executor: ChunkExecutor) -> dict[str, Any]:
+    """What the executor was and, where it computes meanwhile, how that went."""
+    from policies.live import LiveExecutor
+
+    told: dict[str, Any] = {"mode": executor.mode, "act_steps": executor.act_steps}
+    if isinstance(executor, LiveExecutor):
+        latency_ms = None if executor.latency_s is None else round(executor.latency_s * 1e3, 2)
+        told |= {"delay": executor.delay, "latency_p95_ms": latency_ms, "held_ticks": executor.held_ticks}
+    return told
 
 
 def _robot(args: Args, task: str, interface: TaskInterface) -> tuple[Robot, Scene | None]:
@@ -160,6 +201,10 @@ def show(result: dict[str, Any], console: Console) -> None:
         console.print(
             f"{result['run']} on {result['task']} over {result['robot']}: {success['k']}/{success['n']}, 95 % in [{low:.1%}, {high:.1%}]"
         )
+    executor = result["executor"]
+    if executor["mode"] != "sync":
+        latency = "" if executor["latency_p95_ms"] is None else f" (a chunk takes {executor['latency_p95_ms']:g} ms at p95)"
+        console.print(f"executor {executor['mode']}, delay {executor['delay']} ticks{latency}, held for {executor['held_ticks']} ticks")
     console.print(f"policy {report['policy']['rate_hz']:.2f} Hz, controller {report['controller']['rate_hz']:.2f} Hz")
     if result["stopped"]:
         console.print(f"[bold]stopped for safety:[/bold] {result['stopped']}")

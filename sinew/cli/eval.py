@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from policies import PolicyModule
     from sim import GymnasiumTask, TaskInterface
+    from sinew.cli.assembly import Source
 
 WORLDS = 50
 """Worlds stepped side by side; results do not depend on it."""
@@ -29,14 +30,26 @@ WORLDS = 50
 class Args:
     """Success rate of a run on fixed seeds, with its Wilson interval."""
 
-    run: Annotated[Path, tyro.conf.Positional]
-    """Folder of a run."""
+    run: Annotated[str | Path, tyro.conf.Positional]
+    """Folder of a run, hf:<folder or hub id> for a policy of LeRobot, or ws://host:port for one behind sinew serve."""
+    others: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
+    """Further policies that it is composed with, with --weight."""
     task: str | None = None
     """Task; the one the run was trained on if left out."""
     episodes: int = 100
     """Episodes, one seed each."""
-    executor: Literal["sync", "ensemble"] = "sync"
+    weight: str | None = None
+    """Weight of the first of several policies, the others share the rest; one for each as 0.5,0.2,0.3; or search."""
+    search_episodes: int = 50
+    """Episodes for each weight of a search, on the gate's scenes, which are never the test's."""
+    best_of: int = 1
+    """Candidates for each chunk, of which the best is executed."""
+    scorer: Literal["count", "energy", "q"] = "count"
+    """What is best: what demonstrations know (count, learned on first use), least energy, or most value to the run's critics (q)."""
+    executor: Literal["sync", "ensemble", "async", "rtc"] = "sync"
     """How chunks become actions."""
+    delay: int = 0
+    """Ticks from an observation to its chunk, for async and rtc."""
     act_steps: int | None = None
     """Actions executed of each chunk; all if left out."""
     noise: str = "sample"
@@ -45,6 +58,14 @@ class Args:
     """What a language policy is told to do; the task's own text if left out."""
     videos: int = 0
     """Episodes to film into the run's videos/."""
+    data: Path | None = None
+    """Dataset for --scorer count; the run's own if left out."""
+    action: str = "ee_delta"
+    """What the actions of a policy of LeRobot command."""
+    token_file: Path | None = None
+    """File with the secret of a policy server."""
+    out: Path | None = None
+    """Folder for eval/ and videos/; the run if left out, and none for a policy that is no run."""
     seed: int = 0
     """Chooses the test scenes; they are never those of collection, of training or of the gate."""
     json: bool = False
@@ -72,44 +93,147 @@ def test_seeds(episodes: int, seed: int = 0) -> list[int]:
 
 
 def evaluate(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
-    """Evaluate the run that `args` name and write eval/<task>….json and videos.
+    """Evaluate what `args` put together and write eval/<task>….json and videos.
 
     Raises:
-        InputError: no such run or task, or a number that cannot be.
-        SpecError: policy and task do not fit.
+        InputError: no such run or task, a number that cannot be, or options that do not go together.
+        SpecError: policies do not fit each other or the task, or lack what an option needs.
     """
     import policies
     import sim
-    from sinew.rundir import RunDir, write_json
+    from sinew.cli.assembly import best_of, compose, open_source
+    from sinew.rundir import write_json
 
-    if args.videos < 0:
-        raise InputError(f"--videos {args.videos}: at least 0 is needed")
-    run = RunDir.open(args.run)
-    policy = policies.load(run)
+    check_numbers(args)
+    sources = [open_source(name, args.task, args.action, args.token_file) for name in (args.run, *args.others)]
+    policy = compose(sources, weights := first_weights(args))
     check_instruction(policy, args.instruction)
-    task = args.task or task_of(run)
+    task = args.task or sources[0].task()
     interface = sim.GymnasiumTask(task) if task.startswith("gym:") else interface_of(policy, task)
     if args.videos and isinstance(interface, sim.GymnasiumTask):
         raise InputError(f"--videos {args.videos}: worlds of Gymnasium are not filmed; leave it out for {task}")
-    options = {"mode": args.executor, "act_steps": args.act_steps, "noise": noise_of(policy, args.noise)}
-    if args.instruction is not None:
-        options["instruction"] = args.instruction
+    folder = args.out or (sources[0].run.path if sources[0].run else None)
+    if args.videos and folder is None:
+        raise InputError(f"--videos {args.videos}: {args.run} is no run to keep them in; give --out FOLDER")
+    options = executor_options(policy, args)
+    policies.ChunkExecutor(policy, 1, **{"instruction": interface.task_text, **options})  # refuses now what it would refuse later
+    search = None
+    if args.weight == "search":
+        search = search_weight(sources, interface, options, args, progress)
+        policy = compose(sources, weights := weights_of_search(search, len(sources)))
+    policy = best_of(policy, args.best_of, args.scorer, sources, weights=weights, folder=folder, data=args.data, progress=progress)
     result = success(policy, interface, test_seeds(args.episodes, args.seed), options, progress)
-    how = {"noise": args.noise, "executor": args.executor, "act_steps": args.act_steps, "instruction": args.instruction}
-    result = {"run": str(args.run), "task": task, **how, **result}
-    write_json(run / f"eval/{file_name(task, args)}.json", result)
-    if args.videos and not isinstance(interface, sim.GymnasiumTask):
+    result = {"run": str(args.run), "task": task, **how(args, weights), **({"search": search} if search else {}), **result}
+    against = [entry for source in sources if (entry := compared(source, task, result))] if changed(args) else []
+    result |= {"against": against} if against else {}
+    if folder is not None:
+        write_json(folder / f"eval/{file_name(task, args)}.json", result)
+    if args.videos and not isinstance(interface, sim.GymnasiumTask) and folder is not None:
         from sinew.cli.video import film
 
-        result["videos"] = film(policy, interface, test_seeds(args.videos, args.seed), run / "videos", options, progress)
+        result["videos"] = film(policy, interface, test_seeds(args.videos, args.seed), folder / "videos", options, progress)
     return result
+
+
+def check_numbers(args: Args) -> None:
+    """Refuse options that cannot be, or do not go together.
+
+    Raises:
+        InputError: names them.
+    """
+    if args.videos < 0:
+        raise InputError(f"--videos {args.videos}: at least 0 is needed")
+    if args.search_episodes < 1:
+        raise InputError(f"--search-episodes {args.search_episodes}: at least 1 is needed")
+    if args.executor == "rtc" and args.best_of > 1:
+        raise InputError(f"--executor rtc guides every sample, which --best-of {args.best_of} cannot take: use async")
+    if args.others and args.weight is None:
+        raise InputError(f"{1 + len(args.others)} policies are composed: give --weight 0.5 or --weight search; sinew compare compares")
+    if args.weight is not None and not args.others:
+        raise InputError(f"--weight {args.weight} is for several policies: name a second one after {args.run}")
+
+
+def first_weights(args: Args) -> tuple[float, ...]:
+    """The weights that `args` name; equal ones where they are to be searched for."""
+    from sinew.cli.assembly import weights_of
+
+    count = 1 + len(args.others)
+    return (1 / count,) * count if args.weight in (None, "search") else weights_of(args.weight, count)
+
+
+def weights_of_search(search: dict[str, Any], count: int) -> tuple[float, ...]:
+    """The weights that a search chose."""
+    from sinew.cli.assembly import weights_of
+
+    return weights_of(str(search["weight"]), count)
+
+
+def search_weight(
+    sources: Sequence[Source], interface: TaskInterface | GymnasiumTask, options: dict[str, Any], args: Args, progress: Progress
+) -> dict[str, Any]:
+    """Success of every weight of the grid on the gate's scenes: {"weight": the best, "n", "k": {weight: successes}}."""
+    from sinew.cli.assembly import GRID, best_weight, compose, weights_of
+
+    first = first_scene("gate", args.seed)
+    seeds = range(first, first + args.search_episodes)
+    rates = []
+    for weight in GRID:
+        policy = compose(sources, weights_of(str(weight), len(sources)))
+        rates.append((weight, success(policy, interface, seeds, options, progress)["k"]))
+        progress.note(f"weight {weight:g}: {rates[-1][1]}/{len(seeds)} on the gate's scenes")
+    return {"weight": best_weight(rates), "n": len(seeds), "k": {f"{weight:g}": k for weight, k in rates}}
+
+
+def executor_options(policy: PolicyModule, args: Args) -> dict[str, Any]:
+    """Arguments of `ChunkExecutor`."""
+    options = {"mode": args.executor, "act_steps": args.act_steps, "noise": noise_of(policy, args.noise), "delay": args.delay}
+    return options if args.instruction is None else {**options, "instruction": args.instruction}
+
+
+def how(args: Args, weights: Sequence[float]) -> dict[str, Any]:
+    """What an evaluation was made with, for its file."""
+    return {
+        "noise": args.noise,
+        "executor": args.executor,
+        "delay": args.delay,
+        "act_steps": args.act_steps,
+        "instruction": args.instruction,
+        "best_of": args.best_of,
+        "scorer": args.scorer if args.best_of > 1 else None,
+        "with": list(args.others),
+        "weights": [round(w, 6) for w in weights] if args.others else None,
+    }
+
+
+def changed(args: Args) -> bool:
+    """Whether anything but the plain run is evaluated."""
+    return bool(args.others) or args.best_of > 1 or args.executor != "sync" or args.act_steps is not None or args.noise != "sample"
+
+
+def compared(source: Source, task: str, result: dict[str, Any]) -> dict[str, Any] | None:
+    """This result against the plain evaluation of a run, by the seeds that both have; None where there is none."""
+    from sinew.cli.compare import USUAL, evaluations_of
+    from sinew.stats import paired
+
+    plain = {} if source.run is None else evaluations_of(source.run, USUAL).get(task, {})
+    pairs = [(plain[seed], won) for seed, won in zip(result["seeds"], result["successes"], strict=True) if seed in plain]
+    if not pairs:
+        return None
+    before, after = zip(*pairs, strict=True)
+    return {"run": source.name, "k": sum(before), **paired(before, after)}
 
 
 def file_name(task: str, args: Args) -> str:
     """Name of an evaluation: the task, and whatever was not left as it is; evaluations made in different ways never meet."""
     parts = [task.replace("/", "_").replace(":", "_")]
+    if args.others:
+        names = "+".join(re.sub(r"[^\w.-]+", "_", Path(str(name)).name) for name in args.others)
+        digest = hashlib.sha256("\n".join(map(str, args.others)).encode()).hexdigest()[:6]
+        parts += [f"with-{names}-{digest}-w{str(args.weight).replace(',', '_')}"]
+    parts += [f"best{args.best_of}-{args.scorer}"] if args.best_of > 1 else []
     parts += [args.noise.replace(":", "-")] if args.noise != "sample" else []
     parts += [args.executor] if args.executor != "sync" else []
+    parts += [f"delay{args.delay}"] if args.delay else []
     parts += [f"act{args.act_steps}"] if args.act_steps is not None else []
     parts += [f"seed{args.seed}"] if args.seed else []
     return "-".join(parts) + instruction_tag(args.instruction)
@@ -228,8 +352,19 @@ def noise_of(policy: PolicyModule, text: str) -> Any:
 
 
 def show(result: dict[str, Any], console: Console) -> None:
-    """Print one line."""
+    """Print the rate, what a search found, and how it compares with the plain runs."""
     low, high = result["wilson95"]
-    console.print(
-        f"{result['run']} on {result['task']}: {result['k']}/{result['n']} = {result['k'] / result['n']:.0%}, 95 % [{low:.1%}, {high:.1%}]"
-    )
+    if "search" in result:
+        search = result["search"]
+        tried = ", ".join(f"{weight}: {k}" for weight, k in search["k"].items())
+        console.print(f"weight of {result['run']}, successes on {search['n']} scenes of the gate: {tried}", highlight=False)
+        console.print(f"chosen: {search['weight']:g}", highlight=False)
+    name = " + ".join([result["run"], *result.get("with", ())])
+    rate = f"{result['k']}/{result['n']} = {result['k'] / result['n']:.0%}"
+    console.print(f"{name} on {result['task']}: {rate}, 95 % [{low:.1%}, {high:.1%}]")
+    for entry in result.get("against", ()):
+        console.print(
+            f"  {entry['run']} as it is: {entry['k']}/{entry['n']}; {entry['wins']} seeds won, {entry['losses']} lost, "
+            f"exact McNemar p = {entry['p']:.2g}: {entry['verdict']}",
+            highlight=False,
+        )
