@@ -23,18 +23,20 @@ class ExpertLayer(nn.Module):
 
     Args:
         width: of the suffix tokens.
-        layout: of the backbone; heads, key-value heads and their size are its own.
+        layout: of the backbone; the key-value heads and their size are its own.
+        group: query heads to a key-value head.
         mlp_ratio: hidden units of the MLP over the width.
 
     Source: adaptive norm of Peebles and Xie 2022, arXiv:2212.09748, as in pi0.5, arXiv:2504.16054.
     """
 
-    def __init__(self, width: int, layout: Layout, mlp_ratio: float) -> None:
+    def __init__(self, width: int, layout: Layout, group: int, mlp_ratio: float) -> None:
         super().__init__()
-        self.heads, self.kv_heads, self.head_dim = layout.heads, layout.kv_heads, layout.head_dim
-        self.query = nn.Linear(width, self.heads * self.head_dim, bias=False)
+        self.kv_heads, self.head_dim = layout.kv_heads, layout.head_dim
+        inner = group * self.kv_heads * self.head_dim
+        self.query = nn.Linear(width, inner, bias=False)
         self.key_value = nn.Linear(width, 2 * self.kv_heads * self.head_dim, bias=False)
-        self.out = nn.Linear(self.heads * self.head_dim, width, bias=False)
+        self.out = nn.Linear(inner, width, bias=False)
         self.mlp = nn.Sequential(nn.Linear(width, round(mlp_ratio * width)), nn.GELU(), nn.Linear(round(mlp_ratio * width), width))
 
     def forward(self, h: Tensor, modulation: Tensor, keys: Tensor, values: Tensor, hidden: Tensor | None) -> Tensor:
@@ -79,7 +81,7 @@ class ActionExpert(nn.Module):
         horizon: H.
         action_dim: A.
         state_dim: length of the proprioception vector; 0 for none.
-        layout: of the backbone; the expert has as many layers.
+        layout: of the backbone; the expert has as many layers, and query heads in proportion to its width.
         width: of its tokens.
         mlp_ratio: hidden units of the MLPs over the width.
         time_frequencies: Fourier frequencies of the time.
@@ -95,7 +97,8 @@ class ActionExpert(nn.Module):
         self.positions = nn.Parameter(torch.randn(horizon + 1, width) * width**-0.5)
         self.time_in = nn.Sequential(FourierTime(time_frequencies), nn.Linear(2 * time_frequencies, width), nn.SiLU())
         self.modulate = nn.Linear(width, (MODULATIONS * layout.layers + 2) * width)
-        self.layers = nn.ModuleList(ExpertLayer(width, layout, mlp_ratio) for _ in range(layout.layers))
+        group = max(1, round(width / layout.width * layout.heads / layout.kv_heads))
+        self.layers = nn.ModuleList(ExpertLayer(width, layout, group, mlp_ratio) for _ in range(layout.layers))
         self.action_out = nn.Linear(width, action_dim)
         nn.init.zeros_(self.modulate.weight)
         nn.init.zeros_(self.modulate.bias)

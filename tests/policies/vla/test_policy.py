@@ -59,6 +59,11 @@ def joint_velocity(policy: Any, obs: Any, y: torch.Tensor, t: torch.Tensor) -> t
         left, right = x.chunk(2, dim=-1)
         return x * cos.unsqueeze(1) + torch.cat([-right, left], dim=-1) * sin.unsqueeze(1)
 
+    def attend(query, keys, values, allowed):  # queries of the prefix or of the suffix over the keys of both
+        group = query.shape[1] // keys.shape[1]
+        keys, values = keys.repeat_interleave(group, 1), values.repeat_interleave(group, 1)
+        return functional.scaled_dot_product_attention(query, keys, values, allowed.unsqueeze(1)).transpose(1, 2).flatten(2)
+
     h = prefix.embeddings
     for k, (ours, theirs) in enumerate(zip(net.layers, text.layers, strict=True)):
         attention = theirs.self_attn
@@ -67,15 +72,13 @@ def joint_velocity(policy: Any, obs: Any, y: torch.Tensor, t: torch.Tensor) -> t
         acting = functional.rms_norm(suffix, suffix.shape[-1:]) * (1 + scale) + shift
         own_keys, own_values = ours.key_value(acting).chunk(2, dim=-1)
 
-        query = torch.cat([turned(split(attention.q_proj(normed))), split(ours.query(acting))], dim=2)
         keys = torch.cat([turned(split(attention.k_proj(normed))), split(own_keys)], dim=2)
         values = torch.cat([split(attention.v_proj(normed)), split(own_values)], dim=2)
-        group = query.shape[1] // keys.shape[1]
-        keys, values = keys.repeat_interleave(group, 1), values.repeat_interleave(group, 1)
-        seen = functional.scaled_dot_product_attention(query, keys, values, allowed.unsqueeze(1)).transpose(1, 2).flatten(2)
-        h = h + attention.o_proj(seen[:, :size])
+        reading = attend(turned(split(attention.q_proj(normed))), keys, values, allowed[:, :size])
+        doing = attend(split(ours.query(acting)), keys, values, allowed[:, size:])
+        h = h + attention.o_proj(reading)
         h = h + theirs.mlp(theirs.post_attention_layernorm(h))
-        suffix = suffix + (1 + gate) * ours.out(seen[:, size:])
+        suffix = suffix + (1 + gate) * ours.out(doing)
         acting = functional.rms_norm(suffix, suffix.shape[-1:]) * (1 + scale_mlp) + shift_mlp
         suffix = suffix + (1 + gate_mlp) * ours.mlp(acting)
     scale, shift = modulation[:, :, -2:].unbind(2)
