@@ -18,7 +18,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -71,6 +70,19 @@ class Form(NamedTuple):
     """The time that the network is told."""
 
 
+class _Plan(NamedTuple):
+    """The jumps of a sample in numbers."""
+
+    first: float
+    """The network first sees the noise times this."""
+    jumps: tuple[tuple[float, float], ...]
+    """Of each jump (keep, pull): y' = keep y + pull F."""
+    level: Tensor
+    """(steps,) times that the network is told."""
+    end: Tensor
+    """(steps,) levels where the jumps end."""
+
+
 class Jump(nn.Module):
     """Where to jump to, as a term of the network's time embedding; zero until it is trained.
 
@@ -110,6 +122,7 @@ class ConsistencyPolicy(PolicyModule):
         self.base = base
         embedded = base.net.embed_time(torch.zeros(1, device=base.device))
         self.jump = Jump(embedded.shape[-1]).to(embedded)
+        self._plans: dict[Any, _Plan] = {}
 
     @classmethod
     def build(cls, spec: PolicySpec, stats: Mapping[str, Mapping[str, np.ndarray]], config: Any) -> Self:
@@ -153,18 +166,32 @@ class ConsistencyPolicy(PolicyModule):
         if guidance:
             raise SpecError("a consistency policy takes no guidance: it jumps to the end, where nothing is left to guide; use its teacher")
         noise = noise_for(self.spec, ctx, n, noise, generator, ctx.embedding.device)
-        sigmas = self.sigmas(steps).to(noise)
-        wide = ctx.expand(n)
-        x = sigmas[0] * noise.reshape(-1, wide.candidates, *self.spec.noise_shape)
-        hidden = x
-        for start, end in pairwise(sigmas):
-            mean, hidden = self.mean(x, start, end, ctx)
-            x = mean + (x - mean) * (end / start)
+        plan = self._plan(self.config.steps if steps is None else steps, noise)
+        told = self.base.net.embed_time(plan.level) + self.jump(plan.end)
+        y = plan.first * noise.reshape(-1, ctx.expand(n).candidates, *self.spec.noise_shape)
+        hidden = y
+        for k, (keep, pull) in enumerate(plan.jumps):
+            raw, hidden = self.base._predict(y, told[k], ctx)
+            y = keep * y + pull * raw
         return Chunk(
-            actions=x.clamp(-1, 1).reshape(ctx.batch, n, *self.spec.noise_shape),
+            actions=y.clamp(-1, 1).reshape(ctx.batch, n, *self.spec.noise_shape),
             noise=noise,
             features=hidden.reshape(ctx.batch, n, -1) if features else None,
         )
+
+    def _plan(self, steps: int, like: Tensor) -> _Plan:
+        """The jumps of a sample in numbers."""
+        key = (steps, like.dtype, like.device)
+        if key not in self._plans:
+            sigmas = self.sigmas(steps).double()
+            start, end = sigmas[:-1], sigmas[1:]
+            scale, skip, out, level = self.form(start)
+            following = torch.cat([scale[1:], scale.new_ones(1)])  # the last jump ends in x itself
+            ratio = end / start
+            keep, pull = following * ((1 - ratio) * skip + ratio / scale), following * (1 - ratio) * out
+            jumps = tuple(zip(keep.tolist(), pull.tolist(), strict=True))
+            self._plans[key] = _Plan(float(scale[0] * start[0]), jumps, level.to(like), end.to(like))
+        return self._plans[key]
 
     def sigmas(self, steps: int | None = None) -> Tensor:
         """Noise levels (steps + 1,) float32 between the jumps; the last is 0.
