@@ -136,12 +136,14 @@ def _write(graph: Graph, name: str, format: str) -> tuple[bytes, Axes]:
 
 def _trace(graph: Graph, name: str) -> tuple[Any, Axes]:
     """The traced program with its free axes: a policy whose code depends on the length of one has it fixed at 1."""
+    from torch._dynamo.exc import UserError
+
     try:
         module = _differentiated(graph) if graph.differentiates else graph.module
         for axes in ((BATCH, CANDIDATES), (1, CANDIDATES), (1, 1))[2 * graph.fixed :]:
             try:
                 return torch.export.export(module, (_cut(graph, axes),), dynamic_shapes=(_free(graph, axes),)), axes
-            except torch._dynamo.exc.UserError:  # says that a length was used as a number
+            except UserError:  # says that a length was used as a number
                 if axes == (1, 1):
                     raise
     except Exception as e:  # whatever a tracer stumbles over, the user can only choose another policy
@@ -166,7 +168,8 @@ def _differentiated(graph: Graph) -> nn.Module:
     from torch._decomp import core_aten_decompositions
     from torch.fx.experimental.proxy_tensor import make_fx
 
-    trace = make_fx(graph.module, core_aten_decompositions(), tracing_mode="symbolic", _allow_non_fake_inputs=True)
+    written_out: Any = core_aten_decompositions()
+    trace = make_fx(graph.module, written_out, tracing_mode="symbolic", _allow_non_fake_inputs=True)
     return trace(graph.inputs)
 
 

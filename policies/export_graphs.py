@@ -68,9 +68,9 @@ def graphs_of(policy: PolicyModule, steps: int | None) -> dict[str, Graph]:
         encode = Encode(policy)
         with torch.no_grad():
             encoded = encode(obs)
-        names = ("embedding", "free")[: len(encoded)]
+        names: tuple[str, ...] = ("embedding", "free")[: len(encoded)]
         graphs["encode"] = Graph(encode, obs, names)
-        context = dict(zip(names, encoded, strict=True))
+        context: dict[str, torch.Tensor] = dict(zip(names, encoded, strict=True))
         graphs["step"] = _descent_step(core, noise, context) if isinstance(core, EnergyPolicy) else _denoise_step(core, noise, context)
     if not isinstance(core, EnergyPolicy):
         fixed = bool(core.bases()) and not isinstance(core, ConsistencyPolicy)

@@ -63,7 +63,7 @@ class OnnxPolicy:
     def _denoise(self, loop: Mapping[str, Any], context: Mapping[str, np.ndarray], noise: np.ndarray) -> np.ndarray:
         y = np.float32(loop["start"]) * noise
         for step in loop["steps"]:
-            numbers = {name: np.float32(step[name]) for name in ("level", "skip", "out")}
+            numbers = {name: np.asarray(step[name], dtype=np.float32) for name in ("level", "skip", "out")}
             clean = self.run("step", {"y": y, **numbers, **context})["clean"]
             y = np.float32(step["keep"]) * y + np.float32(step["pull"]) * clean
         return y
