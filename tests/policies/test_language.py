@@ -73,7 +73,8 @@ class Instructed:
         return len(self.data)
 
     def column(self, key: str) -> np.ndarray:
-        columns = {"task_index": self.right[:, None], "weight": self.right[:, None].astype(np.float32)}
+        frame = np.arange(len(self.data)) % self.data.length
+        columns = {"task_index": self.right[:, None], "frame_index": frame, "weight": self.right[:, None].astype(np.float32)}
         if key not in columns:
             raise DataError(f"no column {key!r}")
         return columns[key]
@@ -211,7 +212,7 @@ def test_weight_zero_means_not_learned_from(toys, tmp_path):
 
 
 def test_weights_that_cannot_be_are_refused(toys):
-    data, spec = toys.ToyData(2, 5), toys.policy_spec()
+    data, spec = toys.ToyData(2, 5), toys.policy_spec(horizon=5)
     ones = np.ones(10)
     for weights, message in [
         (ones[:9], r"shape \(9,\); one number for each of the 10 frames"),

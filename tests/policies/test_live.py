@@ -131,9 +131,8 @@ def test_errors_of_the_thread_and_actions_that_are_not_finite_reach_the_tick(toy
     live = LiveExecutor(policy, mode="async", delay=1)
     try:
         live.reset(seeds=[0])
-        live.act(observed(float("nan")))
         with pytest.raises(SafetyStop, match=r"non-finite action in world 0"):
-            while live.act(observed(0)) is None:
+            while live.act(observed(float("nan"))) is None:
                 pass
         policy.sample = None
         live.reset(seeds=[0])
