@@ -153,16 +153,20 @@ class BestOfN(Wrapper):
         if guidance:
             raise SpecError("best-of takes no guidance: guide the policy inside it, BestOfN(Guided(policy, ...), ...)")
         noise = noise_for(self.spec, ctx, n, noise, generator, self.device)
+        return self.best(ctx, candidates(noise, self.config.n), steps=steps, features=features)
+
+    def best(self, ctx: Any, noise: Tensor, *, steps: int | None = None, features: bool = False) -> Chunk:
+        """Chunks (B, n, H, A), each the best of N candidates with noise (B, n, N, *noise_shape)."""
         inner = ctx.inner if isinstance(ctx, ValuedContext) else ctx
-        many = candidates(noise, self.config.n).flatten(1, 2)
+        n, many = noise.shape[1], noise.flatten(1, 2)
         counted = self.counts is not None
         chunk = self.base.sample(inner, n=many.shape[1], noise=many, steps=steps, features=features or counted)
         best = self._cost(chunk, ctx).view(ctx.batch, n, -1).argmin(-1)
-        index = best + torch.arange(n, device=best.device) * self.config.n
+        index = best + torch.arange(n, device=best.device) * noise.shape[2]
         rows = torch.arange(ctx.batch, device=best.device).unsqueeze(-1)
         return Chunk(
             actions=chunk.actions[rows, index],
-            noise=noise,
+            noise=noise[:, :, 0],
             features=chunk.features[rows, index] if features and chunk.features is not None else None,
             energy=None if chunk.energy is None else chunk.energy[rows, index],
         )

@@ -3,22 +3,16 @@
 A denoising policy becomes `encode` (an observation to its embedding), `step` (one clean estimate D of noisy chunks) and
 `sample` (both with all steps unrolled); export.json tells what goes in and out and the numbers of the loop between them.
 An energy policy becomes `encode` and `step`, whose output is the gradient; its number of steps is each sample's own, so
-there is no `sample`. Any other policy becomes `sample`, a correction `correct`. Before anything is called done, every
-graph is run from the file and held against the policy.
-
-A .pt2 is a zip of JSON and raw tensors, but torch adds the inputs that it traced with as a pickle. They are left out here,
-and `open_program` refuses files that hold any.
+there is no `sample`. A best-of policy becomes `sample` with the noise of all its candidates as an input, any other policy
+`sample`, a correction `correct`. Every graph is run from its file and held against the policy before the folder is there.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
-import json
-import logging
-import warnings
-import zipfile
+import secrets
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -32,16 +26,17 @@ from torch import Tensor, nn
 from policies.base import PolicyModule
 from policies.catalog import type_name
 from policies.export_graphs import Graph, example, graphs_of, loop_of, newest
-from policies.onnx_runner import FORMAT_VERSION, JSON_NAME, OnnxPolicy, read_manifest
+from policies.onnx_runner import FORMAT_VERSION, JSON_NAME, OnnxPolicy
+from policies.torch_runner import TorchPolicy, quiet, to_zip
 from sinew.config import to_json
-from sinew.errors import DataError, InputError, MissingDependency, unknown
-from sinew.rundir import atomic_write
+from sinew.errors import InputError, MissingDependency, unknown
+from sinew.rundir import atomic_write, write_json
 
-__all__ = ["FORMATS", "TOLERANCE", "Exported", "OnnxPolicy", "TorchPolicy", "export", "open_program"]
+__all__ = ["FORMATS", "TOLERANCE", "Exported", "OnnxPolicy", "TorchPolicy", "export"]
 
 FORMATS = ("onnx", "torch")
 TOLERANCE = 1e-4
-"""Largest difference between a graph and the policy, in outputs of order one."""
+"""Largest difference between a graph and the policy; relative to the largest output where that is above one."""
 LIMIT_BYTES = 2_000_000_000
 """Largest ONNX file: a protobuf holds 2 GB."""
 LONGEST = 65536
@@ -68,18 +63,46 @@ def export(policy: PolicyModule, folder: Path | str, *, format: str = "onnx", st
 
     Args:
         policy: in evaluation mode, on the CPU.
-        folder: made if it is missing; files of an earlier export are replaced.
+        folder: must be missing or empty; it appears when all is written and checked, and not at all if anything fails.
         format: "onnx" or "torch".
         steps: steps of a sample; None for the policy's own.
 
     Raises:
-        InputError: unknown format, a policy that cannot be a graph, or a graph that differs from it: says which and why.
+        InputError: unknown format, a folder that holds something, a policy that cannot be a graph, or a graph that differs
+            from it: says which and why.
         MissingDependency: onnx, onnxscript or onnxruntime is not installed: pip install 'sinew[export]'.
     """
     if format not in FORMATS:
         raise unknown("export format", format, FORMATS)
-    graphs, folder = graphs_of(policy.eval(), steps), Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    if format == "onnx":
+        _need_onnx()
+    folder = Path(folder)
+    with _appearing(folder) as unfinished:
+        files, parity = _write_all(policy, graphs_of(policy.eval(), steps), unfinished, format, steps)
+    return Exported(folder, files, parity)
+
+
+@contextlib.contextmanager
+def _appearing(folder: Path) -> Iterator[Path]:
+    """A folder that becomes `folder` at the end, and is removed where something fails."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder} exists and is not an empty folder: give another one, or remove it")
+    final = folder.resolve()
+    unfinished = final.with_name(f".{final.name}.{secrets.token_hex(4)}")
+    try:
+        unfinished.mkdir(parents=True)
+        yield unfinished
+        unfinished.replace(final)
+    except OSError as e:
+        raise InputError(f"cannot write {folder}: {e.strerror or e}") from None
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _write_all(
+    policy: PolicyModule, graphs: Mapping[str, Graph], folder: Path, format: str, steps: int | None
+) -> tuple[dict[str, int], dict[str, float]]:
+    """Write graphs and manifest; gives bytes by file name, and largest differences by graph."""
     described, lengths = {}, []
     for name, graph in graphs.items():
         data, axes = _write(graph, name, format)
@@ -97,14 +120,11 @@ def export(policy: PolicyModule, folder: Path | str, *, format: str = "onnx", st
         "loop": loop_of(policy, steps),
         "torch": torch.__version__,
     }
-    atomic_write(folder / JSON_NAME, json.dumps(manifest, indent=2, allow_nan=False) + "\n")
+    write_json(folder / JSON_NAME, manifest)
     parity = _parity(policy, graphs, lengths, OnnxPolicy(folder) if format == "onnx" else TorchPolicy(folder), steps)
-    atomic_write(folder / JSON_NAME, json.dumps({**manifest, "parity": parity}, indent=2, allow_nan=False) + "\n")
-    return Exported(folder, {file.name: file.stat().st_size for file in _files(folder, described)}, parity)
-
-
-def _files(folder: Path, described: Mapping[str, Any]) -> list[Path]:
-    return [*(folder / graph["file"] for graph in described.values()), folder / JSON_NAME]
+    write_json(folder / JSON_NAME, {**manifest, "parity": parity})
+    files = [*(graph["file"] for graph in described.values()), JSON_NAME]
+    return {file: (folder / file).stat().st_size for file in files}, parity
 
 
 def _signature(graph: Graph, axes: Axes) -> dict[str, Any]:
@@ -127,11 +147,9 @@ def _signature(graph: Graph, axes: Axes) -> dict[str, Any]:
 
 def _write(graph: Graph, name: str, format: str) -> tuple[bytes, Axes]:
     """The file of one graph, and which of its axes are free."""
-    if format == "onnx":
-        _need_onnx()
-    with _quiet(), torch.no_grad():
+    with quiet(), torch.no_grad():
         program, axes = _trace(graph, name)
-        return (_to_onnx(program, graph, name) if format == "onnx" else _to_zip(program)), axes
+        return (_to_onnx(program, graph, name) if format == "onnx" else to_zip(program)), axes
 
 
 def _trace(graph: Graph, name: str) -> tuple[Any, Axes]:
@@ -199,60 +217,6 @@ def _reason(e: Exception) -> str:
     return (str(e).strip().splitlines() or [type(e).__name__])[0]
 
 
-def _to_zip(program: Any) -> bytes:
-    program._example_inputs = None  # torch would pickle them
-    buffer = io.BytesIO()
-    torch.export.save(program, buffer)
-    return buffer.getvalue()
-
-
-def open_program(path: Path | str) -> nn.Module:
-    """The module in a .pt2 file; nothing is unpickled.
-
-    Raises:
-        DataError: it is not a .pt2 file, or holds a pickle.
-    """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            for item in archive.infolist():
-                config = archive.read(item) if item.filename.endswith("_config.json") else b""
-                pickled = item.filename.endswith((".pt", ".pkl")) and item.file_size
-                if pickled or b'"use_pickle": true' in config or "/custom_obj_" in item.filename or "/opaque_obj_" in item.filename:
-                    raise DataError(f"{path} holds a pickle ({item.filename}), which can run any code when it is opened: export it again")
-            if not any("/models/" in name for name in archive.namelist()):
-                raise DataError(f"{path} holds no program: export it again")
-    except (OSError, zipfile.BadZipFile) as e:
-        raise DataError(f"{path} is not a .pt2 file: {e}") from None
-    with _quiet():
-        return torch.export.load(str(path)).module()
-
-
-class TorchPolicy(OnnxPolicy):
-    """An export for torch behind the same calls as `OnnxPolicy`."""
-
-    def __init__(self, folder: Path | str) -> None:
-        self.folder = Path(folder)
-        self.manifest = read_manifest(self.folder, "torch")
-        self.spec = self.manifest["spec"]
-        self._sessions = {}
-
-    def _session(self, graph: str) -> Any:
-        if graph not in self._sessions:
-            self._sessions[graph] = _Session(open_program(self.folder / self.manifest["graphs"][graph]["file"]))
-        return self._sessions[graph]
-
-
-class _Session:
-    """A module that is called as onnxruntime's sessions are."""
-
-    def __init__(self, module: nn.Module) -> None:
-        self.module = module
-
-    def run(self, names: list[str], feed: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-        with torch.no_grad():
-            return [value.numpy() for value in self.module({key: torch.from_numpy(value) for key, value in feed.items()})]
-
-
 # ---------------------------------------------------------------- checking
 
 
@@ -265,7 +229,10 @@ def _parity(policy: Any, graphs: Mapping[str, Graph], axes: list[Axes], made: On
     worst: dict[str, float] = {}
 
     def compare(name: str, found: np.ndarray, wanted: Tensor) -> None:
-        worst[name] = max(worst.get(name, 0.0), float(np.abs(found - wanted.numpy()).max()))
+        difference = float(np.abs(found - wanted.numpy()).max()) / max(1.0, float(wanted.abs().max()))
+        if not difference <= TOLERANCE:
+            raise InputError(f"the exported {name!r} differs from the policy by {difference:.2g}, more than {TOLERANCE:g}: nothing is kept")
+        worst[name] = max(worst.get(name, 0.0), difference)
 
     for rows, n in ((1, 1), (1 if 1 in [batch for batch, _ in axes] else 3, 1 if 1 in [candidates for _, candidates in axes] else 4)):
         obs = example(policy, rows, seed=rows + n)
@@ -279,14 +246,12 @@ def _parity(policy: Any, graphs: Mapping[str, Graph], axes: list[Axes], made: On
                 _compare_step(compare, graphs["step"], made, rows, n)
                 compare("chunk", made.chunk(arrays, noise.numpy()), actions)
             if "sample" in graphs:
-                compare("sample", made.run("sample", {**arrays, "noise": noise.numpy()})["actions"], actions)
+                given = {**arrays, "noise": noise.numpy()}
+                compare("sample", made.run("sample", given)["actions"] if "step" in graphs else made.chunk(arrays, noise.numpy()), actions)
             if "correct" in graphs:
                 seen, planned = newest(obs), actions[:, 0, 0]
                 found = made.correct({key: value.numpy() for key, value in seen.items()}, planned.numpy())
                 compare("correct", found, policy.correct(seen, planned))
-    for name, difference in worst.items():
-        if not difference <= TOLERANCE:
-            raise InputError(f"the exported {name!r} differs from the policy by {difference:.2g}, more than {TOLERANCE:g}: do not use it")
     return worst
 
 
@@ -309,19 +274,3 @@ def _need_onnx() -> None:
     for package in ("onnx", "onnxscript", "onnxruntime"):
         if find_spec(package) is None:
             raise MissingDependency(f"export to ONNX needs {package}: pip install 'sinew[export]'")
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Torch's exporters warn about packages and classes that have nothing to do with the policy."""
-    logs = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "torch._export", "onnxscript", "onnx_ir")]
-    before = [log.level for log in logs]
-    for log in logs:
-        log.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for log, level in zip(logs, before, strict=True):
-            log.setLevel(level)

@@ -10,10 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from policies.base import EmbeddingContext, PolicyModule
-from policies.consistency import ConsistencyPolicy
+from policies.best_of import BestOfN, candidates
+from policies.composed import Composed
 from policies.denoising import DenoisingPolicy
 from policies.energy import EnergyPolicy
 from policies.goals import PREFIX, GoalContext
+from policies.guided import Guided
 from policies.residual import Residual
 from sinew.errors import InputError
 
@@ -31,6 +33,10 @@ DESCEND = (
     "steps times: g = step(x, embedding) of the active rows; a row whose root mean square of g is below tolerance stays; "
     "the others: x = x - step_size * g",
     "actions = x limited to [-1, 1]; the last root mean square of a row ranks the candidates of one observation, lower is better",
+)
+BEST = (
+    "noise (batch, chunks, candidates, horizon, action) from N(0, I)",
+    "actions = sample(observation, noise): each chunk is the best of its candidates",
 )
 
 
@@ -73,9 +79,10 @@ def graphs_of(policy: PolicyModule, steps: int | None) -> dict[str, Graph]:
         context: dict[str, torch.Tensor] = dict(zip(names, encoded, strict=True))
         graphs["step"] = _descent_step(core, noise, context) if isinstance(core, EnergyPolicy) else _denoise_step(core, noise, context)
     if not isinstance(core, EnergyPolicy):
-        fixed = bool(core.bases()) and not isinstance(core, ConsistencyPolicy)
-        inputs = {**obs, "noise": noise}
-        graphs["sample"] = Graph(Sample(policy, steps), inputs, ("actions",), wide=("noise", "actions"), fixed=fixed)
+        best = isinstance(core, BestOfN)
+        inputs = {**obs, "noise": candidates(noise, core.config.n) if best else noise}
+        module = BestSample(core, steps) if best else Sample(policy, steps)
+        graphs["sample"] = Graph(module, inputs, ("actions",), wide=("noise", "actions"), fixed=_composes(core))
     if "correct" in policy.spec.capabilities:
         action = torch.rand(2, policy.spec.action_dim, generator=torch.Generator().manual_seed(2)) * 2 - 1
         graphs["correct"] = Graph(Correct(policy), {**newest(obs), "action": action}, ("corrected",))
@@ -83,6 +90,10 @@ def graphs_of(policy: PolicyModule, steps: int | None) -> dict[str, Graph]:
         for graph in graphs.values():
             graph.module(graph.inputs)  # policies keep the numbers of their steps: they are to be numbers, not traced
     return graphs
+
+
+def _composes(policy: PolicyModule) -> bool:
+    return isinstance(policy, Composed | Guided) or any(map(_composes, policy.bases()))
 
 
 def _denoise_step(core: DenoisingPolicy, noise: Tensor, context: dict[str, Tensor]) -> Graph:
@@ -102,6 +113,8 @@ def loop_of(policy: PolicyModule, steps: int | None) -> dict[str, Any] | None:
         count = core.config.steps if steps is None else steps
         numbers = {"steps": count, "step_size": core.config.step_size, "tolerance": core.config.tolerance}
         return {"kind": "descent", "in_words": DESCEND, **numbers}
+    if isinstance(core, BestOfN):
+        return {"kind": "best", "in_words": BEST, "candidates": core.config.n}
     if not isinstance(core, DenoisingPolicy):
         return None
     plan, levels = core._plan(steps)
@@ -168,6 +181,19 @@ class Sample(nn.Module):
         noise = inputs["noise"]
         obs = {key: value for key, value in inputs.items() if key != "noise"}
         return (self.policy.sample(self.policy.encode(obs), n=noise.shape[1], noise=noise, steps=self.steps).actions,)
+
+
+class BestSample(nn.Module):
+    """Everything between an observation and the best of its candidates, whose noise is an input."""
+
+    def __init__(self, policy: BestOfN, steps: int | None) -> None:
+        super().__init__()
+        self.policy, self.steps = policy, steps
+
+    def forward(self, inputs: dict[str, Tensor]) -> tuple[Tensor]:
+        """{key: (B, To, ...)} and "noise" (B, n, N, *noise_shape) → (B, n, H, A)."""
+        obs = {key: value for key, value in inputs.items() if key != "noise"}
+        return (self.policy.best(self.policy.encode(obs), inputs["noise"], steps=self.steps).actions,)
 
 
 class Correct(nn.Module):

@@ -32,9 +32,11 @@ class OnnxPolicy:
         MissingDependency: onnxruntime is not installed: pip install 'sinew[export]'.
     """
 
+    format = "onnx"
+
     def __init__(self, folder: Path | str, threads: int = 1) -> None:
         self.folder = Path(folder)
-        self.manifest = read_manifest(self.folder, "onnx")
+        self.manifest = read_manifest(self.folder, self.format)
         self.spec: Mapping[str, Any] = self.manifest["spec"]
         self._threads = threads
         self._sessions: dict[str, Any] = {}
@@ -46,16 +48,24 @@ class OnnxPolicy:
             obs: {key: (B, To, ...)}, and {"goal.<key>": (B, ...)} for a policy with goals.
             noise: (B, n, *noise_shape) float32, N(0, I).
         """
-        if "step" not in self.manifest["graphs"]:
-            return self.run("sample", {**obs, "noise": noise})["actions"]
-        return self.sample(self.encode(obs), noise)
+        if "step" in self.manifest["graphs"]:
+            return self.sample(self.encode(obs), noise)
+        if self.manifest["loop"] is not None:
+            noise = candidates(noise, self.manifest["loop"]["candidates"])
+        return self.run("sample", {**obs, "noise": noise})["actions"]
 
     def encode(self, obs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """What `sample` needs to know of an observation, for any number of candidates."""
         return self.run("encode", obs)
 
     def sample(self, context: Mapping[str, np.ndarray], noise: np.ndarray) -> np.ndarray:
-        """Chunks (B, n, H, A) in [-1, 1] by the loop of the manifest, which is told there in words too."""
+        """Chunks (B, n, H, A) in [-1, 1] by the loop of the manifest, which is told there in words too.
+
+        Raises:
+            SpecError: the export is one graph from observation to chunk.
+        """
+        if "step" not in self.manifest["graphs"]:
+            raise SpecError(f"{self.folder} holds no graph 'step': use chunk(obs, noise)")
         loop, noise = self.manifest["loop"], noise.astype(np.float32)
         found = self._denoise(loop, context, noise) if loop["kind"] == "denoising" else self._descend(loop, context, noise)
         return found.clip(-1, 1)
@@ -93,7 +103,7 @@ class OnnxPolicy:
         """Outputs of one graph by name.
 
         Raises:
-            SpecError: the export has no such graph, or an input is missing or of another shape.
+            SpecError: the export has no such graph, or an input is missing or of another shape or kind.
         """
         graphs = self.manifest["graphs"]
         if graph not in graphs:
@@ -105,12 +115,29 @@ class OnnxPolicy:
 
     def _session(self, graph: str) -> Any:
         if graph not in self._sessions:
-            runtime = _onnxruntime()
-            options = runtime.SessionOptions()
-            options.intra_op_num_threads = self._threads
-            path = self.folder / self.manifest["graphs"][graph]["file"]
-            self._sessions[graph] = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            self._sessions[graph] = self._open(self.folder / self.manifest["graphs"][graph]["file"])
         return self._sessions[graph]
+
+    def _open(self, path: Path) -> Any:
+        runtime = _onnxruntime()
+        options = runtime.SessionOptions()
+        options.intra_op_num_threads = self._threads
+        return runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def candidates(noise: np.ndarray, n: int) -> np.ndarray:
+    """Noise (B, m, *shape) of best-of chunks → (B, m, n, *shape): itself first, then what the policy draws from it.
+
+    Another program may take any N(0, I) for the others; these make the very chunks of the policy in Sinew.
+    """
+    noise = np.ascontiguousarray(noise, dtype=np.float32)
+    made = np.empty((*noise.shape[:2], n, *noise.shape[2:]), dtype=np.float32)
+    for place in np.ndindex(noise.shape[:2]):
+        seed = int.from_bytes(hashlib.blake2b(noise[place].tobytes(), digest_size=8).digest(), "little")
+        stream = np.random.Generator(np.random.Philox(key=[seed, 0]))  # the key just as policies.randomness.normal gives it
+        made[place][0] = noise[place]
+        made[place][1:] = stream.standard_normal((n - 1, *noise.shape[2:]), dtype=np.float32)
+    return made
 
 
 def read_manifest(folder: Path, format: str) -> dict[str, Any]:
@@ -129,12 +156,15 @@ def read_manifest(folder: Path, format: str) -> dict[str, Any]:
     version = manifest.get("format_version") if isinstance(manifest, dict) else None
     if version != FORMAT_VERSION:
         raise DataError(f"{path} has format version {version!r}, this Sinew reads {FORMAT_VERSION}: export again")
-    if manifest["format"] != format:
-        raise DataError(f"{folder} holds an export for {manifest['format']!r}, not {format!r}: export again with --format {format}")
-    for name, graph in manifest["graphs"].items():
-        file = folder / graph["file"]
-        if not file.exists() or hashlib.sha256(file.read_bytes()).hexdigest() != graph["sha256"]:
-            raise DataError(f"{file}, graph {name!r}, is missing or was changed after the export: export again")
+    try:
+        made_for, graphs = manifest["format"], {name: (graph["file"], graph["sha256"]) for name, graph in manifest["graphs"].items()}
+    except (KeyError, TypeError, AttributeError):
+        raise DataError(f"{path} does not describe an export: export again") from None
+    if made_for != format:
+        raise DataError(f"{folder} holds an export for {made_for!r}, not {format!r}: export again with --format {format}")
+    for name, (file, digest) in graphs.items():
+        if not (folder / file).exists() or hashlib.sha256((folder / file).read_bytes()).hexdigest() != digest:
+            raise DataError(f"{folder / file}, graph {name!r}, is missing or was changed after the export: export again")
     return manifest
 
 
@@ -143,7 +173,10 @@ def _fit(item: Mapping[str, Any], given: Mapping[str, np.ndarray], graph: str) -
     name, shape = item["name"], item["shape"]
     if name not in given:
         raise SpecError(f"graph {graph!r} needs {name!r}; given are {', '.join(given)}")
-    value = np.ascontiguousarray(given[name], dtype=item["dtype"]).reshape(np.shape(given[name]))
+    value = np.asarray(given[name])
+    if not np.can_cast(value.dtype, item["dtype"], casting="same_kind"):
+        raise SpecError(f"graph {graph!r}: {name!r} is {value.dtype}, expected {item['dtype']}")
+    value = np.ascontiguousarray(value, dtype=item["dtype"]).reshape(value.shape)
     if len(shape) != value.ndim or any(isinstance(want, int) and want != have for want, have in zip(shape, value.shape, strict=True)):
         raise SpecError(f"graph {graph!r}: {name!r} has shape {value.shape}, expected ({', '.join(map(str, shape))})")
     if not math.prod(value.shape):

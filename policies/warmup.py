@@ -19,12 +19,14 @@ from torch import Generator, Tensor
 
 from policies.base import PolicyModule, Wrapper, noise_for
 from policies.export_graphs import example
-from sinew.errors import InputError, unknown
+from policies.language import instructions, to_device
+from sinew.errors import unknown
 from sinew.protocols import Chunk, Obs
+from sinew.specs import TASK
 
 DTYPES = {"float32": None, "bf16": torch.bfloat16}
 TOLERANCE = {"float32": 1e-4, "bf16": 0.1}
-"""Largest difference of actions to those of the policy as it was; above it, the policy is used as it was."""
+"""Largest difference of actions to those of the policy as it was; above it, the policy is used as it was, in float32."""
 WARM_UP = 3
 """Runs before a CUDA graph is recorded, as torch asks for."""
 
@@ -90,6 +92,11 @@ class Prepared(Wrapper):
         """The base's correction; there where the base corrects."""
         return self.base.correct  # type: ignore[return-value]
 
+    @property
+    def energy(self) -> Callable[[Tensor, Any], Tensor]:
+        """The base's energy; there where the base has one."""
+        return self.base.energy  # type: ignore[return-value]
+
 
 def prepare(
     policy: PolicyModule,
@@ -101,7 +108,7 @@ def prepare(
     batch: int = 1,
     n: int = 1,
     steps: int | None = None,
-    obs: Mapping[str, Any] | None = None,
+    instruction: str | None = None,
 ) -> Prepared:
     """A policy that is ready to act at full speed; to be called before the control loop.
 
@@ -116,18 +123,16 @@ def prepare(
         batch: observations of a sample.
         n: candidates of an observation.
         steps: steps of a sample; None for the policy's own.
-        obs: {key: (batch, To, ...)} to try it with; made up if None, except for a policy that takes language.
+        instruction: what a language policy shall do; with texts of another length it runs as it was.
 
     Raises:
-        InputError: unknown dtype, or a language policy without `obs`.
+        InputError: unknown dtype, or a language policy without an instruction.
     """
     if dtype not in DTYPES:
         raise unknown("dtype", dtype, DTYPES)
-    if obs is None and "language" in policy.spec.capabilities:
-        raise InputError("a language policy is prepared with an observation of yours: prepare(policy, obs={..., \"task\": [...]})")
+    told = instructions(instruction, batch, policy.spec)
     started, policy = time.perf_counter(), policy.to(device).eval()
-    given = example(policy, batch, seed=0) if obs is None else obs
-    given = {key: value.to(device) if isinstance(value, Tensor) else value for key, value in given.items()}
+    given = to_device({**example(policy, batch, seed=0), **({} if told is None else {TASK: told})}, device)
     noise = torch.randn(batch, n, *policy.spec.noise_shape, generator=torch.Generator().manual_seed(0)).to(device)
     with torch.no_grad():
         wanted = policy.sample(policy.encode(given), n=n, noise=noise, steps=steps).actions
@@ -144,13 +149,21 @@ def prepare(
         for name, wish, build in (("compiled", compile, _compiled), ("recorded", graphs and noise.is_cuda, _recorded)):
             if wish and (built := _attempt(name, build, made._run or sample, made._context, made._noise)) is not None:
                 made._run, done[name] = built, True
-    seconds = time.perf_counter() - started
-    difference = float((made.sample(context, n=n, noise=noise).actions - wanted).abs().max())
+        seconds = time.perf_counter() - started
+        difference = float((made.sample(context, n=n, noise=noise).actions - wanted).abs().max())
     if not difference <= TOLERANCE[dtype]:
         _log.warning("prepared actions differ from the policy's by %.2g: the policy is used as it was", difference)
-        made._run, done = None, {"compiled": False, "recorded": False}
-    made.config = replace(made.config, seconds=seconds, difference=difference, **done)
+        made._run, done, dtype, difference = None, {"compiled": False, "recorded": False}, "float32", 0.0
+    made.config = replace(made.config, dtype=dtype, seconds=seconds, difference=difference, **done)
     return made
+
+
+def in_words(prepared: Mapping[str, Any]) -> str:
+    """A `PreparedConfig` as one line."""
+    done = [word for word in ("compiled", "recorded") if prepared[word]]
+    if not done:
+        return "the sample runs as it was, neither compiled nor recorded"
+    return f"sample {' and '.join(done)} in {prepared['seconds']:.1f} s, actions differ by at most {prepared['difference']:.1e}"
 
 
 def _attempt(name: str, build: Callable[..., Any], run: Callable[..., Tensor], context: Any, noise: Tensor) -> Any:

@@ -60,6 +60,10 @@ class Args:
     """Ticks that a chunk may take, for async and rtc; measured if left out."""
     act_steps: int | None = None
     """Actions executed of each chunk; the most that there can be if left out."""
+    device: str = "cpu"
+    """Where the policy runs: cpu, cuda, cuda:1."""
+    compile: bool = False
+    """Compile the policy's sample before the robot is connected, which takes up to minutes; on a GPU, record it as a CUDA graph too."""
     seed: int = 0
     """Moves the scenes as in `sinew eval`."""
     json: bool = False
@@ -86,6 +90,7 @@ def deploy(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
     from robot_bridge.deploy import DeployConfig
     from robot_bridge.deploy import deploy as play
     from sinew.cli.eval import check_instruction, instruction_tag, interface_of, task_of, test_seeds
+    from sinew.config import to_json
     from sinew.rundir import RunDir, write_json
     from sinew.stats import success_summary
 
@@ -120,6 +125,7 @@ def deploy(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
         "robot": args.robot,
         "instruction": args.instruction,
         "executor": _described(executor),
+        "prepared": to_json(executor.policy.config) if args.compile else None,
         "success": success,
         "stopped": report.stopped,
         "report": report.summary(),
@@ -127,6 +133,23 @@ def deploy(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
     way = f"-{args.executor}" if args.executor != "sync" else ""
     write_json(run / f"deploy/{task}-{args.robot}{way}{instruction_tag(args.instruction)}.json", result)
     return result
+
+
+def _prepared(args: Args, policy: PolicyModule, instruction: str) -> PolicyModule:
+    """The policy where it shall act, compiled if that was asked for.
+
+    Raises:
+        InputError: no such device, or an executor whose samples cannot be compiled.
+    """
+    from policies.warmup import prepare
+    from sinew.cli.serve import device_of
+
+    policy = policy.to(device_of(args.device))
+    if not args.compile:
+        return policy
+    if args.executor == "rtc":
+        raise InputError("--compile: executor rtc guides its samples, and only samples without guidance are compiled; use sync or async")
+    return prepare(policy, args.device, instruction=instruction)
 
 
 def _executor(args: Args, policy: PolicyModule, task_text: str) -> ChunkExecutor:
@@ -138,12 +161,14 @@ def _executor(args: Args, policy: PolicyModule, task_text: str) -> ChunkExecutor
     from policies import ChunkExecutor
     from policies.live import LiveExecutor
 
-    instruction = task_text if args.instruction is None else args.instruction
-    if args.executor != "sync":
-        return LiveExecutor(policy, mode=args.executor, delay=args.delay, act_steps=args.act_steps, instruction=instruction)
-    if args.delay is not None:
+    if args.executor == "sync" and args.delay is not None:
         raise InputError(f"--delay {args.delay}: executor sync waits for its chunks and knows no delay; use --executor async or rtc")
-    return ChunkExecutor(policy, 1, act_steps=args.act_steps, instruction=instruction)
+    instruction = task_text if args.instruction is None else args.instruction
+    ready = _prepared(args, policy, instruction)
+    settings: dict[str, Any] = {"act_steps": args.act_steps, "instruction": instruction, "device": args.device}
+    if args.executor == "sync":
+        return ChunkExecutor(ready, 1, **settings)
+    return LiveExecutor(ready, mode=args.executor, delay=args.delay, **settings)
 
 
 def _described(executor: ChunkExecutor) -> dict[str, Any]:
@@ -205,6 +230,10 @@ def show(result: dict[str, Any], console: Console) -> None:
     if executor["mode"] != "sync":
         latency = "" if executor["latency_p95_ms"] is None else f" (a chunk takes {executor['latency_p95_ms']:g} ms at p95)"
         console.print(f"executor {executor['mode']}, delay {executor['delay']} ticks{latency}, held for {executor['held_ticks']} ticks")
+    if result["prepared"]:
+        from policies.warmup import in_words
+
+        console.print(in_words(result["prepared"]))
     console.print(f"policy {report['policy']['rate_hz']:.2f} Hz, controller {report['controller']['rate_hz']:.2f} Hz")
     if result["stopped"]:
         console.print(f"[bold]stopped for safety:[/bold] {result['stopped']}")

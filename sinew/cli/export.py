@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from sinew.errors import InputError
-
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -21,7 +19,7 @@ class Args:
     run: Annotated[Path, tyro.conf.Positional]
     """Folder of a run."""
     out: Path
-    """Folder for the graphs and export.json; made if it is missing."""
+    """Folder for the graphs and export.json; must be missing or empty."""
     format: Literal["onnx", "torch"] = "onnx"
     """onnx for onnxruntime, TensorRT, OpenVINO; torch for torch.export.load, also in C++."""
     steps: int | None = None
@@ -36,13 +34,11 @@ def run(args: Args) -> dict[str, Any]:
     """Write and check.
 
     Raises:
-        InputError: the folder is the run's own, or the policy cannot be a graph.
+        InputError: there is no run, the folder holds something, or the policy cannot be a graph.
     """
     import policies
     from policies.export import TOLERANCE, export
 
-    if args.out.resolve() == args.run.resolve():
-        raise InputError(f"--out {args.out} is the run itself: give another folder")
     made = export(policies.load(args.run), args.out, format=args.format, steps=args.steps)
     parity = {"parity": made.parity, "tolerance": TOLERANCE}
     return {"run": str(args.run), "out": str(args.out), "format": args.format, "files": made.files, **parity}

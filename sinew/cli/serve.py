@@ -14,6 +14,8 @@ from sinew.errors import InputError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from policies import PolicyModule
+
 
 @dataclass(frozen=True, kw_only=True)
 class Args:
@@ -27,6 +29,8 @@ class Args:
     """File with the secret that clients must send, at least 16 characters."""
     device: str = "cpu"
     """Where the policy runs: cpu, cuda, cuda:1."""
+    compile: bool = False
+    """Compile the policy's sample for one observation at a time before listening; on a GPU, record it as a CUDA graph too."""
     max_mib: int = 64
     """Largest request, MiB."""
     max_clients: int = 16
@@ -48,6 +52,8 @@ def run(args: Args) -> dict[str, Any]:
         raise InputError(f"--max-mib {args.max_mib} must be in 1..1024 and --max-clients {args.max_clients} in 1..1000")
     token = None if args.token_file is None else read_token(args.token_file)
     policy = policies.load(args.run).to(device_of(args.device))
+    if args.compile:
+        policy = _compiled(policy, args.device)
     server = PolicyServer(
         policy,
         host=host,
@@ -60,6 +66,23 @@ def run(args: Args) -> dict[str, Any]:
     )
     ended = serve_until_asked(server, lambda line: print(line, file=sys.stderr, flush=True))
     return {"run": str(args.run), "url": server.url, "clients": server.clients, "requests": server.served, "ended": ended}
+
+
+def _compiled(policy: PolicyModule, device: str) -> PolicyModule:
+    """The policy compiled for one observation and one chunk; anything else that clients ask for runs as before.
+
+    Raises:
+        InputError: its clients bring the instruction, and with it the shapes.
+    """
+    from policies.language import LANGUAGE
+    from policies.warmup import in_words, prepare
+    from sinew.config import to_json
+
+    if LANGUAGE in policy.spec.capabilities:
+        raise InputError("--compile needs the instruction, which the clients of a language policy bring: use sinew deploy --compile")
+    prepared = prepare(policy, device)
+    print(in_words(to_json(prepared.config)), file=sys.stderr, flush=True)
+    return prepared
 
 
 def address(text: str) -> tuple[str, int]:
