@@ -23,6 +23,8 @@ from sinew.specs import ACTION, TASK, PolicySpec
 
 PRELOAD_BYTES = 1 << 30
 """The windows of a dataset are kept in memory up to this size, over all processes together."""
+EARLY_FRAMES = 2.0
+"""How fast the chance of a frame falls with its number, where beginnings are drawn."""
 _READ_TOGETHER = 256
 """Frames read at once when a dataset is loaded whole: in order, so that a video is decoded once."""
 
@@ -43,9 +45,10 @@ class Windows:
         limit_bytes: largest size that is kept.
         weights: (frames,) weight of each sample, which becomes "weight"; None for none.
         goal: what a goal is, for a policy with capability "goal"; each sample then has one from its own episode.
+        early_share: share of each batch that `Beginnings` draws.
 
     Raises:
-        DataError: the dataset is empty, or tells no instructions to a language policy or no columns to one with goals.
+        DataError: the dataset is empty, or tells no instructions to a language policy or no columns to one with goals or beginnings.
         InputError: a weight is negative or not finite, or their number is not that of the frames.
     """
 
@@ -60,13 +63,14 @@ class Windows:
         limit_bytes: int = PRELOAD_BYTES,
         weights: np.ndarray | None = None,
         goal: GoalSettings | None = None,
+        early_share: float = 0.0,
     ) -> None:
         if len(data) == 0:
             raise DataError("the dataset holds no frames: record or collect episodes first")
         check_horizon(data, spec.horizon)
         self.data, self.spec = data, spec
         self.keys = list(spec.observation)
-        self.order = BatchOrder(len(data), batch_size, seed)
+        self.order = Beginnings(data, batch_size, seed, early_share) if early_share else BatchOrder(len(data), batch_size, seed)
         self.share = group.share(batch_size)
         self.weights = None if weights is None else torch.from_numpy(check_weights(weights, len(data)))
         self.tasks, self.task_index = instructed(data) if LANGUAGE in spec.capabilities else ((), None)
@@ -132,6 +136,36 @@ class Windows:
         batch[ACTION] = self.spec.action.normalize(torch.from_numpy(np.ascontiguousarray(window[ACTION])).float())
         batch["action_is_pad"] = torch.from_numpy(np.ascontiguousarray(window["action_is_pad"]))
         return batch
+
+
+class Beginnings:
+    """Batches of which a share is drawn from the beginnings of episodes, the rest in the usual order.
+
+    Once a motion has begun, the arm's own state tells where it goes, and a policy that learns mostly from such frames has
+    no need to look: it copies its motion and ignores picture and instruction. Where an episode begins, only these tell.
+
+    Args:
+        data: the dataset, with column "frame_index".
+        batch_size: samples in a batch.
+        seed: fixes the order.
+        share: of a batch; of these, frame k of an episode is drawn in proportion to exp(-k / `EARLY_FRAMES`).
+
+    Source: frames that the past does not foretell are to count more, Wen et al. 2021, arXiv:2106.06452.
+    """
+
+    def __init__(self, data: EpisodeData, batch_size: int, seed: int, share: float) -> None:
+        if not isinstance(data, HasColumns):
+            raise DataError("the data have no columns, so nothing tells where their episodes begin")
+        self.order, self.early = BatchOrder(len(data), batch_size, seed), round(share * batch_size)
+        chance = np.exp(-np.asarray(data.column("frame_index"), np.float64).reshape(-1) / EARLY_FRAMES)
+        self.below = np.cumsum(chance) / chance.sum()
+
+    def __getitem__(self, step: int) -> np.ndarray:
+        """Sample indices (batch_size,) int64 of batch `step`."""
+        indices = self.order[step]
+        drawn = torch.rand(self.early, generator=generator(self.order.seed, step, 4), dtype=torch.float64).numpy()
+        indices[: self.early] = np.minimum(np.searchsorted(self.below, drawn, side="right"), self.order.length - 1)
+        return indices
 
 
 def check_horizon(data: EpisodeData, horizon: int) -> None:

@@ -55,6 +55,8 @@ class TrainConfig:
     """Largest norm of the gradient; 0 for no limit."""
     ema_decay: float = 0.999
     """Decay of the averaged parameters, which become the policy."""
+    early_share: float = 0.0
+    """Share of each batch that is drawn from the beginnings of episodes, see `policies.batches.Beginnings`."""
     seed: int = 0
     """Fixes the order of samples, times, noise and augmentation."""
     log_every: int = 50
@@ -70,6 +72,8 @@ class TrainConfig:
             raise InputError(f"learning_rate {self.learning_rate} must be above 0 and finite, and ema_decay {self.ema_decay} in [0, 1)")
         if min(self.warmup_steps, self.weight_decay, self.gradient_clip) < 0:
             raise InputError("warmup_steps, weight_decay and gradient_clip must not be negative")
+        if not 0 <= self.early_share <= 1:
+            raise InputError(f"early_share {self.early_share} is a share of the batch: 0 to 1")
 
 
 def train(
@@ -147,7 +151,7 @@ class _Training:
         self.loss_smooth: float | None = record["loss_smooth"]
         self.windows = Windows(
             data, policy.spec, config.batch_size, config.seed, group, self.progress,
-            weights=weights, goal=getattr(policy.config, "goal", None),
+            weights=weights, goal=getattr(policy.config, "goal", None), early_share=config.early_share,
         )  # fmt: skip
         self.times = dict.fromkeys(TIMES, 0.0)
 

@@ -47,6 +47,9 @@ class Args:
     """Height and width in pixels to which pictures are resized; as they were recorded if left out."""
     weights: str | None = None
     """Column of the data, one number per frame, that says how much each frame counts; all alike if left out."""
+    early_share: float = 0.0
+    """Share of each batch that is drawn from the beginnings of episodes: raise it when a policy follows its own motion
+    and not what it sees or is told."""
     device: str = "cpu"
     """cpu or cuda; under torchrun each process takes its own."""
     seed: int = 0
@@ -99,6 +102,7 @@ def train(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
         "seed": args.seed,
         **({"image_size": args.image_size} if args.image_size is not None else {}),
         **({"weights": args.weights} if args.weights is not None else {}),
+        **({"early_share": args.early_share} if args.early_share else {}),
     }
     device = own_device(args.device)
     policy = policies.make(args.policy, spec, data.stats(), {**_instructions(args.policy, data), **settings} or None, seed=args.seed)
@@ -106,6 +110,7 @@ def train(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
         steps=args.steps,
         batch_size=args.batch_size,
         learning_rate=args.learning_rate,
+        early_share=args.early_share,
         seed=args.seed,
         log_every=min(50, max(1, args.steps)),
     )

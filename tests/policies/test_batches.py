@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from policies.batches import Windows
+from policies.batches import EARLY_FRAMES, Beginnings, Windows
 from policies.parallel import Group
+from policies.train import TrainConfig
 from sinew.errors import DataError, InputError
 from sinew.progress import Progress
 from sinew.specs import STATE
@@ -61,3 +62,24 @@ def test_a_horizon_longer_than_every_episode_is_refused(toys):
     Windows(data, toys.policy_spec(horizon=20), 4, 0, Group())
     with pytest.raises(InputError, match="21 actions is longer than the longest episode, 20 frames: choose --horizon up to 20"):
         Windows(data, toys.policy_spec(horizon=21), 4, 0, Group())
+
+
+def test_a_share_of_each_batch_comes_from_the_beginnings_of_episodes(toys):
+    data, spec = toys.ToyData(episodes=10, length=20), toys.policy_spec()
+    drawn = Beginnings(data, 1000, 3, 0.75)
+    frame = np.concatenate([drawn[step] for step in range(20)]) % 20
+    chance = 0.25 / 20 + 0.75 * np.exp(-np.arange(20) / EARLY_FRAMES) / np.exp(-np.arange(20) / EARLY_FRAMES).sum()
+    np.testing.assert_allclose(np.bincount(frame, minlength=20) / len(frame), chance, atol=4 * np.sqrt(0.25 / len(frame)))
+    kept, later = (list(Windows(data, spec, 16, 5, Group(), early_share=0.5)(first, 9)) for first in (0, 6))
+    assert all(np.array_equal(a, b) for (a, _), (b, _) in zip(kept[6:], later, strict=True)), "a batch depends on its number alone"
+    plain = next(iter(Windows(data, spec, 16, 5, Group())(0, 1)))[0]
+    assert np.array_equal(kept[0][0][8:], plain[8:])
+
+
+def test_beginnings_need_to_be_known(toys):
+    data = toys.ToyData()
+    columnless = type("Columnless", (), {"__len__": lambda self: len(data)})()
+    with pytest.raises(DataError, match="nothing tells where their episodes begin"):
+        Beginnings(columnless, 8, 0, 0.5)
+    with pytest.raises(InputError, match=r"early_share 1\.5 is a share of the batch: 0 to 1"):
+        TrainConfig(early_share=1.5)
