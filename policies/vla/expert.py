@@ -77,6 +77,10 @@ class ExpertLayer(nn.Module):
 class ActionExpert(nn.Module):
     """Noisy chunk, time and prefix to a velocity.
 
+    The velocity is skip(t) y + F with the skip that predicts it best from y alone. The network F then need not carry the
+    noise through itself: near t = 1 it predicts the actions and nothing else, which is where picture and instruction are
+    learned from. It is the velocity's form of the preconditioning of Karras et al. 2022, arXiv:2206.00364.
+
     Args:
         horizon: H.
         action_dim: A.
@@ -85,12 +89,22 @@ class ActionExpert(nn.Module):
         width: of its tokens.
         mlp_ratio: hidden units of the MLPs over the width.
         time_frequencies: Fourier frequencies of the time.
+        deviation: of the normalised actions, about.
     """
 
     def __init__(
-        self, horizon: int, action_dim: int, state_dim: int, layout: Layout, width: int, mlp_ratio: float, time_frequencies: int
+        self,
+        horizon: int,
+        action_dim: int,
+        state_dim: int,
+        layout: Layout,
+        width: int,
+        mlp_ratio: float,
+        time_frequencies: int,
+        deviation: float,
     ) -> None:
         super().__init__()
+        self.variance = deviation**2
         self.feature_dim = width
         self.action_in = nn.Linear(action_dim, width)
         self.state_in = nn.Linear(state_dim, width) if state_dim else None
@@ -104,20 +118,21 @@ class ActionExpert(nn.Module):
         nn.init.zeros_(self.modulate.bias)
 
     def embed_time(self, t: Tensor) -> Tensor:
-        """Times (...) → what every norm is modulated with, (..., E)."""
-        return self.modulate(self.time_in(t))
+        """Times (...) → what every norm is modulated with, and the skip, (..., E)."""
+        skip = (t - (1 - t) * self.variance) / (t.square() + (1 - t).square() * self.variance)
+        return torch.cat([self.modulate(self.time_in(t)), skip.unsqueeze(-1)], dim=-1)
 
     def forward(self, x: Tensor, time: Tensor, ctx: PrefixContext) -> tuple[Tensor, Tensor]:
         """Noisy x (B, n, H, A), time (B, n, E) or (E,), prefix → velocity (B, n, H, A), hidden (B, n, width)."""
         actions = self.action_in(x)
         first = actions.new_zeros(1, 1, 1, 1) if self.state_in is None else self.state_in(ctx.state)[:, None, None]
         h = torch.cat([first.expand(*actions.shape[:2], 1, self.feature_dim), actions], dim=2) + self.positions
-        modulation = time.reshape(*time.shape[:-1], 1, -1, self.feature_dim)
+        modulation = time[..., :-1].reshape(*time.shape[:-1], 1, -1, self.feature_dim)
         for k, layer in enumerate(self.layers):
             part = modulation[..., MODULATIONS * k : MODULATIONS * (k + 1), :]
             h = layer(h, part, ctx.keys[k], ctx.values[k], ctx.hidden)
         h = modulated(h[:, :, 1:], *modulation[..., -2:, :].unbind(-2))
-        return self.action_out(h), h.mean(2)
+        return time[..., -1:].unsqueeze(-1) * x + self.action_out(h), h.mean(2)
 
 
 def modulated(h: Tensor, scale: Tensor, shift: Tensor) -> Tensor:

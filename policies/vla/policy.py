@@ -62,6 +62,8 @@ class VlaConfig:
     """Width of the expert's tokens over that of the backbone's."""
     expert_mlp_ratio: float = 2.0
     """Hidden units of the expert's MLPs over its width."""
+    deviation: float = 0.5
+    """Of the normalised actions, about; scales how much of a noisy chunk is taken for actions before the network looks."""
     time_frequencies: int = 16
     """Fourier frequencies of the time."""
     time_sampling: str = "beta"
@@ -82,8 +84,8 @@ class VlaConfig:
             raise SpecError(f"vla time_sampling {self.time_sampling!r} is unknown: known are uniform, beta")
         if min(self.steps, self.draws, self.time_frequencies) < 1 or min(self.layers, self.shift_px) < 0:
             raise SpecError("vla steps, draws and time_frequencies must be at least 1, layers and shift_px at least 0")
-        if min(self.expert_width, self.expert_mlp_ratio) <= 0:
-            raise SpecError("vla expert_width and expert_mlp_ratio must be above 0")
+        if min(self.expert_width, self.expert_mlp_ratio, self.deviation) <= 0:
+            raise SpecError("vla expert_width, expert_mlp_ratio and deviation must be above 0")
         if self.discrete_weight < 0 or self.discrete_scale <= 0:
             raise SpecError("vla discrete_weight must not be negative and discrete_scale above 0")
         if self.insulate and self.train != "frozen" and not self.discrete_weight:
@@ -116,7 +118,14 @@ class VlaPolicy(FlowPolicy):
         self.goal = None
         state_dim = spec.n_obs_steps * encoder.normalizer.dim
         self.net = ActionExpert(
-            spec.horizon, spec.action_dim, state_dim, layout, width, config.expert_mlp_ratio, config.time_frequencies
+            spec.horizon,
+            spec.action_dim,
+            state_dim,
+            layout,
+            width,
+            config.expert_mlp_ratio,
+            config.time_frequencies,
+            config.deviation,
         )
         self.head = None
         if config.discrete_weight:

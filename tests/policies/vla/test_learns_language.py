@@ -28,7 +28,7 @@ NEAR = 0.2
 INSTRUCTIONS = ("Go to the red square.", "Go to the blue square.")
 OBSERVATION = ObservationSpec({STATE: TensorSpec(shape=(2,)), CAMERA: TensorSpec(shape=(PIXELS, PIXELS, 3), dtype="uint8")})
 ACTION = ActionSpec(kind="ee_delta", low=(-STEP, -STEP), high=(STEP, STEP), rate_hz=10.0, names=("x", "y"))
-EPISODES, HORIZON, LENGTH = 300, 4, 8
+EPISODES, HORIZON, LENGTH = 3000, 4, 8
 
 
 def scene(seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -74,8 +74,8 @@ class Demonstrations:
         return {STATE: {"mean": self.states.mean(0), "std": self.states.std(0)}}
 
     def column(self, key: str) -> np.ndarray:
-        assert key == "task_index"
-        return np.arange(len(self)) // LENGTH % 2
+        frames = np.arange(len(self))
+        return {"task_index": frames // LENGTH % 2, "frame_index": frames % LENGTH}[key]
 
     def window(self, indices: np.ndarray, n_obs_steps: int, horizon: int, keys: Sequence[str] | None = None) -> dict[str, np.ndarray]:
         ahead, last = indices[:, None] + np.arange(horizon), (indices // LENGTH * LENGTH + LENGTH - 1)[:, None]

@@ -48,7 +48,8 @@ def joint_velocity(policy: Any, obs: Any, y: torch.Tensor, t: torch.Tensor) -> t
     allowed = torch.zeros(rows, size + length, size + length, dtype=torch.bool)
     allowed[:, :, :size] = prefix.there.unsqueeze(1)  # all see the prefix
     allowed[:, size:, size:] = True  # the suffix sees itself
-    modulation = net.embed_time(t).view(rows, 1, -1, net.feature_dim)
+    embedded = net.embed_time(t)
+    modulation, skip = embedded[:, :-1].view(rows, 1, -1, net.feature_dim), embedded[:, -1:, None]
     position = torch.arange(size).unsqueeze(0)
     cos, sin = text.rotary_emb(prefix.embeddings, position)
 
@@ -82,7 +83,7 @@ def joint_velocity(policy: Any, obs: Any, y: torch.Tensor, t: torch.Tensor) -> t
         acting = functional.rms_norm(suffix, suffix.shape[-1:]) * (1 + scale_mlp) + shift_mlp
         suffix = suffix + (1 + gate_mlp) * ours.mlp(acting)
     scale, shift = modulation[:, :, -2:].unbind(2)
-    return net.action_out(functional.rms_norm(suffix[:, 1:], suffix.shape[-1:]) * (1 + scale) + shift)
+    return skip * y + net.action_out(functional.rms_norm(suffix[:, 1:], suffix.shape[-1:]) * (1 + scale) + shift)
 
 
 def test_cached_sampling_equals_the_joint_forward_without_a_cache(made):
@@ -252,7 +253,7 @@ def test_a_missing_instruction_or_camera_is_told(made):
 def test_settings_that_contradict_each_other_are_refused(toys):
     with pytest.raises(SpecError, match="without any gradient: give discrete_weight > 0"):
         VlaConfig(insulate=True)
-    with pytest.raises(SpecError, match="expert_width and expert_mlp_ratio"):
+    with pytest.raises(SpecError, match="expert_width, expert_mlp_ratio and deviation"):
         VlaConfig(expert_width=0.0)
     with pytest.raises(SpecError, match=r"needs a camera; the observation has observation\.state"):
         policies.make("vla", toys.policy_spec(), toys.ToyData().stats(), VlaConfig(backbone="tiny"))
