@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from policies.convolution import TimeConv, TimeGrow
 
 
 class FourierTime(nn.Module):
@@ -71,35 +74,29 @@ class MlpBackbone(nn.Module):
         return self.out(h).unflatten(-1, self.shape), h
 
 
-FEW_ROWS = 2
-"""Up to so many chunks torch's convolutions over time are several times slower than the matrix products that they are."""
+Modulation = tuple[Tensor, ...]
+"""What time and condition make of the layers that they scale and shift, (B, n or 1, size) for each."""
 
 
-class TimeConv(nn.Conv1d):
-    """Convolution over time, padded by half its odd length; of few rows as a matrix product."""
+class Modulated(nn.Module):
+    """A network that time and condition enter by linear layers on silu(condition + time), alike for all places of a chunk."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, L) → (B, C', L'), L' = L without a stride."""
-        if x.shape[0] > FEW_ROWS or torch.compiler.is_exporting():
-            return super().forward(x)
-        length = self.kernel_size[0]
-        windows = functional.pad(x, (length // 2, length // 2)).unfold(2, length, self.stride[0])
-        return functional.linear(windows.transpose(1, 2).flatten(2), self.weight.flatten(1), self.bias).transpose(1, 2)
+    def modulators(self) -> list[Any]:
+        """Those layers, in the order of use."""
+        raise NotImplementedError
 
+    def modulation(self, time: Tensor | Modulation, condition: Tensor) -> Modulation:
+        """Time (B, n, E) or (E,), or what `ahead` made of it; condition (B, E)."""
+        if not isinstance(time, Tensor):
+            return time
+        embedding = functional.silu(condition.unsqueeze(1) + time)
+        return tuple(layer(embedding) for layer in self.modulators())
 
-class TimeGrow(nn.ConvTranspose1d):
-    """Twice as many times: the transposed convolution of length 4 and stride 2; of few rows as a matrix product."""
-
-    def __init__(self, channels_in: int, channels: int) -> None:
-        super().__init__(channels_in, channels, 4, 2, 1)
-
-    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
-        """(B, C, L) → (B, C', 2 L)."""
-        if x.shape[0] > FEW_ROWS or torch.compiler.is_exporting():
-            return super().forward(x, output_size)
-        shares = functional.linear(x.transpose(1, 2), self.weight.flatten(1).t()).transpose(1, 2)
-        grown = functional.fold(shares, (1, 2 * x.shape[2]), (1, 4), padding=(0, 1), stride=(1, 2)).squeeze(2)
-        return grown if self.bias is None else grown + self.bias.unsqueeze(-1)
+    def ahead(self, times: Tensor, condition: Tensor) -> list[Modulation]:
+        """The modulation at every one of K times (K, E): the layers' weights are read once, not once per step of a sample."""
+        embedding = functional.silu(condition.unsqueeze(1) + times)
+        parts = [layer(embedding) for layer in self.modulators()]
+        return [tuple(part[:, k : k + 1] for part in parts) for k in range(len(times))]
 
 
 class FilmBlock(nn.Module):
@@ -112,14 +109,14 @@ class FilmBlock(nn.Module):
         self.film = nn.Linear(embedding_dim, 2 * channels)
         self.skip = nn.Identity() if channels_in == channels else TimeConv(channels_in, channels, 1)
 
-    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        """Signal x (B, C, L), embedding (B, E) → (B, C', L)."""
-        scale, shift = self.film(embedding).unsqueeze(-1).chunk(2, dim=1)
+    def forward(self, x: Tensor, film: Tensor) -> Tensor:
+        """Signal x (B, C, L), scale and shift (B, 2 C') → (B, C', L)."""
+        scale, shift = film.unsqueeze(-1).chunk(2, dim=1)
         h = functional.silu(self.first(x)) * (1 + scale) + shift
         return functional.silu(self.second(h)) + self.skip(x)
 
 
-class UNetBackbone(nn.Module):
+class UNetBackbone(Modulated):
     """1-D U-Net over the time axis of the chunk, conditioned by FiLM.
 
     Args:
@@ -174,22 +171,26 @@ class UNetBackbone(nn.Module):
         """(...) → (..., E)."""
         return self.time_in(t)
 
-    def forward(self, x: Tensor, time: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
+    def modulators(self) -> list[Any]:
+        """See `Modulated`."""
+        return [block.film for block in (*self.down, self.middle, *self.up)]
+
+    def forward(self, x: Tensor, time: Tensor | Modulation, condition: Tensor) -> tuple[Tensor, Tensor]:
         """Noisy x (B, n, H, A), time (B, n, E) or (E,), condition (B, E) → chunk (B, n, H, A), hidden (B, n, feature_dim)."""
         rows = x.shape[:2]
-        embedding = functional.silu(condition.unsqueeze(1) + time).expand(*rows, -1).flatten(0, 1)
+        films = iter([film.expand(*rows, -1).flatten(0, 1) for film in self.modulation(time, condition)])
         h = x.flatten(0, 1).transpose(1, 2)
         h = functional.pad(h, (0, -self.horizon % self.multiple), mode="replicate")
         skips = []
         for index, block in enumerate(self.down):
-            h = block(h, embedding)
+            h = block(h, next(films))
             if index < len(self.shrink):
                 skips.append(h)
                 h = self.shrink[index](h)
-        h = self.middle(h, embedding)
+        h = self.middle(h, next(films))
         hidden = h.mean(-1)
         for grow, block in zip(self.grow, self.up, strict=True):
-            h = block(torch.cat([grow(h), skips.pop()], dim=1), embedding)
+            h = block(torch.cat([grow(h), skips.pop()], dim=1), next(films))
         chunk = self.out(h)[..., : self.horizon].transpose(1, 2)
         return chunk.unflatten(0, rows), hidden.unflatten(0, rows)
 
@@ -211,9 +212,9 @@ class TransformerBlock(nn.Module):
         nn.init.zeros_(self.modulate.weight)
         nn.init.zeros_(self.modulate.bias)
 
-    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        """Tokens x (R, L, W), activated embedding (R, 1, W) → (R, L, W)."""
-        shift, scale, gate, shift_mlp, scale_mlp, gate_mlp = self.modulate(embedding).chunk(6, dim=-1)
+    def forward(self, x: Tensor, modulation: Tensor) -> Tensor:
+        """Tokens x (R, L, W), modulation (R, 1, 6 W) → (R, L, W)."""
+        shift, scale, gate, shift_mlp, scale_mlp, gate_mlp = modulation.chunk(6, dim=-1)
         x = x + gate * self.attend(self.norms[0](x) * (1 + scale) + shift)
         return x + gate_mlp * self.mlp(self.norms[1](x) * (1 + scale_mlp) + shift_mlp)
 
@@ -223,7 +224,7 @@ class TransformerBlock(nn.Module):
         return self.project(functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 
 
-class TransformerBackbone(nn.Module):
+class TransformerBackbone(Modulated):
     """One token per action; time and condition enter every block by adaptive norm.
 
     Args:
@@ -260,13 +261,17 @@ class TransformerBackbone(nn.Module):
         """(...) → (..., W)."""
         return self.time_in(t)
 
-    def forward(self, x: Tensor, time: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
+    def modulators(self) -> list[Any]:
+        """See `Modulated`."""
+        return [*(block.modulate for block in self.blocks), self.modulate]
+
+    def forward(self, x: Tensor, time: Tensor | Modulation, condition: Tensor) -> tuple[Tensor, Tensor]:
         """Noisy x (B, n, H, A), time (B, n, W) or (W,), condition (B, W) → chunk (B, n, H, A), hidden (B, n, W)."""
         rows = x.shape[:2]
-        embedding = functional.silu(condition.unsqueeze(1) + time).expand(*rows, -1).flatten(0, 1).unsqueeze(1)
+        parts = [part.expand(*rows, -1).flatten(0, 1).unsqueeze(1) for part in self.modulation(time, condition)]
         h = self.token_in(x.flatten(0, 1)) + self.position
-        for block in self.blocks:
-            h = block(h, embedding)
-        shift, scale = self.modulate(embedding).chunk(2, dim=-1)
+        for block, part in zip(self.blocks, parts, strict=False):
+            h = block(h, part)
+        shift, scale = parts[-1].chunk(2, dim=-1)
         h = self.norm(h) * (1 + scale) + shift
         return self.out(h).unflatten(0, rows), h.mean(1).unflatten(0, rows)

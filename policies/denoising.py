@@ -21,9 +21,10 @@ import numpy as np
 import torch
 from torch import Generator, Tensor, nn
 
-from policies.backbones import MlpBackbone, TransformerBackbone, UNetBackbone
+from policies.backbones import MlpBackbone, Modulated, TransformerBackbone, UNetBackbone
 from policies.base import EmbeddingContext, PolicyModule, noise_for, per_chunk, weighted_loss
 from policies.conditioned import ConditionedPolicy
+from policies.convolution import FEW_ROWS
 from policies.encoders import ImageConfig, ObservationEncoder
 from policies.goals import GoalContext, GoalEncoder, GoalSettings
 from sinew.errors import SpecError
@@ -205,7 +206,7 @@ class DenoisingPolicy(ConditionedPolicy):
         """
         noise = noise_for(self.spec, ctx, n, noise, generator, ctx.embedding.device)
         plan, levels = self._plan(steps)
-        embedded = self.net.embed_time(levels.to(noise))
+        embedded = self._times(levels.to(noise), ctx)
         wide = ctx.expand(n)
         y = (plan[0].scale * plan[0].sigma) * noise.reshape(-1, wide.candidates, *self.spec.noise_shape)
         hidden = y
@@ -226,7 +227,15 @@ class DenoisingPolicy(ConditionedPolicy):
             features=hidden.reshape(*shape, -1) if features else None,
         )
 
-    def _guided(self, y: Tensor, time: Tensor, step: _Step, guidance: Sequence[Any], ctx: EmbeddingContext) -> tuple[Tensor, Tensor]:
+    def _times(self, levels: Tensor, ctx: Any) -> Any:
+        """What the network is told at each of the times (steps,)."""
+        embedded = self.net.embed_time(levels)
+        two = isinstance(ctx, GoalContext) and ctx.free is not None  # conditions to be told, with a goal and without
+        if two or torch.compiler.is_exporting() or ctx.embedding.shape[0] > FEW_ROWS or not isinstance(self.net, Modulated):
+            return embedded
+        return self.net.ahead(embedded, ctx.embedding)
+
+    def _guided(self, y: Tensor, time: Any, step: _Step, guidance: Sequence[Any], ctx: EmbeddingContext) -> tuple[Tensor, Tensor]:
         """The guided clean estimate (B, n, H, A), and the hidden units."""
         x = (y / step.scale).flatten(0, 1)
         differentiates = any(getattr(guide, "differentiates", False) for guide in guidance)
@@ -241,7 +250,7 @@ class DenoisingPolicy(ConditionedPolicy):
                 flat = guide(x, flat, sigma, ctx)
         return (flat.detach() if differentiates else flat).view_as(y), hidden
 
-    def _predict(self, y: Tensor, time: Tensor, ctx: EmbeddingContext) -> tuple[Tensor, Tensor]:
+    def _predict(self, y: Tensor, time: Any, ctx: EmbeddingContext) -> tuple[Tensor, Tensor]:
         """The network's output, moved away from the goal-free one where a goal is to be followed more than it was taught."""
         raw, hidden = self.net(y, time, ctx.embedding)
         if isinstance(ctx, GoalContext) and ctx.free is not None:
