@@ -19,6 +19,9 @@ from sinew.specs import check_action_join, check_observation_join
 FrameCallback = Callable[[int, int, dict[str, Tensor]], None]
 """on_frame(seed, step, {key: (...)}): observation of one world; step 0 is the first of the episode."""
 
+Goals = Callable[[Sequence[int]], Mapping[str, Tensor]]
+"""goals(seeds) → {observation key: (len(seeds), D)}."""
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -54,6 +57,7 @@ def evaluate(
     seeds: Sequence[int],
     *,
     executor_kwargs: Mapping[str, Any] | None = None,
+    goals: Goals | None = None,
     progress: Progress = SILENT,
     on_frame: FrameCallback | None = None,
 ) -> Evaluation:
@@ -67,6 +71,7 @@ def evaluate(
         env: worlds stepped together.
         seeds: one episode each, in this order.
         executor_kwargs: arguments of `ChunkExecutor` beside policy and num_envs.
+        goals: what is to be reached in the scenes of given seeds, for a policy with capability "goal"; None for no goals.
         progress: told every finished episode.
         on_frame: called with every observation of every world that still runs.
 
@@ -85,19 +90,25 @@ def evaluate(
     progress.start("evaluate", len(seeds))
     for first in range(0, len(seeds), env.num_envs):
         wave = seeds[first : first + env.num_envs]
-        won, steps = _wave(env, executor, wave, progress, on_frame)
+        won, steps = _wave(env, executor, wave, goals, progress, on_frame)
         success += won
         lengths += steps
     return Evaluation(tuple(seeds), tuple(success), tuple(lengths), time.monotonic() - begin)
 
 
 def _wave(
-    env: VecEnv, executor: ChunkExecutor, seeds: Sequence[int], progress: Progress, on_frame: FrameCallback | None
+    env: VecEnv,
+    executor: ChunkExecutor,
+    seeds: Sequence[int],
+    goals: Goals | None,
+    progress: Progress,
+    on_frame: FrameCallback | None,
 ) -> tuple[list[bool], list[int]]:
     """One episode for each of at most num_envs seeds; spare worlds repeat the last seed and stay idle."""
     spare = env.num_envs - len(seeds)
-    obs = env.reset(seed=[*seeds, *[seeds[-1]] * spare])
-    executor.reset(range(len(seeds)), seeds)
+    everywhere = [*seeds, *[seeds[-1]] * spare]
+    obs = env.reset(seed=everywhere)
+    executor.reset(None, everywhere, None if goals is None else goals(everywhere))
     success, lengths = [False] * len(seeds), [0] * len(seeds)
     active = list(range(len(seeds)))
     idle = torch.zeros(env.num_envs, env.action_spec.dim)

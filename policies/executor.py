@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from policies.base import require
+from policies.goals import GOAL, PREFIX
 from policies.language import instructions
 from policies.randomness import mix, normal
 from policies.realtime import RealTimeGuidance, check_delay, continuing
@@ -96,16 +97,29 @@ class ChunkExecutor:
         self._episodes = np.zeros(num_envs, dtype=np.int64)
         self._seeds = [mix(seed, world, 0) for world in range(num_envs)]
         self._history: dict[str, Tensor] = {}
+        self._goals: dict[str, Tensor] = {}
         self._started = np.zeros(num_envs, dtype=bool)
 
-    def reset(self, ids: Sequence[int] | None = None, seeds: Sequence[int] | None = None) -> None:
+    def reset(
+        self,
+        ids: Sequence[int] | None = None,
+        seeds: Sequence[int] | None = None,
+        goals: Mapping[str, Tensor] | None = None,
+    ) -> None:
         """Forget chunks and history of worlds `ids` (None for all), at the end of every episode, however it ended.
 
         Args:
             ids: worlds whose next observation is the first of an episode.
             seeds: one seed per world of `ids`; fixes the noise of its episode. Left out: the next of the world's own.
+            goals: {observation key: (len(ids), D)} that is to be reached in these worlds, and in the others what they had;
+                None for no goals in any world.
+
+        Raises:
+            InputError: the numbers of seeds, goals and worlds differ, or some worlds would have a goal and others none.
+            SpecError: goals for a policy that takes none.
         """
         ids = self._ids(ids)
+        self._take_goals(ids, goals)
         if seeds is not None and len(seeds) != len(ids):
             raise InputError(f"{len(seeds)} seeds given for {len(ids)} worlds")
         for place, world in enumerate(ids):
@@ -243,8 +257,24 @@ class ChunkExecutor:
         self._started[ids] = True
 
     def _told(self, obs: Mapping[str, Tensor], worlds: Sequence[int]) -> dict[str, Any]:
-        """Observations of `worlds` with their instructions, where the policy takes any."""
-        return {**obs, TASK: [self.instructions[world] for world in worlds]} if self.instructions else dict(obs)
+        """Observations of `worlds` with their instructions and goals, where the policy was given any."""
+        told: dict[str, Any] = {**obs, **{key: goal[list(worlds)] for key, goal in self._goals.items()}}
+        return {**told, TASK: [self.instructions[world] for world in worlds]} if self.instructions else told
+
+    def _take_goals(self, ids: Sequence[int], goals: Mapping[str, Tensor] | None) -> None:
+        if goals is None:
+            self._goals = {}
+            return
+        require(self.policy, GOAL, "an executor with goals")
+        for key, goal in goals.items():
+            if len(goal) != len(ids):
+                raise InputError(f"{len(goal)} goals {key!r} given for {len(ids)} worlds")
+            kept = self._goals.get(PREFIX + key)
+            if kept is None and len(ids) != self.num_envs:
+                raise InputError(f"goals for {len(ids)} of {self.num_envs} worlds: give every world one first")
+            kept = goal.new_zeros(self.num_envs, *goal.shape[1:]).to(self.device) if kept is None else kept
+            kept[ids] = goal.to(self.device)
+            self._goals[PREFIX + key] = kept
 
     # ------------------------------------------------------------ checks
 

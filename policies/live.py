@@ -77,12 +77,14 @@ class LiveExecutor(ChunkExecutor):
         self.held_ticks = 0
         """Ticks without an action since the executor was made, the wait for the first chunk of each episode among them."""
 
-    def reset(self, ids: Sequence[int] | None = None, seeds: Sequence[int] | None = None) -> None:
+    def reset(
+        self, ids: Sequence[int] | None = None, seeds: Sequence[int] | None = None, goals: Mapping[str, Tensor] | None = None
+    ) -> None:
         """Wait for the chunk under way and forget everything; see `ChunkExecutor.reset`."""
         if self._asked is not None:
             self._asked.exception()
         self._asked, self._chunk = None, None
-        super().reset(ids, seeds)
+        super().reset(ids, seeds, goals)
 
     def plan(self, obs: Obs, ids: Sequence[int] | None = None) -> Tensor | None:  # type: ignore[override]
         """Next planned action (1, A) in [-1, 1], or None when there is none yet; never waits.

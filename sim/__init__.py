@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sim.expert import CLEAN, HUMAN, STYLES, Expert, ExpertStyle, make_expert
+    from sim.expert import CLEAN, HUMAN, STYLES, Expert, ExpertStyle, make_expert, reached
     from sim.gymnasium_tasks import GymnasiumTask
     from sim.gymnasium_vec import GymnasiumVecEnv, from_gymnasium
     from sim.interface import TaskInterface, make_interface
@@ -32,6 +32,7 @@ _LAZY = {
     "Expert": "sim.expert",
     "ExpertStyle": "sim.expert",
     "make_expert": "sim.expert",
+    "reached": "sim.expert",
     "TaskInterface": "sim.interface",
     "make_interface": "sim.interface",
     "RobotSim": "sim.robot_sim",
@@ -51,7 +52,7 @@ _LAZY = {
 __all__ = [
     "CLEAN", "HUMAN", "STYLES", "TASKS", "TASK_NAMES", "Expert", "ExpertStyle", "GymnasiumTask", "GymnasiumVecEnv", "MujocoVecEnv",
     "RobotConfig", "RobotSim", "SceneRenderer", "Task", "TaskInterface", "camera_matrix", "camera_pose", "from_gymnasium",
-    "make_expert", "make_interface", "make_vec", "render_frame",
+    "make_expert", "make_interface", "make_vec", "reached", "render_frame",
 ]  # fmt: skip
 
 

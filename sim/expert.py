@@ -250,3 +250,30 @@ def make_expert(
     expert = Expert(make_interface(task, robot=robot), replace(chosen, noise=chosen.noise + noise), num_envs)
     expert.reset(seeds=range(seed, seed + num_envs))
     return expert
+
+
+def reached(task: str, keys: Sequence[str], seeds: Sequence[int]) -> dict[str, Tensor]:
+    """What the clean expert of a task has reached at the end of an episode in the scenes of `seeds`, {key: (n, D)}.
+
+    Args:
+        task: its name.
+        keys: vectors of the observation.
+        seeds: one scene each.
+    """
+    from sim.vec_env import MujocoVecEnv
+
+    env = MujocoVecEnv(make_interface(task), len(seeds))
+    try:
+        expert, obs = make_expert(task, num_envs=len(seeds)), env.reset(list(seeds))
+        expert.reset(seeds=seeds)
+        final = {key: obs[key].clone() for key in keys}
+        running = np.ones(len(seeds), dtype=bool)
+        while running.any():
+            obs, _, terminated, truncated, info = env.step(expert.act(obs))
+            over = running & (terminated | truncated).numpy()
+            for key in keys:
+                final[key][over] = info["final_observation"][key][over]
+            running &= ~over
+        return final
+    finally:
+        env.close()

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from policies import PolicyModule
+    from policies.evaluate import Goals
     from sim import GymnasiumTask, TaskInterface
     from sinew.cli.assembly import Source
 
@@ -56,6 +57,9 @@ class Args:
     """Noise behind each chunk: sample (the policy as it is), zero, or fixed:K (one vector, drawn from seed K)."""
     instruction: str | None = None
     """What a language policy is told to do; the task's own text if left out."""
+    goal_scale: float | None = None
+    """Give a policy with goals the one that the scripted expert reaches in the same scene, followed this much: 1 as taught,
+    more for more; no goal if left out."""
     videos: int = 0
     """Episodes to film into the run's videos/."""
     data: Path | None = None
@@ -115,6 +119,8 @@ def evaluate(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
     folder = args.out or (sources[0].run.path if sources[0].run else None)
     if args.videos and folder is None:
         raise InputError(f"--videos {args.videos}: {args.run} is no run to keep them in; give --out FOLDER")
+    goals = None if args.goal_scale is None else expert_goals(policy, task, args.goal_scale)
+    policy = policy if goals is None else policies.Guided(policy, goal_scale=args.goal_scale)
     options = executor_options(policy, args)
     policies.ChunkExecutor(policy, 1, **{"instruction": interface.task_text, **options})  # refuses now what it would refuse later
     search = None
@@ -122,7 +128,7 @@ def evaluate(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
         search = search_weight(sources, interface, options, args, progress)
         policy = compose(sources, weights := weights_of_search(search, len(sources)))
     policy = best_of(policy, args.best_of, args.scorer, sources, weights=weights, folder=folder, data=args.data, progress=progress)
-    result = success(policy, interface, test_seeds(args.episodes, args.seed), options, progress)
+    result = success(policy, interface, test_seeds(args.episodes, args.seed), options, progress, goals)
     result = {"run": str(args.run), "task": task, **how(args, weights), **({"search": search} if search else {}), **result}
     against = [entry for source in sources if (entry := compared(source, task, result))] if changed(args) else []
     result |= {"against": against} if against else {}
@@ -149,6 +155,8 @@ def check_numbers(args: Args) -> None:
         raise InputError(f"--executor rtc guides every sample, which --best-of {args.best_of} cannot take: use async")
     if args.others and args.weight is None:
         raise InputError(f"{1 + len(args.others)} policies are composed: give --weight 0.5 or --weight search; sinew compare compares")
+    if args.goal_scale is not None and (args.others or args.best_of > 1 or args.videos):
+        raise InputError(f"--goal-scale {args.goal_scale:g} is for one policy by itself, without --weight, --best-of or --videos")
     if args.weight is not None and not args.others:
         raise InputError(f"--weight {args.weight} is for several policies: name a second one after {args.run}")
 
@@ -198,6 +206,7 @@ def how(args: Args, weights: Sequence[float]) -> dict[str, Any]:
         "delay": args.delay,
         "act_steps": args.act_steps,
         "instruction": args.instruction,
+        "goal_scale": args.goal_scale,
         "best_of": args.best_of,
         "scorer": args.scorer if args.best_of > 1 else None,
         "with": list(args.others),
@@ -207,7 +216,8 @@ def how(args: Args, weights: Sequence[float]) -> dict[str, Any]:
 
 def changed(args: Args) -> bool:
     """Whether anything but the plain run is evaluated."""
-    return bool(args.others) or args.best_of > 1 or args.executor != "sync" or args.act_steps is not None or args.noise != "sample"
+    usual = args.noise == "sample" and args.executor == "sync" and args.act_steps is None and args.goal_scale is None
+    return bool(args.others) or args.best_of > 1 or not usual
 
 
 def compared(source: Source, task: str, result: dict[str, Any]) -> dict[str, Any] | None:
@@ -235,6 +245,7 @@ def file_name(task: str, args: Args) -> str:
     parts += [args.executor] if args.executor != "sync" else []
     parts += [f"delay{args.delay}"] if args.delay else []
     parts += [f"act{args.act_steps}"] if args.act_steps is not None else []
+    parts += [f"goal{args.goal_scale:g}"] if args.goal_scale is not None else []
     parts += [f"seed{args.seed}"] if args.seed else []
     return "-".join(parts) + instruction_tag(args.instruction)
 
@@ -268,6 +279,7 @@ def success(
     seeds: Sequence[int],
     options: dict[str, Any],
     progress: Progress = SILENT,
+    goals: Goals | None = None,
 ) -> dict[str, Any]:
     """k, n, wilson95, seeds and successes of a policy on a task.
 
@@ -277,6 +289,7 @@ def success(
         seeds: one episode each.
         options: arguments of `ChunkExecutor`; the instruction is the task's own text where they give none.
         progress: told every finished episode.
+        goals: what is to be reached in the scenes of given seeds.
     """
     import sim
     from policies.evaluate import evaluate as play
@@ -285,7 +298,7 @@ def success(
     worlds = min(WORLDS, len(seeds))
     env = interface.make_vec(worlds) if isinstance(interface, sim.GymnasiumTask) else sim.MujocoVecEnv(interface, worlds)
     try:
-        outcome = play(policy, env, seeds, executor_kwargs={"instruction": interface.task_text, **options}, progress=progress)
+        outcome = play(policy, env, seeds, executor_kwargs={"instruction": interface.task_text, **options}, goals=goals, progress=progress)
     finally:
         env.close()
     return {
@@ -294,6 +307,24 @@ def success(
         "lengths": list(outcome.lengths),
         "wall_s": outcome.wall_s,
     }
+
+
+def expert_goals(policy: PolicyModule, task: str, scale: float) -> Goals:
+    """What the clean scripted expert has reached at the end of the scenes of given seeds, in the terms of the policy's goal.
+
+    Raises:
+        InputError: the policy takes no goal, the scale is negative, or the world has no expert of ours.
+    """
+    import sim
+
+    settings = getattr(policy.config, "goal", None)
+    if "goal" not in policy.spec.capabilities or settings is None:
+        raise InputError(f"--goal-scale {scale:g}: {type(policy).__name__} takes no goal; train it with --set 'goal={{\"keys\": [...]}}'")
+    if not scale >= 0:
+        raise InputError(f"--goal-scale {scale:g}: at least 0 is needed")
+    if task.startswith("gym:"):
+        raise InputError(f"--goal-scale {scale:g}: goals come from an expert in the same scene, and none is known for {task}")
+    return lambda seeds: sim.reached(task, settings.keys, seeds)
 
 
 def task_of(run: Any) -> str:

@@ -57,7 +57,7 @@ def test_policies_of_different_families_are_composed_and_told_beside_each_alone(
 def test_a_search_looks_at_scenes_of_the_gate_and_then_tests_the_best(folder, monkeypatch):
     seen: list[tuple[tuple[float, ...], list[int]]] = []
 
-    def success(policy, interface, seeds, options, progress=None):
+    def success(policy, interface, seeds, options, progress=None, goals=None):
         seen.append((policy.config.weights, list(seeds)))
         wins = {0.3: 4, 0.7: 5, 0.6: 5}.get(policy.config.weights[0], 1)
         return {"k": wins, "n": len(seeds), "wilson95": [0, 1], "seeds": list(seeds), "successes": [True] * len(seeds)}
@@ -196,3 +196,21 @@ def test_deploying_with_chunks_that_are_computed_meanwhile(folder, executor):
 def test_a_delay_without_use_is_refused_before_there_is_a_robot(folder):
     with pytest.raises(InputError, match="--delay 2: executor sync waits for its chunks"):
         deploy.deploy(deploy.Args(run=folder / "flow", robot="dds", delay=2))
+
+
+# ------------------------------------------------------------ goals
+
+
+def test_a_policy_with_goals_follows_what_the_expert_reaches_in_the_same_scene(folder):
+    made(folder, "goal", policy="edm", set=('goal={"keys": ["observation.environment_state"]}',))
+    free, followed = evaluated(folder, "goal"), evaluated(folder, "goal", goal_scale=2.0)
+    assert free["goal_scale"] is None and followed["goal_scale"] == 2.0
+    assert followed["against"][0]["run"] == str(folder / "goal")
+    assert (folder / "goal/eval/lift-goal2.json").exists() and (folder / "goal/eval/lift.json").exists()
+
+
+def test_what_a_goal_asks_for_is_told(folder):
+    with pytest.raises(InputError, match=r"--goal-scale 2: FlowPolicy takes no goal; train it with --set 'goal="):
+        evaluated(folder, "flow", goal_scale=2.0)
+    with pytest.raises(InputError, match=r"--goal-scale 2 is for one policy by itself"):
+        evaluated(folder, "flow", best_of=4, goal_scale=2.0)

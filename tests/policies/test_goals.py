@@ -8,10 +8,11 @@ import torch
 
 import policies
 from policies.batches import Windows
+from policies.executor import ChunkExecutor
 from policies.goals import GoalSettings, Hindsight
 from policies.parallel import Group
-from sinew.errors import DataError, SpecError
-from sinew.specs import ENVIRONMENT_STATE
+from sinew.errors import DataError, InputError, SpecError
+from sinew.specs import ENVIRONMENT_STATE, STATE
 
 
 @pytest.mark.parametrize("when", ["end", "future"])
@@ -57,3 +58,39 @@ def test_wrong_goals_are_told(toys):
 
     with pytest.raises(DataError, match="learns from goals and Bare tells no columns"):
         Hindsight(Bare(), GoalSettings(keys=(ENVIRONMENT_STATE,)))
+
+
+def test_an_executor_gives_every_world_its_own_goal_until_it_is_reset(toys):
+    settings = GoalSettings(keys=(ENVIRONMENT_STATE,), scale=1.5)
+    policy = policies.make("edm", toys.policy_spec(), toys.ToyData().stats(), policies.EdmConfig(hidden=(8,), goal=settings)).eval()
+    with torch.no_grad():
+        for weight in policy.net.parameters():
+            weight.normal_(std=0.2, generator=torch.Generator().manual_seed(1))
+    obs = {STATE: torch.ones(3, 4), ENVIRONMENT_STATE: torch.ones(3, 3)}
+    goals = {ENVIRONMENT_STATE: torch.tensor([[1.0], [2.0], [2.0]]).expand(3, 3)}
+
+    def acted(goals, seeds=(7, 7, 7), ids=None, executor=None):
+        executor = executor or ChunkExecutor(policy, 3)
+        executor.reset(ids, seeds, goals)
+        return executor, executor.act(obs)
+
+    executor, given = acted(goals)
+    assert not torch.allclose(given[0], given[1], atol=1e-3)
+    torch.testing.assert_close(given[1], given[2])
+    _, moved = acted({ENVIRONMENT_STATE: goals[ENVIRONMENT_STATE][1:2]}, seeds=(7,), ids=[0], executor=executor)
+    torch.testing.assert_close(moved[0], given[1])
+    _, without = acted(None, executor=executor)
+    torch.testing.assert_close(without, acted(None)[1], msg="a goal outlived the reset")
+    assert not torch.allclose(without[0], given[0], atol=1e-3)
+
+
+def test_goals_that_cannot_be_given_are_told(toys):
+    policy = policies.make("edm", toys.policy_spec(), toys.ToyData().stats(), policies.EdmConfig(hidden=(8,)))
+    with pytest.raises(SpecError, match="goal"):
+        ChunkExecutor(policy, 1).reset(goals={ENVIRONMENT_STATE: torch.zeros(1, 3)})
+    config = policies.EdmConfig(hidden=(8,), goal=GoalSettings(keys=(ENVIRONMENT_STATE,)))
+    taught = ChunkExecutor(policies.make("edm", toys.policy_spec(), toys.ToyData().stats(), config), 2)
+    with pytest.raises(InputError, match=r"1 goals .observation\.environment_state. given for 2 worlds"):
+        taught.reset(goals={ENVIRONMENT_STATE: torch.zeros(1, 3)})
+    with pytest.raises(InputError, match=r"goals for 1 of 2 worlds: give every world one first"):
+        taught.reset([1], goals={ENVIRONMENT_STATE: torch.zeros(1, 3)})
