@@ -29,7 +29,7 @@ from policies.export_graphs import Graph, example, graphs_of, loop_of, newest
 from policies.onnx_runner import FORMAT_VERSION, JSON_NAME, OnnxPolicy
 from policies.torch_runner import TorchPolicy, quiet, to_zip
 from sinew.config import to_json
-from sinew.errors import InputError, MissingDependency, unknown
+from sinew.errors import InputError, MissingDependency, SinewError, unknown
 from sinew.rundir import atomic_write, write_json
 
 __all__ = ["FORMATS", "TOLERANCE", "Exported", "OnnxPolicy", "TorchPolicy", "export"]
@@ -121,7 +121,13 @@ def _write_all(
         "torch": torch.__version__,
     }
     write_json(folder / JSON_NAME, manifest)
-    parity = _parity(policy, graphs, lengths, OnnxPolicy(folder) if format == "onnx" else TorchPolicy(folder), steps)
+    made = OnnxPolicy(folder) if format == "onnx" else TorchPolicy(folder)
+    try:
+        parity = _parity(policy, graphs, lengths, made, steps)
+    except SinewError:
+        raise
+    except Exception as e:  # a runtime may stumble over what its exporter wrote
+        raise InputError(f"the exported graphs do not run, nothing is kept: {_reason(e)}") from e
     write_json(folder / JSON_NAME, {**manifest, "parity": parity})
     files = [*(graph["file"] for graph in described.values()), JSON_NAME]
     return {file: (folder / file).stat().st_size for file in files}, parity

@@ -118,7 +118,7 @@ class GoalEncoder(nn.Module):
         if missing:
             raise SpecError(f"the goal lacks {PREFIX + missing[0]!r}: give all of its parts, or none for no goal")
         goal = self.normalizer({key: obs[PREFIX + key] for key in self.settings.keys}, 1)
-        goal = torch.cat([goal, goal.new_ones(len(goal), 1)], dim=-1)
+        goal = torch.cat([goal, goal.new_ones(goal.shape[0], 1)], dim=-1)
         return goal * (~obs["goal_dropped"]).to(goal).unsqueeze(-1) if "goal_dropped" in obs else goal
 
     def context(self, seen: Tensor, obs: Mapping[str, Tensor], embed: Callable[[Tensor], Tensor]) -> GoalContext:

@@ -87,6 +87,7 @@ def deploy(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
     """
     import policies
     from policies.live import LiveExecutor
+    from policies.warmup import Prepared
     from robot_bridge.deploy import DeployConfig
     from robot_bridge.deploy import deploy as play
     from sinew.cli.eval import check_instruction, instruction_tag, interface_of, task_of, test_seeds
@@ -125,7 +126,7 @@ def deploy(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
         "robot": args.robot,
         "instruction": args.instruction,
         "executor": _described(executor),
-        "prepared": to_json(executor.policy.config) if args.compile else None,
+        "prepared": to_json(executor.policy.config) if isinstance(executor.policy, Prepared) else None,
         "success": success,
         "stopped": report.stopped,
         "report": report.summary(),
