@@ -345,7 +345,7 @@ def test_a_graph_that_does_not_run_is_not_kept(tmp_path, toys, monkeypatch):
         raise RuntimeError("Non-zero status code\nat length")
 
     monkeypatch.setattr(TorchPolicy, "run", fails)
-    with pytest.raises(InputError, match="the exported graphs do not run, nothing is kept: Non-zero status code$"):
+    with pytest.raises(InputError, match=r"the exported graphs do not run, nothing is kept: Non-zero status code$"):
         export(make(toys, "consistency-flow-mlp")[0], tmp_path / "out", format="torch")
     assert not list(tmp_path.iterdir())
 
