@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -102,9 +103,33 @@ def test_a_damaged_result_is_named(tmp_path: Path, result: dict[str, Any]) -> No
 def test_policies_bench_through_the_command_line(tmp_path: Path) -> None:
     page = tmp_path / "benchmarks.md"
     command = [sys.executable, "-m", "sinew", "bench", "policies", "--quick", "--json", "--write", str(page)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    environment = {**os.environ, "SINEW_LEROBOT_PYTHON": str(tmp_path / "none"), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, env=environment)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert result["bench"] == "policies" and result["quick"] is True
-    assert all(row["ours"] > 0 for row in result["rows"]) and any(row["ratio"] for row in result["rows"])
+    unmeasured = [row for row in result["rows"] if row["ours"] is None]
+    assert all("on a GPU" in row["name"] and "not run here" in row["peer"] for row in unmeasured)
+    assert all(row["ours"] > 0 for row in result["rows"] if row not in unmeasured) and any(row["ratio"] for row in result["rows"])
+    beside = [row for row in result["rows"] if row["peer"].startswith("not run: lerobot is not installed beside us")]
+    assert len(beside) == 5 and all(row["peer_value"] is None and row["holds"] is None for row in beside)
     assert "flow MLP, batch 1" in page.read_text() and (tmp_path / "benchmarks" / "policies.json").exists()
+
+
+def test_a_peer_that_fails_says_why() -> None:
+    from sinew.cli.benchmarks.policies_versus import Peer
+
+    with Peer(Path(sys.executable)) as peer:  # has no lerobot, or no dataset there
+        assert peer.ask(do="make", folder="none", dims=[8], batch=0, steps=2) == {} and peer.why.startswith("lerobot failed: ")
+        assert peer.ask(do="sample", calls=1) == {}
+
+
+def test_policies_are_compared_at_equal_size(tmp_path: Path) -> None:
+    from sinew.cli.benchmarks import policies_versus as versus
+
+    versus.record(tmp_path / "data", episodes=1, length=20)
+    made = {"parameters": 16_894_468}  # of lerobot's DiffusionPolicy with these widths
+    for policy in versus.ours(tmp_path / "data", versus.EQUALS[versus.MIDDLE_DIMS]).values():
+        assert versus.size(policy, made).endswith(" M parameters")
+        with pytest.raises(DataError, match="change EQUALS in policies_versus"):
+            versus.size(policy, {"parameters": 18_000_000})

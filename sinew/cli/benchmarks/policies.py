@@ -1,4 +1,4 @@
-"""Policies: latency of a sample and cost of a training step, beside bare PyTorch code for the same network."""
+"""Policies: latency of a sample and cost of a training step, beside bare PyTorch code, LeRobot, and our own slower ways."""
 
 from __future__ import annotations
 
@@ -24,11 +24,14 @@ def rows(quick: bool) -> list[Row]:
     """Measure on one thread; ours and the peer take turns, so that both see the same load."""
     import torch
 
+    from sinew.cli.benchmarks import policies_gpu, policies_versus, vla
+
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        calls = 300 if quick else 2000
-        return [*latency_rows(calls), *other_latency_rows(calls // 4), *training_rows(150 if quick else 600)]
+        calls = 150 if quick else 2000
+        own = [*latency_rows(calls), *other_latency_rows(calls // 8), *training_rows(80 if quick else 600)]
+        return [*policies_versus.rows(quick), *one_step_rows(10 if quick else 100), *own, *vla.rows(quick), *policies_gpu.rows(quick)]
     finally:
         torch.set_num_threads(threads)
 
@@ -115,6 +118,37 @@ def other_latency_rows(calls: int) -> list[Row]:
             higher_is_better=False,
         ),
     ]
+
+
+def one_step_rows(calls: int) -> list[Row]:
+    """One-step policies beside the 10-step teachers whose networks they have, CPU time; their weights do not matter here."""
+    import torch
+
+    import policies
+    from sinew.cli.benchmarks import policies_versus, vla
+
+    stats, obs, found = Demonstrations(64).stats(), observation(1), []
+    large = policies_versus.EQUALS[policies_versus.MIDDLE_DIMS]
+    chosen = {f"{name}, default size": {"backbone": backbone} for name, backbone in (("U-Net", "unet"), ("transformer", "transformer"))}
+    for name, settings in {**chosen, **{f"{name}, 17 M parameters": large[name] for name in ("U-Net", "transformer")}}.items():
+        teacher: Any = policies.make("flow", spec(), stats, policies.FlowConfig(steps=STEPS, **settings), seed=0).eval()
+        single = policies.ConsistencyPolicy(teacher).eval()
+        ways = [lambda p=policy: p.sample(p.encode(obs)) for policy in (single, teacher)]
+        with torch.inference_mode():
+            one, ten = (quantile(times, 50) for times in vla.timed(calls, *ways))
+        found.append(
+            Row(
+                name=f"consistency {name}, 1 step, batch 1, p50",
+                unit="CPU ms",
+                ours=one,
+                peer=f"its teacher, {STEPS} steps",
+                peer_value=ten,
+                target=">= 8x the teacher's speed",
+                holds=ten >= 8 * one,
+                higher_is_better=False,
+            )
+        )
+    return found
 
 
 def training_rows(iterations: int) -> list[Row]:
