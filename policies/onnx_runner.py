@@ -134,7 +134,7 @@ def candidates(noise: np.ndarray, n: int) -> np.ndarray:
     made = np.empty((*noise.shape[:2], n, *noise.shape[2:]), dtype=np.float32)
     for place in np.ndindex(noise.shape[:2]):
         seed = int.from_bytes(hashlib.blake2b(noise[place].tobytes(), digest_size=8).digest(), "little")
-        stream = np.random.Generator(np.random.Philox(key=[seed, 0]))  # the key just as policies.randomness.normal gives it
+        stream = np.random.Generator(np.random.Philox(key=np.array([seed, 0], dtype=np.uint64)))
         made[place][0] = noise[place]
         made[place][1:] = stream.standard_normal((n - 1, *noise.shape[2:]), dtype=np.float32)
     return made

@@ -22,7 +22,7 @@ def generator(*counters: int) -> Generator:
 
 def normal(shape: tuple[int, ...], seed: int, counter: int) -> Tensor:
     """N(0, I) of `shape` float32, number `counter` of the stream of `seed` (Philox, Salmon et al. 2011)."""
-    stream = np.random.Generator(np.random.Philox(key=[seed & _MASK, counter & _MASK]))
+    stream = np.random.Generator(np.random.Philox(key=np.array([seed & _MASK, counter & _MASK], dtype=np.uint64)))
     return torch.from_numpy(stream.standard_normal(shape, dtype=np.float32))
 
 

@@ -30,6 +30,7 @@ def test_noise_is_a_function_of_seed_and_counter():
     assert torch.equal(normal((3, 2), 7, 1), normal((3, 2), 7, 1))
     assert not torch.equal(normal((3, 2), 7, 1), normal((3, 2), 7, 2))
     assert not torch.equal(normal((3, 2), 7, 1), normal((3, 2), 8, 1))
+    assert not torch.equal(normal((3, 2), -1, 1), normal((3, 2), -2, 1)), "all 64 bits of a seed count"
     many = torch.stack([normal((4,), mix(s), c) for s in range(50) for c in range(20)])
     assert abs(many.mean()) < 0.08 and abs(many.std() - 1) < 0.06
     assert np.abs(np.corrcoef(many.T.numpy()) - np.eye(4)).max() < 0.15
