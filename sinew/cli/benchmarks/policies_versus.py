@@ -31,7 +31,7 @@ BATCH = 64
 TOLERANCE = 0.02
 """Parameter counts differ by no more than this."""
 DEFAULT_DIMS, MIDDLE_DIMS = (512, 1024, 2048), (128, 256, 512)
-"""Widths of the peer's U-Net: LeRobot's default (255 M parameters), and a quarter of it (17 M)."""
+"""Widths of the peer's U-Net: LeRobot's default (250 M parameters), and a quarter of it (17 M)."""
 EQUALS: dict[tuple[int, ...], dict[str, dict[str, Any]]] = {
     DEFAULT_DIMS: {"U-Net": {"backbone": "unet", "channels": (736, 1472, 2944), "embedding_dim": 128}},
     MIDDLE_DIMS: {
