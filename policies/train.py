@@ -199,7 +199,7 @@ class _Training:
     def _update(self, indices: np.ndarray, batch: dict[str, Any], draws: Mapping[str, Tensor], stop: bool) -> tuple[float, bool]:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.config, self.step)
-        self.optimizer.zero_grad(set_to_none=False)
+        self.optimizer.zero_grad()
         loss = self.policy.loss(batch, t=draws.get("t"), noise=draws.get("noise"))
         loss.scalar.backward()
         gradients = [p.grad if p.grad is not None else p.new_zeros(p.shape) for p in self.parameters]
