@@ -35,8 +35,8 @@ class Args:
     """Optimiser steps."""
     batch_size: int = 256
     """Windows in a batch, over all processes."""
-    learning_rate: float = 1e-3
-    """Peak of the cosine schedule."""
+    learning_rate: float = 3e-3
+    """Peak of the cosine schedule; for networks beyond some millions of parameters take less."""
     encoder: Literal["frozen", "trained"] = "frozen"
     """Whether the teacher's image or language encoder is taken over as it is, or trained further."""
     data: tuple[Path, ...] = ()
@@ -74,6 +74,7 @@ def distil(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
     from policies.train import train as fit
     from sinew.cli import train as train_verb
     from sinew.rundir import RunDir, read_json
+    from sinew.specs import check_action_join, check_observation_join
 
     config = DistillConfig(steps=args.steps, form=args.form, teacher_steps=args.teacher_steps, encoder=args.encoder)
     budget = policies.TrainConfig(
@@ -90,6 +91,8 @@ def distil(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
     size, column = made.get("image_size"), made.get("weights")
     data = data if size is None else Resized(data, size)
     weights = None if column is None else train_verb._weights(data, column)
+    check_observation_join("the dataset", data.observation_spec, "the policy", teacher.spec.observation)
+    check_action_join("the dataset", data.action_spec, "the policy", teacher.spec.action)
     device = own_device(args.device)
     trainer = distilling(teacher, config, data.stats(), seed=args.seed)
     described = {
