@@ -267,10 +267,10 @@ def reached(task: str, keys: Sequence[str], seeds: Sequence[int]) -> dict[str, T
         expert, obs = make_expert(task, num_envs=len(seeds)), env.reset(list(seeds))
         expert.reset(seeds=seeds)
         final = {key: obs[key].clone() for key in keys}
-        running = np.ones(len(seeds), dtype=bool)
+        running = torch.ones(len(seeds), dtype=torch.bool)
         while running.any():
             obs, _, terminated, truncated, info = env.step(expert.act(obs))
-            over = running & (terminated | truncated).numpy()
+            over = running & (terminated | truncated)
             for key in keys:
                 final[key][over] = info["final_observation"][key][over]
             running &= ~over

@@ -119,8 +119,10 @@ def evaluate(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
     folder = args.out or (sources[0].run.path if sources[0].run else None)
     if args.videos and folder is None:
         raise InputError(f"--videos {args.videos}: {args.run} is no run to keep them in; give --out FOLDER")
-    goals = None if args.goal_scale is None else expert_goals(policy, task, args.goal_scale)
-    policy = policy if goals is None else policies.Guided(policy, goal_scale=args.goal_scale)
+    goals = None
+    if args.goal_scale is not None:
+        goals = expert_goals(policy, task, args.goal_scale)
+        policy = policies.Guided(policy, goal_scale=args.goal_scale)
     options = executor_options(policy, args)
     policies.ChunkExecutor(policy, 1, **{"instruction": interface.task_text, **options})  # refuses now what it would refuse later
     search = None

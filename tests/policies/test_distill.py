@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import replace
 
@@ -246,3 +247,29 @@ def test_a_student_of_a_composition_starts_from_its_first_denoiser_and_level(toy
     student = distilling(teacher, DistillConfig(), data.stats()).student
     assert set(student.spec.observation) == set(teacher.spec.observation)
     assert float(student.sigmas(1)[0]) == pytest.approx(float(teacher.sigmas(1)[0]), rel=1e-4)
+
+
+@pytest.mark.parametrize("inference", [True, False])
+def test_what_is_kept_between_samples_follows_every_change_of_the_weights(toys, inference):
+    """The embedding of the jumps is kept; copies, changes in place, other weights and other numbers make it anew."""
+    student, data = toys.make("consistency-flow-unet-camera")
+    obs, noise = toys.batch(data, student.spec, 2), torch.randn(2, 1, *student.spec.noise_shape)
+
+    def sampled(policy, steps):
+        with torch.inference_mode(inference), torch.no_grad():
+            kept = policy.sample(policy.encode(obs), noise=noise.to(policy.jump.layers[-1].weight), steps=steps).actions
+        fresh = policy.sample(policy.encode(obs), noise=noise, steps=steps).actions  # with gradients nothing is kept
+        assert torch.equal(kept, fresh.detach())
+        return kept
+
+    first = sampled(student, 1)
+    assert torch.equal(sampled(student, 1), first) and not torch.equal(sampled(student, 2), first)
+    twin = copy.deepcopy(student)
+    with torch.no_grad():
+        student.jump.layers[-1].weight.add_(0.1)
+    changed = sampled(student, 1)
+    assert not torch.equal(changed, first) and torch.equal(sampled(twin, 1), first)
+    twin.load_state_dict(student.state_dict())
+    assert torch.equal(sampled(twin, 1), changed)
+    twin.base.net.time_in[1].weight.data = 2 * twin.base.net.time_in[1].weight.data
+    assert not torch.equal(sampled(twin, 1), changed)

@@ -8,6 +8,7 @@ import torch
 
 import sim
 from sinew.errors import InputError
+from sinew.specs import ENVIRONMENT_STATE
 
 
 def run(style: sim.ExpertStyle, seeds: list[int], rows: list[int] | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -75,3 +76,11 @@ def test_reset_of_one_world_begins_its_plan_again() -> None:
     expert.reset(ids=[1], seeds=[7])
     assert expert.phase[0] > 0 and expert.phase[1] == 0
     assert isinstance(expert.act(observation), torch.Tensor)
+
+
+def test_what_the_expert_reaches_is_a_function_of_the_scene():
+    both = sim.reached("lift", (ENVIRONMENT_STATE,), [20_000_000, 20_000_007])[ENVIRONMENT_STATE]
+    torch.testing.assert_close(sim.reached("lift", (ENVIRONMENT_STATE,), [20_000_007])[ENVIRONMENT_STATE], both[1:])
+    start = sim.make_vec("lift", 2).reset([20_000_000, 20_000_007])[ENVIRONMENT_STATE]
+    height = 2  # of the cube
+    assert (both[:, height] > start[:, height] + 0.05).all()
