@@ -12,8 +12,7 @@ import torch
 import policies
 from policies.best_of import BestOfN
 from rl.checkpoint import write_state
-from rl.residual import STATE_FILE, make_learner
-from rl.residual_config import ResidualConfig
+from rl.residual import STATE_FILE, ResidualConfig, make_learner
 from robot_bridge.policy_server import PolicyServer
 from sinew.cli import assembly, collect, compare, deploy, eval, train
 from sinew.config import to_json

@@ -49,7 +49,7 @@ def trained(tmp_path: Path, env: Recorded, executor=None, actor=None, **settings
 
     executor = executor or point_mass.BiasedExecutor(env.num_envs)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("rl.residual.Ring", Spy)
+        patch.setattr("rl.runner.Ring", Spy)
         cfg = config(**settings)
         train_residual(env, executor, actor or point_mass.ToyActor(), point_mass.observe, RunDir.create(tmp_path / "run", cfg), cfg)
     return rings[0], executor

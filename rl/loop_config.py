@@ -1,4 +1,4 @@
-"""Settings of residual learning, and what it gives back."""
+"""Settings that every method has, and what learning gives back."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from sinew.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True)
-class ResidualConfig:
-    """Settings of residual learning. A "step" is one environment step of one world."""
+class LoopConfig:
+    """Settings that every method has. A "step" is one environment step of one world."""
 
     steps: int = 40_000
     """Environment steps in all, over all worlds."""
@@ -20,9 +20,7 @@ class ResidualConfig:
     replay_steps: int = 200_000
     """Environment steps that are remembered."""
     random_steps: int = 8_000
-    """Steps of warm-up with base + uniform noise, before any update."""
-    random_scale: float = 0.2
-    """That noise is in plus or minus this, in units of the normalised action."""
+    """Steps of warm-up before any update."""
     critic_only_updates: int = 3_000
     """Updates after the warm-up that leave the actor alone."""
     updates_per_step: float = 0.5
@@ -32,19 +30,13 @@ class ResidualConfig:
     demo_fraction: float = 0.5
     """Share of each batch that comes from demonstrations, where some are given."""
     n_step: int = 3
-    """Steps to the bootstrap state."""
+    """Decisions to the bootstrap state."""
     gamma: float = 0.99
-    """Discount per step."""
+    """Discount per environment step."""
     critic_heads: int = 2
     """Size of the ensemble."""
     critic_hidden: tuple[int, ...] = (256, 256)
     """Widths of the critics' hidden layers."""
-    critic_sees_base: bool = False
-    """Whether the critics also look at the planned action."""
-    exploration_std: float = 0.1
-    """Noise on the executed action while learning, in units of the normalised action."""
-    progressive_steps: int = 0
-    """Steps after the warm-up over which the share of ticks that use the residual grows from 0 to 1; 0 for at once."""
     evaluate_every: int = 5_000
     """Steps between evaluations."""
     stop_success: float = 0.98
@@ -69,7 +61,7 @@ class ResidualConfig:
 
 
 @dataclass(frozen=True)
-class ResidualResult:
+class LoopResult:
     """What came of it. The actor holds the weights that `best` was measured on."""
 
     steps: int
