@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from sinew.errors import DataError, InputError, MissingDependency
@@ -97,7 +98,8 @@ class Backbone(nn.Module):
         """
         mask = torch.zeros(allowed.shape, dtype=embeddings.dtype, device=embeddings.device)
         mask = mask.masked_fill(~allowed, torch.finfo(mask.dtype).min).unsqueeze(1).expand(len(embeddings), -1, -1, -1)
-        given = self.decoder(inputs_embeds=embeddings, attention_mask=mask, use_cache=True)
+        cache = _library().DynamicCache()  # without the config: layers with a sliding window would keep their last keys only
+        given = self.decoder(inputs_embeds=embeddings, attention_mask=mask, past_key_values=cache, use_cache=True)
         layers = given.past_key_values.layers
         return tuple(layer.keys for layer in layers), tuple(layer.values for layer in layers), given.last_hidden_state
 
@@ -158,10 +160,13 @@ def load_pretrained(name: str, layers: int = 0, dtype: str = "float32") -> tuple
             described = json.loads(_preprocessing(library, name))
             if layers:
                 _truncate(config, layers, name)
-            kind = library.AutoModelForImageTextToText
-            model = kind.from_pretrained(name, config=config, use_safetensors=True, dtype=getattr(torch, dtype))
-    except (OSError, ValueError) as e:
+            kind, how = library.AutoModelForImageTextToText, {"use_safetensors": True, "output_loading_info": True}
+            model, loaded = kind.from_pretrained(name, config=config, dtype=getattr(torch, dtype), **how)
+    except ImportError as e:
+        raise MissingDependency(f"backbone {name!r} needs more than transformers: {_line(e)}") from None
+    except (OSError, ValueError, RuntimeError, SafetensorError) as e:
         raise InputError(f"backbone {name!r} cannot be had ({_line(e)}): {_REMEDY}") from None
+    _check_complete(model, loaded["missing_keys"], name)
     record = {
         "model": json.loads(config.to_json_string(use_diff=False)),
         "image_px": _side(config),
@@ -190,6 +195,14 @@ def _body(model: Any) -> Any:
                 norm.weight = child.weight
                 setattr(parent, name, norm)
     return body
+
+
+def _check_complete(model: Any, missing: Iterable[str], name: str) -> None:
+    """Refuse weights that leave some of the model as it was drawn at random; the language head is not used."""
+    absent = sorted(key for key in missing if key.startswith("model.") or not hasattr(model, "model"))
+    if absent:
+        raise InputError(f"backbone {name!r} has no weights for {absent[0]!r} ({len(absent)} are missing): its safetensors belong to "
+                         "another model, or are not all there")
 
 
 def _truncate(config: Any, layers: int, name: str) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 
 import policies
 from policies.vla.backbone import load_pretrained, rebuild
@@ -159,6 +161,49 @@ def test_backbones_that_cannot_be_had_are_refused_in_one_line(folder, tmp_path, 
     (tmp_path / "model" / "tokenizer.json").unlink()
     with pytest.raises(InputError, match=r"cannot be had \(.*tokenizer\.json"):
         load_pretrained(name)
+
+
+def test_weights_that_are_not_all_there_are_refused_and_not_drawn_at_random(folder, tmp_path):
+    name, path = folder(smolvlm()), tmp_path / "model" / "model.safetensors"
+    tensors, whole = load_file(path), path.read_bytes()
+    save_file({key: value for key, value in tensors.items() if "layers.1.self_attn" not in key}, path, metadata={"format": "pt"})
+    with pytest.raises(InputError, match=r"no weights for 'model\.text_model\.layers\.1\.self_attn.*\(4 are missing\)"):
+        load_pretrained(name)
+    save_file({f"other.{key}": value for key, value in tensors.items()}, path, metadata={"format": "pt"})
+    with pytest.raises(InputError, match="belong to another model"):
+        load_pretrained(name)
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match=r"cannot be had \(.*file not fully covered"):
+        load_pretrained(name)
+    path.write_bytes(whole)
+    described = json.loads((tmp_path / "model" / "config.json").read_text())
+    described["text_config"]["intermediate_size"] = 48
+    (tmp_path / "model" / "config.json").write_text(json.dumps(described))
+    with pytest.raises(InputError, match="cannot be had") as caught:
+        load_pretrained(name)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_backbone_that_needs_a_further_package_names_it(folder, monkeypatch):
+    name = folder(smolvlm())
+
+    def lacks(*_: Any, **__: Any) -> None:
+        raise ImportError("\nTimmWrapperModel requires the timm library but it was not found.\npip install timm")
+
+    monkeypatch.setattr(transformers.AutoModelForImageTextToText, "from_pretrained", lacks)
+    with pytest.raises(MissingDependency, match="requires the timm library"):
+        load_pretrained(name)
+
+
+def test_layers_with_a_sliding_window_keep_the_keys_of_the_whole_prefix():
+    text = {**{k: v for k, v in LLAMA.items() if not k.endswith("token_id")}, "sliding_window": 4, "model_type": "gemma3_text"}
+    vision = {**VISION, "model_type": "siglip_vision_model"}
+    config = transformers.Gemma3Config(vision_config=vision, text_config=text, mm_tokens_per_image=4)
+    assert "sliding_attention" in config.text_config.layer_types
+    described = json.loads(config.to_json_string(use_diff=False))
+    backbone = rebuild({"model": described, "image_px": 16, "image_mean": [0.5] * 3, "image_std": [0.5] * 3, "dtype": "float32"})
+    keys, values, _ = backbone(torch.randn(2, 9, 16), torch.ones(1, 9, 9, dtype=torch.bool))
+    assert {k.shape for k in (*keys, *values)} == {(2, 2, 9, 4)}
 
 
 def test_models_whose_images_are_no_squares_are_refused(folder):
