@@ -19,7 +19,7 @@ from torch.nn import functional
 from policies.base import PolicyModule, noise_for, per_chunk, weighted_loss
 from policies.catalog import register
 from policies.conditioned import ConditionedPolicy
-from policies.encoders import ImageConfig, SpatialSoftmax, convolutional_trunk
+from policies.encoders import ImageConfig, SpatialSoftmax, check_given, convolutional_trunk
 from policies.normalizer import Normalizer
 from sinew.errors import SpecError
 from sinew.protocols import Chunk, Loss
@@ -81,6 +81,7 @@ class TokenEncoder(nn.Module):
         super().__init__()
         if not spec.tensors:
             raise SpecError("the observation spec is empty: a policy needs at least one vector or camera")
+        self.spec, self.n_obs_steps = spec, n_obs_steps
         self.normalizer = Normalizer(spec)
         self.cameras = spec.images
         self.state_in = nn.Linear(self.normalizer.dim, config.width) if self.normalizer.keys else None
@@ -93,7 +94,7 @@ class TokenEncoder(nn.Module):
 
     def forward(self, obs: Mapping[str, Tensor]) -> Tensor:
         """{key: (B, To, ...)} → (B, tokens, W)."""
-        self._check(obs)
+        check_given(obs, self.spec, (self.n_obs_steps,))
         tokens = []
         if self.state_in is not None:
             tokens.append(self.state_in(self.normalizer(obs, 2)) + self.place[0])
@@ -105,7 +106,7 @@ class TokenEncoder(nn.Module):
 
     def newest(self, obs: Mapping[str, Tensor]) -> Tensor:
         """{key: (N, ...)} of one step → (N, step_dim): normalised vectors, and where the channels of each camera's map are active."""
-        self._check(obs)
+        check_given(obs, self.spec, ())
         parts = [self.normalizer(obs, 1)] if self.normalizer.keys else []
         return torch.cat([*parts, *(self.softmax(self._map(i, obs[key])) for i, key in enumerate(self.cameras))], dim=-1)
 
@@ -113,12 +114,6 @@ class TokenEncoder(nn.Module):
         """(R, height, width, 3) uint8 → feature map (R, C, rows, columns)."""
         x = image.movedim(-1, 1).to(self.place.dtype) / 127.5 - 1
         return self.trunks[index](x.contiguous())
-
-    def _check(self, obs: Mapping[str, Tensor]) -> None:
-        missing = [key for key in (*self.normalizer.keys, *self.cameras) if key not in obs]
-        if missing:
-            raise SpecError(f"the policy looks at {missing[0]!r} and the observation has {', '.join(obs) or 'nothing'}: "
-                            "give it, or train without it (--keys)")
 
 
 @register("act")

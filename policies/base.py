@@ -185,6 +185,10 @@ class Wrapper(PolicyModule):
         """The base's denoiser; capability "denoise"."""
         return capability(self.base, "denoise").denoise(x, sigma, ctx)
 
+    def energy(self, x: Tensor, ctx: Context) -> Tensor:
+        """The base's energy; capability "energy"."""
+        return capability(self.base, "energy").energy(x, ctx)
+
     def observe(self, obs: Obs) -> Tensor:
         """The base's observation features; capability "observe"."""
         return capability(self.base, "observe").observe(obs)
@@ -214,7 +218,7 @@ def weighted_loss(per_sample: Tensor, batch: Mapping[str, Any], logs: Mapping[st
     if weight.shape != per_sample.shape:
         raise SpecError(f"batch[{WEIGHT!r}] has shape {tuple(weight.shape)}, expected one weight per sample {tuple(per_sample.shape)}")
     weight = weight.to(per_sample.dtype)
-    return Loss((weight * per_sample).sum() / weight.sum().clamp(min=1e-8), per_sample, logs or {})
+    return Loss((weight * per_sample).sum() / weight.sum().clamp(min=torch.finfo(weight.dtype).tiny), per_sample, logs or {})
 
 
 def per_chunk(error: Tensor, batch: Mapping[str, Any], mask_padding: bool) -> Tensor:

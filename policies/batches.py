@@ -67,7 +67,6 @@ class Windows:
     ) -> None:
         if len(data) == 0:
             raise DataError("the dataset holds no frames: record or collect episodes first")
-        check_horizon(data, spec.horizon)
         self.data, self.spec = data, spec
         self.keys = list(spec.observation)
         self.order = Beginnings(data, batch_size, seed, early_share) if early_share else BatchOrder(len(data), batch_size, seed)
@@ -174,7 +173,7 @@ def check_horizon(data: EpisodeData, horizon: int) -> None:
     Raises:
         InputError: the horizon is longer than the longest episode.
     """
-    if isinstance(data, HasColumns):
+    if isinstance(data, HasColumns) and len(data):
         longest = int(data.column("frame_index").max()) + 1
         if horizon > longest:
             raise InputError(f"the horizon of {horizon} actions is longer than the longest episode, {longest} frames: "

@@ -96,10 +96,7 @@ class BestOfN(Wrapper):
         kind = "count" if isinstance(scorer, CountNetwork) else scorer if isinstance(scorer, str) else "q"
         counts = scorer.config if isinstance(scorer, CountNetwork) else None
         config = BestOfConfig(n=n, scorer=kind, counts=counts)
-        try:
-            require(base, SCORERS[kind], f"best-of by {kind}")
-        except SpecError as e:
-            raise SpecError(f"{e}: {REMEDIES[kind]}") from None
+        check_scorer(base, kind)
         if isinstance(scorer, CountNetwork) and len(scorer.mean) != base.spec.feature_dim:
             raise SpecError(f"pseudo-counts of {len(scorer.mean)} features do not fit a policy that gives {base.spec.feature_dim}")
         if isinstance(scorer, str) and kind != "energy":
@@ -188,10 +185,17 @@ class BestOfN(Wrapper):
         """The base's correction; there where the base corrects."""
         return self.base.correct  # type: ignore[return-value]
 
-    @property
-    def energy(self) -> Callable[[Tensor, Any], Tensor]:
-        """The base's energy; there where the base has one."""
-        return self.base.energy  # type: ignore[return-value]
+
+def check_scorer(policy: PolicyModule, scorer: str) -> None:
+    """Refuse a policy whose candidates cannot be ranked by a scorer.
+
+    Raises:
+        SpecError: says what is missing, and what else can be done.
+    """
+    try:
+        require(policy, SCORERS[scorer], f"best-of by {scorer}")
+    except SpecError as e:
+        raise SpecError(f"{e}: {REMEDIES[scorer]}") from None
 
 
 def candidates(noise: Tensor, n: int) -> Tensor:

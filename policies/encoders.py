@@ -160,6 +160,21 @@ class PatchTransformer(nn.Module):
         return self.blocks(torch.cat([self.summary.expand(len(x), 1, -1), tokens], dim=1))[:, 0]
 
 
+def check_given(obs: Mapping[str, Tensor], spec: ObservationSpec, lead: tuple[int, ...]) -> None:
+    """Check that observations {key: (B, *lead, ...)} are there and have the shapes of the spec.
+
+    Raises:
+        SpecError: names the first that is missing or differs.
+    """
+    for key, want in spec.tensors.items():
+        if key not in obs:
+            raise SpecError(f"the policy looks at {key!r} and the observation has {', '.join(obs) or 'nothing'}: "
+                            "give it, or train without it (--keys)")
+        if tuple(obs[key].shape[1:]) != (*lead, *want.shape):
+            wanted = ", ".join(map(str, ("batch", *lead, *want.shape)))
+            raise SpecError(f"{key!r} has shape {tuple(obs[key].shape)}, the policy looks at ({wanted}): give it all steps, in that shape")
+
+
 class ObservationEncoder(nn.Module):
     """All vectors and cameras over To steps, flattened to one vector.
 
@@ -173,7 +188,7 @@ class ObservationEncoder(nn.Module):
         super().__init__()
         if not spec.tensors:
             raise SpecError("the observation spec is empty: a policy needs at least one vector or camera")
-        self.n_obs_steps = n_obs_steps
+        self.spec, self.n_obs_steps = spec, n_obs_steps
         self.normalizer = Normalizer(spec)
         self.cameras = spec.images
         self.images = nn.ModuleList(ImageEncoder(config, *spec[key].shape[:2]) for key in self.cameras)
@@ -186,17 +201,15 @@ class ObservationEncoder(nn.Module):
 
     def forward(self, obs: Mapping[str, Tensor]) -> Tensor:
         """{key: (B, To, ...)} → (B, dim)."""
+        check_given(obs, self.spec, (self.n_obs_steps,))
         return self._features(obs, 2).flatten(1)
 
     def newest(self, obs: Mapping[str, Tensor]) -> Tensor:
         """{key: (N, ...)} of one step → (N, D + cameras * feature_dim)."""
+        check_given(obs, self.spec, ())
         return self._features(obs, 1)
 
     def _features(self, obs: Mapping[str, Tensor], leading: int) -> Tensor:
-        missing = [key for key in (*self.normalizer.keys, *self.cameras) if key not in obs]
-        if missing:
-            raise SpecError(f"the policy looks at {missing[0]!r} and the observation has {', '.join(obs) or 'nothing'}: "
-                            "give it, or train without it (--keys)")
         parts = [self.normalizer(obs, leading)] if self.normalizer.keys else []
         for key, encoder in zip(self.cameras, self.images, strict=True):
             image = obs[key]

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from policies.base import EmbeddingContext
+from policies.base import EmbeddingContext, PolicyModule
 from policies.normalizer import Normalizer
 from sinew.errors import DataError, SpecError
 from sinew.protocols import EpisodeData, HasColumns
@@ -40,6 +40,14 @@ class GoalSettings:
             raise SpecError(f"goal when {self.when!r} is unknown: known are end, future")
         if not 0 <= self.dropout <= 1 or not self.scale >= 0:
             raise SpecError(f"goal dropout {self.dropout} must be in [0, 1], and scale {self.scale} not negative")
+
+
+def goal_settings(policy: PolicyModule) -> GoalSettings | None:
+    """What a goal is to a policy, or to the first of the policies inside it that is taught one; None where none is."""
+    own = getattr(policy.config, "goal", None)
+    if isinstance(own, GoalSettings) and own.keys:
+        return own
+    return next((found for base in policy.bases() if (found := goal_settings(base)) is not None), None)
 
 
 class Hindsight:
@@ -99,7 +107,8 @@ class GoalEncoder(nn.Module):
         if unknown:
             raise SpecError(f"goal key {unknown[0]!r} is not a vector of the observation: there are {', '.join(spec.vectors) or 'none'}")
         self.settings = settings
-        self.normalizer = Normalizer(ObservationSpec({key: spec[key] for key in settings.keys}))
+        self.spec = ObservationSpec({key: spec[key] for key in settings.keys})
+        self.normalizer = Normalizer(self.spec)
 
     @property
     def dim(self) -> int:
@@ -110,13 +119,17 @@ class GoalEncoder(nn.Module):
         """Goals (B, dim) of an observation, all zero where it has none or where obs["goal_dropped"] (B,) says so.
 
         Raises:
-            SpecError: some of the goal's parts are given and others not.
+            SpecError: some of the goal's parts are given and others not, or one has another shape.
         """
         missing = [key for key in self.settings.keys if PREFIX + key not in obs]
         if len(missing) == len(self.settings.keys):
             return rows.new_zeros(len(rows), self.dim)
         if missing:
             raise SpecError(f"the goal lacks {PREFIX + missing[0]!r}: give all of its parts, or none for no goal")
+        for key, want in self.spec.tensors.items():
+            if tuple(obs[PREFIX + key].shape[1:]) != want.shape:
+                wanted = ", ".join(map(str, ("batch", *want.shape)))
+                raise SpecError(f"{PREFIX + key!r} has shape {tuple(obs[PREFIX + key].shape)}, expected ({wanted})")
         goal = self.normalizer({key: obs[PREFIX + key] for key in self.settings.keys}, 1)
         goal = torch.cat([goal, goal.new_ones(goal.shape[0], 1)], dim=-1)
         return goal * (~obs["goal_dropped"]).to(goal).unsqueeze(-1) if "goal_dropped" in obs else goal

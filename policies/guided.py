@@ -177,14 +177,15 @@ class Guided(Wrapper):
         inner = ctx.inner if isinstance(ctx, GuidedContext) else ctx
         differentiates = any(getattr(guide, "differentiates", False) for guide in self.guidance)
         with torch.enable_grad() if differentiates else torch.set_grad_enabled(torch.is_grad_enabled()):
-            x = x.detach().requires_grad_() if differentiates else x
+            inside = differentiates and not x.requires_grad  # a gradient that is asked for from outside goes on through x
+            x = x.detach().requires_grad_() if inside else x
             clean = super().denoise(x, sigma, inner)
             if isinstance(ctx, GuidedContext):
                 clean = self._towards_goal(x, clean, sigma, ctx.free)
             for guide in self.guidance:
                 clean = guide(x, clean, sigma, inner)
         clean = clean if self.config.reach is None else self._within_reach(x, clean, sigma, inner)
-        return clean.detach() if differentiates else clean
+        return clean.detach() if inside else clean
 
     def _towards_goal(self, x: Tensor, clean: Tensor, sigma: Tensor, free: Any) -> Tensor:
         without = super().denoise(x, sigma, free)

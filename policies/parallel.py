@@ -42,7 +42,7 @@ class Group:
         """Replace `tensors` by their mean over all processes, in one message; gives the mean of `extra` (K,)."""
         if self.size == 1:
             return extra
-        message = torch.cat([*(t.flatten() for t in tensors), extra.to(tensors[0])])
+        message = torch.cat([*(t.flatten() for t in tensors), extra.to(tensors[0] if tensors else extra)])
         dist.all_reduce(message)
         message /= self.size
         parts = message.split([*(t.numel() for t in tensors), extra.numel()])

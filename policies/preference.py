@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from policies.base import PolicyModule, weighted_loss
-from policies.batches import Windows
+from policies.batches import Windows, check_horizon
 from policies.checkpoint import read_tensors, save
 from policies.ema import Ema
 from policies.language import select, to_device
@@ -146,10 +146,11 @@ def prefer(
     Raises:
         SpecError: dataset and policy do not fit.
         DataError: a score or the loss is not finite, or what the run holds is damaged.
-        InputError: the run was made with other settings.
+        InputError: the run was made with other settings, or the horizon is longer than every episode.
     """
     check_observation_join("the dataset", data.observation_spec, "the policy", policy.spec.observation)
     check_action_join("the dataset", data.action_spec, "the policy", policy.spec.action)
+    check_horizon(data, policy.spec.horizon)
     device = torch.device(device)
     policy.to(device).eval()
     if config.freeze_encoder and isinstance(getattr(policy, "encoder", None), nn.Module):

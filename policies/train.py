@@ -17,10 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from policies.base import PolicyModule
-from policies.batches import Windows
+from policies.base import WEIGHT, PolicyModule
+from policies.batches import Windows, check_horizon
 from policies.checkpoint import save
 from policies.ema import Ema
+from policies.goals import goal_settings
 from policies.language import to_device
 from policies.parallel import Group, own_device, process_group
 from policies.randomness import generator, mix
@@ -107,11 +108,12 @@ def train(
     Raises:
         SpecError: dataset and policy do not fit.
         DataError: the loss is not finite (the samples are named), or the saved state is damaged.
-        InputError: the run was trained with other settings or weights, the batch does not divide over the processes, or
-            weights are negative, not finite or too few.
+        InputError: the run was trained with other settings or weights, the horizon is longer than every episode, the batch
+            does not divide over the processes, or weights are negative, not finite or too few.
     """
     check_observation_join("the dataset", data.observation_spec, "the policy", policy.spec.observation)
     check_action_join("the dataset", data.action_spec, "the policy", policy.spec.action)
+    check_horizon(data, policy.spec.horizon)
     device = own_device(device)
     with process_group(device) as group, torch.random.fork_rng(devices=[]):
         _Training(policy.to(device), data, run, config, progress, device, group, weights).run()
@@ -151,7 +153,7 @@ class _Training:
         self.loss_smooth: float | None = record["loss_smooth"]
         self.windows = Windows(
             data, policy.spec, config.batch_size, config.seed, group, self.progress,
-            weights=weights, goal=getattr(policy.config, "goal", None), early_share=config.early_share,
+            weights=weights, goal=goal_settings(policy.product()), early_share=config.early_share,
         )  # fmt: skip
         self.times = dict.fromkeys(TIMES, 0.0)
 
@@ -161,6 +163,8 @@ class _Training:
         if self.group.leads:
             _trim_metrics(self.folder, self.step)
         self.progress.start("train", config.steps, self.step)
+        if self.step == config.steps:
+            self._checkpoint()  # a run that was stopped between its last state and its policy
         self.policy.train()
         with _interrupts() as interrupted:
             mark = time.perf_counter()
@@ -201,9 +205,10 @@ class _Training:
             group["lr"] = learning_rate(self.config, self.step)
         self.optimizer.zero_grad()
         loss = self.policy.loss(batch, t=draws.get("t"), noise=draws.get("noise"))
-        loss.scalar.backward()
+        scalar = loss.scalar * self._share(batch)
+        scalar.backward()
         gradients = [p.grad if p.grad is not None else p.new_zeros(p.shape) for p in self.parameters]
-        told = self.group.average(gradients, torch.stack([loss.scalar.detach().float(), torch.tensor(float(stop), device=self.device)]))
+        told = self.group.average(gradients, torch.stack([scalar.detach().float(), torch.tensor(float(stop), device=self.device)]))
         value, stopping = told.tolist()
         if not math.isfinite(value):
             raise _not_finite(self.step, indices, batch, loss)
@@ -213,6 +218,14 @@ class _Training:
         self.ema.update()
         self.policy.after_update()
         return value, stopping > 0
+
+    def _share(self, batch: Mapping[str, Any]) -> Tensor | float:
+        """How much this process's part of a weighted batch counts, 1 on average: its loss is relative to its own weights."""
+        if WEIGHT not in batch or self.group.size == 1:
+            return 1.0
+        own = batch[WEIGHT].float().sum()
+        mean = self.group.average([], own.unsqueeze(0))[0]
+        return own / mean.clamp(min=torch.finfo(mean.dtype).tiny)
 
     def _log(self, value: float) -> None:
         count = self.config.log_every

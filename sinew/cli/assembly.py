@@ -16,6 +16,7 @@ from sinew.progress import SILENT, Progress
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from demos import Dataset, Resized
     from policies import PolicyModule
     from policies.best_of import Value
     from policies.counts import CountNetwork
@@ -162,22 +163,58 @@ def best_of(
 
     Raises:
         InputError: the numbers cannot be, or there is nothing to score by.
-        SpecError: the policy lacks the capability that the scorer needs.
+        SpecError: the policy lacks the capability that the scorer needs, or the data do not fit it.
     """
     import policies
-    from policies.base import require
-    from policies.best_of import SCORERS
 
-    if n < 1:
-        raise InputError(f"--best-of {n}: at least 1 candidate is needed")
+    check_best_of(policy, n, scorer, sources, folder=folder, data=data)
     if n == 1:
         return policy
     if scorer == "energy":
         return policies.BestOfN(policy, n, scorer)
     if scorer == "q":
         return policies.BestOfN(policy, n, value_of(sources))
-    require(policy, SCORERS[scorer], f"best-of by {scorer}")  # before anything is learned
     return policies.BestOfN(policy, n, counts_of(policy, sources, weights, folder, data, progress))
+
+
+def check_best_of(
+    policy: PolicyModule, n: int, scorer: str, sources: Sequence[Source], *, folder: Path | None = None, data: Path | None = None
+) -> None:
+    """Refuse, before anything is learned or searched for, what `best_of` cannot make; arguments and errors are its own."""
+    from policies.best_of import check_scorer
+
+    if n < 1:
+        raise InputError(f"--best-of {n}: at least 1 candidate is needed")
+    if n == 1:
+        return
+    check_scorer(policy, scorer)
+    if scorer == "q":
+        value_of(sources)
+    if scorer == "count":
+        _keeping(folder)
+        _demonstrations(policy, sources, data)
+
+
+def _keeping(folder: Path | None) -> Path:
+    """Where pseudo-counts are kept."""
+    if folder is None:
+        raise InputError("--scorer count keeps what it learns beside a run: give --out FOLDER")
+    return folder
+
+
+def _demonstrations(policy: PolicyModule, sources: Sequence[Source], data: Path | None) -> Dataset | Resized:
+    """The data that pseudo-counts are learned from, with pictures of the size that the policy was trained on."""
+    from demos import Dataset, Resized
+    from sinew.specs import check_observation_join
+
+    root = data or data_of(sources[0])
+    found: Dataset | Resized = Dataset(root)
+    wanted = policy.spec.observation
+    shapes = {wanted[key].shape for key in wanted.images}
+    if found.observation_spec.images and shapes - {found.observation_spec[key].shape for key in found.observation_spec.images}:
+        found = Resized(found, min(shapes)[0])
+    check_observation_join(str(root), found.observation_spec, "the policy", wanted)
+    return found
 
 
 def counts_of(
@@ -187,25 +224,20 @@ def counts_of(
 
     Raises:
         InputError: the data or the folder are not known.
+        SpecError: the data do not fit the policy.
     """
-    from demos import Dataset
     from policies.counts import CountConfig, fit_counts, load_counts, save_counts
     from sinew.config import to_json
     from sinew.rundir import write_json
-    from sinew.specs import check_observation_join
 
-    if folder is None:
-        raise InputError("--scorer count keeps what it learns beside a run: give --out FOLDER")
-    root = data or data_of(sources[0])
-    demonstrations, config = Dataset(root), CountConfig()
-    check_observation_join(str(root), demonstrations.observation_spec, "the policy", policy.spec.observation)
+    demonstrations, config = _demonstrations(policy, sources, data), CountConfig()
     made_of = {
         "data": demonstrations.content_hash(),
         "policies": [source.digest() for source in sources],
         "weights": list(weights),
         "config": to_json(config),
     }
-    place = folder / "counts" / hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:16]
+    place = _keeping(folder) / "counts" / hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:16]
     if (place / "counts.json").exists():
         return load_counts(place)
     network = fit_counts(policy, demonstrations, config, progress)
@@ -241,8 +273,7 @@ def value_of(sources: Sequence[Source]) -> Value:
 
     from policies import Residual
     from rl.checkpoint import load_module_state, read_state
-    from rl.residual import STATE_FILE, make_learner
-    from rl.residual_config import ResidualConfig
+    from rl.residual import STATE_FILE, ResidualConfig, make_learner
     from sinew.config import from_json
 
     source = sources[0]

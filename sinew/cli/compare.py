@@ -26,6 +26,7 @@ USUAL = {
     "scorer": None,
     "with": [],
     "instruction": None,
+    "goal_scale": None,
 }
 """How an evaluation is made where nothing else is asked for."""
 

@@ -105,10 +105,11 @@ def evaluate(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
     """
     import policies
     import sim
-    from sinew.cli.assembly import best_of, compose, open_source
+    from sinew.cli.assembly import best_of, check_best_of, compose, open_source
     from sinew.rundir import write_json
 
     check_numbers(args)
+    seeds = test_seeds(args.episodes, args.seed)
     sources = [open_source(name, args.task, args.action, args.token_file) for name in (args.run, *args.others)]
     policy = compose(sources, weights := first_weights(args))
     check_instruction(policy, args.instruction)
@@ -122,15 +123,16 @@ def evaluate(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
     goals = None
     if args.goal_scale is not None:
         goals = expert_goals(policy, task, args.goal_scale)
-        policy = policies.Guided(policy, goal_scale=args.goal_scale)
+        policy = policy if args.goal_scale == 1 else policies.Guided(policy, goal_scale=args.goal_scale)
     options = executor_options(policy, args)
     policies.ChunkExecutor(policy, 1, **{"instruction": interface.task_text, **options})  # refuses now what it would refuse later
+    check_best_of(policy, args.best_of, args.scorer, sources, folder=folder, data=args.data)
     search = None
     if args.weight == "search":
         search = search_weight(sources, interface, options, args, progress)
         policy = compose(sources, weights := weights_of_search(search, len(sources)))
     policy = best_of(policy, args.best_of, args.scorer, sources, weights=weights, folder=folder, data=args.data, progress=progress)
-    result = success(policy, interface, test_seeds(args.episodes, args.seed), options, progress, goals)
+    result = success(policy, interface, seeds, options, progress, goals)
     result = {"run": str(args.run), "task": task, **how(args, weights), **({"search": search} if search else {}), **result}
     against = [entry for source in sources if (entry := compared(source, task, result))] if changed(args) else []
     result |= {"against": against} if against else {}
@@ -318,8 +320,9 @@ def expert_goals(policy: PolicyModule, task: str, scale: float) -> Goals:
         InputError: the policy takes no goal, the scale is negative, or the world has no expert of ours.
     """
     import sim
+    from policies.goals import goal_settings
 
-    settings = getattr(policy.config, "goal", None)
+    settings = goal_settings(policy)
     if "goal" not in policy.spec.capabilities or settings is None:
         raise InputError(f"--goal-scale {scale:g}: {type(policy).__name__} takes no goal; train it with --set 'goal={{\"keys\": [...]}}'")
     if not scale >= 0:

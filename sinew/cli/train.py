@@ -70,7 +70,8 @@ def train(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
     """Train the policy that `args` describe, or go on with it.
 
     Raises:
-        InputError: a key is not in the dataset, weights are unusable, or the folder holds another run.
+        InputError: a key is not in the dataset, weights are unusable, the horizon is longer than every episode, or the folder
+            holds another run.
         SpecError: several datasets differ in what is to be used of them.
     """
     import policies
@@ -114,6 +115,7 @@ def train(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
         seed=args.seed,
         log_every=min(50, max(1, args.steps)),
     )
+    check_windows(data, args.horizon, args.batch_size)
     # The folder comes into being when nothing can be wrong with the arguments any more, so that --out stays free.
     if os.environ.get("RANK", "0") == "0":  # under torchrun one process writes
         run = RunDir.create(args.out, config, seeds={"train": args.seed}, inputs={"data": config["data_hash"]})
@@ -124,6 +126,19 @@ def train(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
         policy = fit(policy, data, run, budget, progress=progress, device=device, weights=weights)
     last = [m for m in run.metrics() if "loss" in m][-1]
     return {"run": str(args.out), "steps": args.steps, "loss": last["loss"], "parameters": sum(p.numel() for p in policy.parameters())}
+
+
+def check_windows(data: Dataset | Concat | Resized, horizon: int, batch_size: int) -> None:
+    """Refuse what training would refuse of its batches.
+
+    Raises:
+        InputError: the horizon is longer than every episode, or the batch does not divide over the processes.
+    """
+    from policies.batches import check_horizon
+    from policies.parallel import Group
+
+    check_horizon(data, horizon)
+    Group(size=int(os.environ.get("WORLD_SIZE", "1"))).share(batch_size)
 
 
 def _data(args: Args) -> tuple[Dataset | Concat, dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,9 @@ from policies.best_of import BestOfN
 from rl.checkpoint import write_state
 from rl.residual import STATE_FILE, ResidualConfig, make_learner
 from robot_bridge.policy_server import PolicyServer
-from sinew.cli import assembly, collect, compare, deploy, eval, train
+from sinew.cli import assembly, collect, compare, deploy, distill, eval, train
 from sinew.config import to_json
-from sinew.errors import InputError, SpecError
+from sinew.errors import InputError, SinewError, SpecError
 from sinew.rundir import RunDir
 
 LIFT = {"task": "lift", "episodes": 3}
@@ -168,6 +169,38 @@ def test_what_cannot_be_is_refused_in_one_line(folder, runs, settings, message):
     assert "\n" not in str(told.value)
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"best_of": 4, "scorer": "energy"}, "best-of by energy needs a policy with capability 'energy'"),
+        ({"best_of": 4, "scorer": "q"}, "--scorer q ranks by the critics of one run"),
+        ({"best_of": 4, "data": Path("nowhere")}, "nowhere"),
+        ({"episodes": 0}, "--episodes 0: at least 1 is needed"),
+    ],
+)
+def test_nothing_is_searched_for_in_vain(folder, monkeypatch, settings, message):
+    monkeypatch.setattr(eval, "search_weight", lambda *_: pytest.fail("the search came before the refusal"))
+    with pytest.raises(SinewError, match=message):
+        evaluated(folder, "flow", "diffusion", weight="search", **settings)
+
+
+def test_a_policy_without_features_is_told_what_else_to_rank_by(folder):
+    source = assembly.open_source(folder / "flow")
+    source.policy.spec = replace(source.policy.spec, capabilities=("noise",), feature_dim=0)
+    with pytest.raises(SpecError, match=r"'features'; FlowPolicy has: noise: rank by another scorer, or use a policy whose sampler"):
+        assembly.best_of(source.policy, 4, "count", [source], folder=folder)
+
+
+def test_pseudo_counts_see_pictures_of_the_size_that_the_policy_was_trained_on(folder, monkeypatch):
+    collect.collect(collect.Args(task="reach", out=folder / "seen", episodes=1, cameras=("front",), image_size=32))
+    settings = {"data": (folder / "seen",), "image_size": 16, "horizon": 4, "keys": ("observation.state", "observation.images.front")}
+    train.train(train.Args(out=folder / "small", steps=1, batch_size=8, **settings))
+    seen = []
+    monkeypatch.setattr("policies.counts.fit_counts", lambda policy, data, *_: seen.append(data) or small_counts(policy))
+    assert evaluated(folder, "small", best_of=2)["best_of"] == 2
+    assert seen[0].observation_spec["observation.images.front"].shape == (16, 16, 3)
+
+
 def test_a_policy_of_lerobot_needs_its_task():
     with pytest.raises(InputError, match="hf:somebody/something does not say which task it is for; name it with --task"):
         eval.evaluate(eval.Args(run="hf:somebody/something"))
@@ -206,6 +239,19 @@ def test_a_policy_with_goals_follows_what_the_expert_reaches_in_the_same_scene(f
     assert free["goal_scale"] is None and followed["goal_scale"] == 2.0
     assert followed["against"][0]["run"] == str(folder / "goal")
     assert (folder / "goal/eval/lift-goal2.json").exists() and (folder / "goal/eval/lift.json").exists()
+    other = folder / "goal/eval/lift-goal2.json"  # whatever it was: neither the plain evaluation nor that of another scale
+    other.write_text(json.dumps({**followed, "successes": [not won for won in free["successes"]]}))
+    assert evaluated(folder, "goal", goal_scale=1.0)["against"][0]["k"] == free["k"]
+
+
+def test_a_distilled_policy_keeps_its_teachers_goals(folder):
+    teacher = folder / "goal"
+    if not teacher.exists():
+        made(folder, "goal", policy="edm", set=('goal={"keys": ["observation.environment_state"]}',))
+    distill.distil(distill.Args(run=teacher, out=folder / "jump", updates=2, batch_size=16, teacher_steps=2))
+    assert evaluated(folder, "jump", goal_scale=1.0)["goal_scale"] == 1.0
+    with pytest.raises(SpecError, match="Guided needs a policy with capability 'denoise'; ConsistencyPolicy has"):
+        evaluated(folder, "jump", goal_scale=2.0)
 
 
 def test_what_a_goal_asks_for_is_told(folder):

@@ -72,6 +72,12 @@ def test_several_evaluations_of_a_run_are_joined(tmp_path: Path) -> None:
         compared(old, new, noise="zero")
 
 
+def test_evaluations_with_a_goal_are_no_plain_ones(tmp_path: Path) -> None:
+    old, new = make_run(tmp_path / "old", [False] * 10), make_run(tmp_path / "new", [True] * 10, goal_scale=None)
+    make_run(new, [False] * 10, file="lift-goal1.json", goal_scale=1.0)
+    assert compared(old, new)["b"]["k"] == 10
+
+
 def test_contradictory_and_damaged_evaluations_are_named(tmp_path: Path) -> None:
     old, new = make_run(tmp_path / "old", [False] * 10), make_run(tmp_path / "new", [True] * 10)
     make_run(new, [False] * 10, file="other.json")

@@ -198,6 +198,7 @@ def test_a_mistyped_command_leaves_the_folder_free(trained):
     assert "unknown device" in refusal(*train, "--device", "gpu")
     assert "finite" in refusal(*train, "--learning-rate", "nan")
     assert "--seed -1" in refusal(*train, "--seed", -1)
+    assert "longer than the longest episode" in refusal(*train, "--horizon", 5000)
     assert not (trained / "typo").exists()
     improve = ("improve", trained / "bc", "--out", trained / "typo")
     assert "no dataset" in refusal(*improve, "--demos", trained / "nowhere")

@@ -122,3 +122,10 @@ def test_wrong_settings_and_observations_are_told(small):
         policy.sample(policy.encode({STATE: torch.zeros(1, 1, 4), "observation.environment_state": torch.zeros(1, 1, 3)}), guidance=[print])
     with pytest.raises(SpecError, match=r"looks at 'observation\.environment_state'"):
         policy.encode({STATE: torch.zeros(1, 1, 4)})
+
+
+def test_one_step_is_not_spread_over_two(toys):
+    data = toys.ToyData()
+    policy = policies.make("act", toys.policy_spec(n_obs_steps=2), data.stats(), toys.TINY_ACT)
+    with pytest.raises(SpecError, match=r"'observation\.state' has shape \(3, 1, 4\), the policy looks at \(batch, 2, 4\)"):
+        policy.encode({STATE: torch.zeros(3, 1, 4), "observation.environment_state": torch.zeros(3, 1, 3)})

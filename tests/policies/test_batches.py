@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from policies.batches import EARLY_FRAMES, Beginnings, Windows
+from policies.base import weighted_loss
+from policies.batches import EARLY_FRAMES, Beginnings, Windows, check_horizon
 from policies.parallel import Group
 from policies.train import TrainConfig
 from sinew.errors import DataError, InputError
@@ -59,9 +60,17 @@ def test_loading_is_told_and_an_empty_dataset_refused(toys):
 
 def test_a_horizon_longer_than_every_episode_is_refused(toys):
     data = toys.ToyData(length=20)
-    Windows(data, toys.policy_spec(horizon=20), 4, 0, Group())
+    check_horizon(data, 20)
     with pytest.raises(InputError, match="21 actions is longer than the longest episode, 20 frames: choose --horizon up to 20"):
-        Windows(data, toys.policy_spec(horizon=21), 4, 0, Group())
+        check_horizon(data, 21)
+
+
+def test_weights_are_relative_however_small():
+    losses = torch.tensor([1.0, 3.0])
+    for size in (1e-30, 1e-12, 1.0, 1e12):
+        scalar = weighted_loss(losses, {"weight": size * torch.tensor([1.0, 3.0])}).scalar
+        torch.testing.assert_close(scalar, torch.tensor(2.5))
+    assert weighted_loss(losses, {"weight": torch.zeros(2)}).scalar == 0
 
 
 def test_a_share_of_each_batch_comes_from_the_beginnings_of_episodes(toys):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 
@@ -94,3 +96,16 @@ def test_wrong_settings_are_told():
     encoder = ObservationEncoder(wrist, 1, ImageConfig())
     with pytest.raises(SpecError, match=r"looks at 'observation.images.wrist' and the observation has observation.state: give it,"):
         encoder({"observation.state": torch.zeros(1, 1, 4)})
+
+
+def test_what_would_be_spread_over_elements_or_steps_is_refused(toys):
+    """One element for four and one step for two broadcast without a word."""
+    policy, data = toys.make("flow-mlp-camera")
+    batch = toys.batch(data, policy.spec, 3)
+    for wrong in (torch.zeros(3, 2, 1), torch.zeros(3, 1, 4), torch.zeros(3, 4)):
+        shape = re.escape(str(tuple(wrong.shape)))
+        with pytest.raises(SpecError, match=rf"'observation\.state' has shape {shape}, the policy looks at \(batch, 2, 4\)"):
+            policy.encode({**batch, "observation.state": wrong})
+    last = {key: batch[key][:, -1] for key in policy.spec.observation}
+    with pytest.raises(SpecError, match=r"'observation\.images\.front' has shape \(3, 8, 8, 3\), .* at \(batch, 16, 20, 3\)"):
+        policy.observe({**last, "observation.images.front": torch.zeros(3, 8, 8, 3, dtype=torch.uint8)})

@@ -8,10 +8,13 @@ import torch
 
 import policies
 from policies.batches import Windows
+from policies.distill import DistillConfig, distilling
 from policies.executor import ChunkExecutor
-from policies.goals import GoalSettings, Hindsight
+from policies.goals import PREFIX, GoalSettings, Hindsight, goal_settings
 from policies.parallel import Group
+from policies.train import TrainConfig, train
 from sinew.errors import DataError, InputError, SpecError
+from sinew.rundir import RunDir
 from sinew.specs import ENVIRONMENT_STATE, STATE
 
 
@@ -94,3 +97,19 @@ def test_goals_that_cannot_be_given_are_told(toys):
         taught.reset(goals={ENVIRONMENT_STATE: torch.zeros(1, 3)})
     with pytest.raises(InputError, match=r"goals for 1 of 2 worlds: give every world one first"):
         taught.reset([1], goals={ENVIRONMENT_STATE: torch.zeros(1, 3)})
+
+    seen = {STATE: torch.ones(3, 1, 4), ENVIRONMENT_STATE: torch.ones(3, 1, 3)}
+    with pytest.raises(SpecError, match=r"'goal\.observation\.environment_state' has shape \(3, 1\), expected \(batch, 3\)"):
+        taught.policy.encode({**seen, PREFIX + ENVIRONMENT_STATE: torch.ones(3, 1)})
+
+
+def test_one_step_policies_are_taught_with_goals_too(toys, tmp_path):
+    """Whose goal it is stands in the config of the policy inside: of the student, or of the network made from scratch."""
+    teacher, data = toys.make("edm-transformer")
+    made = policies.make("consistency", teacher.spec, data.stats(), {"network": {"goal": {"keys": [ENVIRONMENT_STATE]}}})
+    for name, trained in (("distilled", distilling(teacher, DistillConfig(), data.stats())), ("made", made)):
+        seen, encode = {}, trained.product().encode
+        trained.product().encode = lambda batch, seen=seen, encode=encode: (seen.update(batch), encode(batch))[1]
+        train(trained, data, RunDir.create(tmp_path / name, {}), TrainConfig(steps=1, batch_size=8))
+        assert "goal" in trained.product().spec.capabilities and seen[PREFIX + ENVIRONMENT_STATE].shape == (8, 3)
+    assert goal_settings(toys.make("residual-flow-mlp")[0]) is None

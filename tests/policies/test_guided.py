@@ -142,3 +142,17 @@ def test_what_it_needs_is_told_in_the_constructor(toys, tmp_path):
         ValueGuidance(lambda a, ctx: a.sum((1, 2)), -1)
     with pytest.raises(InputError, match="guided by function is not saved"):
         policies.save(Guided(policy, [pull]), tmp_path)
+
+
+def test_a_gradient_asked_for_from_outside_goes_through_its_denoiser(toys):
+    """Real-time chunking differentiates a composition to x; the part that is guided by values must not drop out of it."""
+    base, data = toys.make("edm-mlp")
+    guided = Guided(base, [ValueGuidance(lambda a, ctx: a.sum((1, 2)), 0.3)])
+    context, sigma = base.encode(observed(toys, base, data)), torch.full((5,), 0.7)
+    x = torch.randn(5, *base.spec.noise_shape, requires_grad=True)
+    told, wanted = (torch.autograd.grad(p.denoise(x, sigma, context).square().sum() / 2, x)[0] for p in (guided, base))
+    estimate = guided.denoise(x, sigma, context).detach()
+    (product,) = torch.autograd.grad(base.denoise(x, sigma, context), x, estimate)  # the guidance itself is held fixed
+    torch.testing.assert_close(told, product)
+    assert not torch.allclose(told, wanted)
+    assert not guided.denoise(x.detach(), sigma, context).requires_grad

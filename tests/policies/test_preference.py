@@ -6,6 +6,7 @@ import copy
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -145,3 +146,13 @@ def test_scores_and_settings_that_cannot_be_used_are_refused(made, tmp_path):
         settings(candidates=1)
     with pytest.raises(InputError, match="beta and learning_rate must be above 0"):
         settings(beta=0.0)
+
+
+def test_pairs_of_few_frames_are_not_taken_for_short_episodes(toys, tmp_path):
+    """Two frames from the first of their episodes; the horizon of 5 fits the episodes of 20."""
+    policy, data = toys.make("flow-mlp")
+    early = np.flatnonzero(data.column("frame_index") < 3)
+    seed = next(s for s in range(10_000) if set(np.random.default_rng(s).permutation(len(data))[:2]) <= set(early))
+    prefer(policy, data, first_action, RunDir.create(tmp_path / "run", {}), settings(pairs=2, batch_size=2, steps=1, seed=seed))
+    with pytest.raises(InputError, match="horizon of 5 actions is longer than the longest episode, 4 frames"):
+        prefer(policy, toys.ToyData(length=4), first_action, RunDir.create(tmp_path / "short", {}), settings())

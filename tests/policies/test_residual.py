@@ -66,3 +66,13 @@ def test_corrections_nest(pair, toys):
 def test_wrong_settings_are_told(pair):
     with pytest.raises(SpecError, match=r"scale 0\.0 must be in \(0, 2\]"):
         policies.Residual(pair[0], scale=0)
+
+
+def test_the_energy_of_its_base_is_its_own(toys):
+    base, data = toys.make("energy-transformer")
+    residual, batch = policies.Residual(base), toys.batch(data, base.spec, 4)
+    assert "energy" in residual.spec.capabilities
+    x, context = batch["action"], residual.encode(batch)
+    assert torch.equal(residual.energy(x, context), base.energy(x, context))
+    with pytest.raises(SpecError, match="needs a policy with capability 'energy'; FlowPolicy has"):
+        toys.make("residual-flow-mlp")[0].energy(x, context)

@@ -96,10 +96,15 @@ def test_killed_at_any_moment_leaves_a_whole_state(toys, tmp_path):
 
 @pytest.mark.parametrize(("name", "killed"), [("flow-mlp", True), ("flow-mlp-camera", False)])
 def test_two_processes_train_as_one(toys, tmp_path, name, killed):
-    """The first case loses a process after step 12 and goes on from step 7 with the other number of processes."""
+    """The first case loses a process after step 12 and goes on from step 7 with the other number of processes; in the second
+    samples have weights."""
     settings = {**SETTINGS, "steps": 25}
     policy, data = toys.make(name)
-    train(policy, data, run_dir(tmp_path / "one"), TrainConfig(**settings))
+    weights = None
+    if not killed:  # very different ones, so that the processes' shares weigh differently
+        settings["weights"] = (np.random.default_rng(0).uniform(size=len(data)) ** 8).tolist()
+        weights = np.array(settings["weights"])
+    train(policy, data, run_dir(tmp_path / "one"), TrainConfig(**{k: v for k, v in settings.items() if k != "weights"}), weights=weights)
     assert (worker(tmp_path / "two", name, settings, kill_at=12 if killed else None, processes=2) == 0) is not killed
     if killed:
         assert json.loads((tmp_path / "two" / "train_state.json").read_text())["step"] == 7
@@ -278,3 +283,13 @@ def test_wrong_settings_are_told():
         TrainConfig(steps=0)
     with pytest.raises(InputError, match="ema_decay"):
         TrainConfig(ema_decay=1.0)
+
+
+def test_a_run_killed_between_its_last_state_and_its_policy_still_gets_the_policy(toys, tmp_path):
+    policy, data = toys.make("flow-mlp")
+    first = {k: v.clone() for k, v in train(policy, data, run_dir(tmp_path), TrainConfig(**SETTINGS)).state_dict().items()}
+    (tmp_path / "policy.json").unlink()
+    (tmp_path / "policy.safetensors").unlink()
+    policy, data = toys.make("flow-mlp")
+    train(policy, data, RunDir(tmp_path), TrainConfig(**SETTINGS))
+    assert all(torch.equal(first[key], value) for key, value in tensors(tmp_path).items())

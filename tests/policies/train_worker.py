@@ -1,4 +1,4 @@
-"""A training process for the tests: python train_worker.py FOLDER CASE '{"steps": ...}' [KILL_AT_STEP].
+"""A training process for the tests: python train_worker.py FOLDER CASE '{"steps": ..., "weights": [...] or left out}' [KILL_AT_STEP].
 
 Under torchrun every process takes its share. With KILL_AT_STEP the process kills itself after that step, by SIGKILL.
 """
@@ -11,6 +11,7 @@ import signal
 import sys
 from pathlib import Path
 
+import numpy as np
 import torch
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
@@ -41,4 +42,8 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     folder, case, settings = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
     policy, data = toys.make(case)
-    train(policy, data, RunDir(folder), TrainConfig(**settings), KillAt(int(sys.argv[4]) if len(sys.argv) > 4 else -1))
+    weights = settings.pop("weights", None)
+    train(
+        policy, data, RunDir(folder), TrainConfig(**settings), KillAt(int(sys.argv[4]) if len(sys.argv) > 4 else -1),
+        weights=None if weights is None else np.array(weights),
+    )  # fmt: skip
