@@ -125,6 +125,7 @@ class ChunkExecutor:
         for place, world in enumerate(ids):
             self._episodes[world] += 1
             self._seeds[world] = mix(self.seed, world, int(self._episodes[world])) if seeds is None else mix(int(seeds[place]))
+        self._chunks[ids] = 0.0  # what was not finite must not reach the guidance of the next chunks
         self._held[ids], self._used[ids], self._queries[ids] = 0, self.act_steps, 0
         self._started[ids] = False
 

@@ -269,3 +269,19 @@ def test_corrected_plans_are_what_act_gives_and_peek_changes_nothing(toys):
     planner = CorrectedPlans(ChunkExecutor(policy, 2, seed=3))
     assert torch.equal(planner.peek(obs, [0, 1]), expected) and torch.equal(planner.plan(obs), expected)
     assert not torch.allclose(ChunkExecutor(policy, 2, seed=3).plan(obs), expected)
+
+
+def test_a_chunk_that_was_not_finite_does_not_outlive_the_stop(toys):
+    """World 0 looks at a broken reading once; after the stop its next chunk is its own, not guided by the broken one."""
+    policy, data = toys.make("flow-mlp")
+    executor = ChunkExecutor(policy, 2, mode="rtc", delay=1, act_steps=2)
+    good = frames(data, policy, [0, 1])
+    for _ in range(2):
+        executor.act(good)
+    broken = {key: value.clone() for key, value in good.items()}
+    broken[STATE][0] = math.nan
+    executor.act(broken)  # the chunk that is asked for here is executed from the next tick on
+    with pytest.raises(SafetyStop, match="world 0"):
+        executor.act(good)
+    for _ in range(6):
+        assert torch.isfinite(executor.act(good)).all()
