@@ -238,7 +238,7 @@ def example(policy: PolicyModule, rows: int, seed: int) -> dict[str, Tensor]:
             size = obs[key][0, 0].numel()
             first = sum(normalizer.sizes[: normalizer.keys.index(key)])
             mean, scale = (v[first : first + size].reshape(tensor.shape) for v in (normalizer.mean, normalizer.scale))
-            obs[key] = mean + scale * obs[key]
+            obs[key] = mean + scale * obs[key].to(mean)
     goal = getattr(innermost(policy), "goal", None)
     return obs if goal is None else {**obs, **{PREFIX + key: obs[key][:, -1].flip(0).clone() for key in goal.settings.keys}}
 

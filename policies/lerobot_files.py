@@ -6,14 +6,13 @@ import re
 from importlib import import_module
 from pathlib import Path
 
-from policies.checkpoint import read_tensors
+from policies.checkpoint import PICKLES, read_tensors
 from sinew.errors import DataError, InputError, MissingDependency
 from sinew.rundir import read_json
 from sinew.specs import ActionKind, ActionSpec
 
 WEIGHTS = "model.safetensors"
 PROCESSORS = ("policy_preprocessor.json", "policy_postprocessor.json")
-PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 
 
@@ -47,7 +46,7 @@ def check_files(folder: Path, source: str) -> None:
     Raises:
         DataError: says which file and why.
     """
-    pickles = sorted(p.name for p in folder.iterdir() if p.suffix in PICKLES)
+    pickles = sorted(p.name for p in folder.iterdir() if p.suffix.lower() in PICKLES)
     if pickles:
         other = "" if (folder / WEIGHTS).exists() else f" and no {WEIGHTS}"
         raise DataError(f"{source} holds {pickles[0]}{other}: pickles run code and are never read; convert to safetensors and remove it")
@@ -56,8 +55,11 @@ def check_files(folder: Path, source: str) -> None:
             hint = "; LeRobot's migrate_policy_normalization script adds the processors of an old checkpoint" if name in PROCESSORS else ""
             raise DataError(f"{source} has no {name}{hint}")
     for name in PROCESSORS:
-        steps = read_json(folder / name)
-        for step in steps.get("steps", ()) if isinstance(steps, dict) else ():
+        told = read_json(folder / name)
+        steps = told.get("steps", []) if isinstance(told, dict) else None
+        if not isinstance(steps, list) or not all(isinstance(step, dict) for step in steps):
+            raise DataError(f"{source}/{name} does not describe a processor: an object with a list of steps is expected")
+        for step in steps:
             if "registry_name" not in step and not str(step.get("class", "")).startswith("lerobot."):
                 raise DataError(f"{source}/{name} names the class {step.get('class')!r}, which is not LeRobot's: it would be run")
 

@@ -24,6 +24,8 @@ __all__ = ["RemoteConfig", "RemoteContext", "RemotePolicy", "connect", "read_tok
 VERSION = 1
 """Version of the messages; client and server must agree."""
 VERSION_HEADER = "sinew-policy-version"
+REMEMBERED = 64
+"""Numbers of observations that a client remembers to have sent; a server keeps fewer."""
 FORGOTTEN = "forgotten"
 """Kind of the error with which a server asks for an observation again."""
 CAPABILITIES = ("noise", "denoise", "energy", "features", "observe", "correct", "language", "goal")
@@ -234,6 +236,8 @@ class RemotePolicy(PolicyModule):
             answer = self._send(request if ctx.key in self._sent else {**request, "obs": ctx.obs})
             if answer.get("kind") == FORGOTTEN:
                 answer = self._send({**request, "obs": ctx.obs})
+            if len(self._sent) >= REMEMBERED:
+                self._sent.clear()
             self._sent.add(ctx.key)
         else:
             answer = self._send(request)

@@ -86,12 +86,15 @@ class Backbone(nn.Module):
         """Token numbers (B, L) → embeddings (B, L, width)."""
         return self.decoder.get_input_embeddings()(tokens)
 
-    def forward(self, embeddings: Tensor, allowed: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], Tensor]:
+    def forward(
+        self, embeddings: Tensor, allowed: Tensor, places: Tensor | None = None
+    ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], Tensor]:
         """Run the language model.
 
         Args:
             embeddings: (B, L, width).
             allowed: (B or 1, L, L) bool; row i tells which tokens token i sees.
+            places: (B, L) int64, where each token stands; None for one after the other.
 
         Returns:
             Keys and values of every layer, (B, kv_heads, L, head_dim) each, and the last hidden states (B, L, width).
@@ -99,7 +102,7 @@ class Backbone(nn.Module):
         mask = torch.zeros(allowed.shape, dtype=embeddings.dtype, device=embeddings.device)
         mask = mask.masked_fill(~allowed, torch.finfo(mask.dtype).min).unsqueeze(1).expand(len(embeddings), -1, -1, -1)
         cache = _library().DynamicCache()  # without the config: layers with a sliding window would keep their last keys only
-        given = self.decoder(inputs_embeds=embeddings, attention_mask=mask, past_key_values=cache, use_cache=True)
+        given = self.decoder(inputs_embeds=embeddings, attention_mask=mask, position_ids=places, past_key_values=cache, use_cache=True)
         layers = given.past_key_values.layers
         return tuple(layer.keys for layer in layers), tuple(layer.values for layer in layers), given.last_hidden_state
 

@@ -47,7 +47,10 @@ class DiscreteHead(nn.Module):
         first = told.new_zeros(len(told), told.shape[-1]) if self.state_in is None else self.state_in(state)
         suffix = torch.cat([first.unsqueeze(1), told], dim=1) + self.places[: labels.shape[1]]
         size, allowed = prefix.there.shape[1], self._allowed(encoder, prefix.there, labels.shape[1])
-        keys, values, last = encoder.backbone(torch.cat([prefix.embeddings, suffix.to(prefix.embeddings)], dim=1), allowed)
+        places = torch.arange(allowed.shape[1], device=allowed.device).repeat(len(allowed), 1)
+        places[:, size:] -= (~prefix.there).sum(1, keepdim=True)  # padding between prefix and suffix takes no place
+        embeddings = torch.cat([prefix.embeddings, suffix.to(prefix.embeddings)], dim=1)
+        keys, values, last = encoder.backbone(embeddings, allowed, places)
         ctx = encoder.context(batch, prefix, [k[:, :, :size] for k in keys], [v[:, :, :size] for v in values], last[:, :size])
         logits = self.out(last[:, size:].to(suffix)).transpose(1, 2)
         entropy = functional.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="none")

@@ -85,6 +85,7 @@ def run_verb(module: ModuleType, argv: list[str]) -> int:
 
     args: Any = tyro.cli(module.Args, args=argv[1:], prog=f"sinew {argv[0]}", description=module.__doc__)
     check_numbers(args)
+    check_repeated(args, argv[1:])
     # Torch takes every core it sees and spins on them; a small policy on a small machine is faster with one.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     if not args.json:
@@ -114,6 +115,22 @@ def check_numbers(args: Any) -> None:
         if isinstance(value, float) and not math.isfinite(value):
             raise InputError(f"--{name.replace('_', '-')} {value}: give a finite number")
     check_seed(args.seed)
+
+
+def check_repeated(args: Any, words: list[str]) -> None:
+    """Refuse an option with several values that is given twice, of which all but the last would go unnoticed.
+
+    Raises:
+        InputError: names the option.
+    """
+    from sinew.errors import InputError
+
+    given = [word.partition("=")[0].replace("_", "-") for word in words if word.startswith("--")]
+    for name, value in vars(args).items():
+        option = f"--{name.replace('_', '-')}"
+        if isinstance(value, tuple) and given.count(option) > 1:
+            times = f"{option} is given {given.count(option)} times and only the last would count"
+            raise InputError(f"{times}: give all values after one {option}")
 
 
 def exit_code(module: ModuleType, result: dict[str, Any]) -> int:

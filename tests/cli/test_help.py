@@ -82,6 +82,8 @@ def test_version() -> None:
         (["bench"], "which benchmark? known are demo, sim, data"),
         (["compare", "no-such-run", "nor-this"], "no run at no-such-run"),
         (["data", "info", "no-such-dataset"], "no-such-dataset"),
+        (["train", "--data", "a", "--out", "b", "--set", "x=1", "--set=y=2"], "--set is given 2 times and only the last would count"),
+        (["train", "--data", "a", "--data", "b", "--out", "c"], "give all values after one --data"),
     ],
 )
 def test_wrong_input_is_one_line_and_exit_code_2(arguments: list[str], message: str) -> None:

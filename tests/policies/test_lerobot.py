@@ -32,3 +32,15 @@ def test_files_that_could_run_code_are_not_let_through(tmp_path):
     (tmp_path / "weights.pkl").write_bytes(b"")
     with pytest.raises(DataError, match=r"it holds weights\.pkl: pickles run code and are never read"):
         check_files(tmp_path, "it")
+    (tmp_path / "weights.pkl").rename(tmp_path / "optimizer.PT")
+    with pytest.raises(DataError, match=r"it holds optimizer\.PT: pickles run code"):
+        check_files(tmp_path, "it")
+
+
+@pytest.mark.parametrize("text", ["[]", '{"steps": null}', '{"steps": ["x"]}'])
+def test_processors_that_are_none_are_told(text, tmp_path):
+    for name in ("config.json", "model.safetensors", *PROCESSORS):
+        (tmp_path / name).write_text("{}")
+    (tmp_path / PROCESSORS[1]).write_text(text)
+    with pytest.raises(DataError, match=r"it/policy_postprocessor\.json does not describe a processor"):
+        check_files(tmp_path, "it")

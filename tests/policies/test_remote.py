@@ -20,7 +20,7 @@ from policies import wire
 from policies.base import PolicyModule
 from policies.evaluate import evaluate
 from policies.executor import ChunkExecutor
-from policies.remote import VERSION, VERSION_HEADER, RemotePolicy, connect
+from policies.remote import REMEMBERED, VERSION, VERSION_HEADER, RemotePolicy, connect
 from policies.sampling import euler
 from robot_bridge.policy_server import KEPT_CONTEXTS, PolicyServer
 from sinew.config import to_json
@@ -117,6 +117,20 @@ def test_an_observation_is_sent_and_encoded_once_and_again_when_it_was_forgotten
         remote.close()
         assert torch.equal(remote.sample(contexts[0], noise=noise).actions, first)  # on a new connection
         assert len(encodes) == KEPT_CONTEXTS + 3
+        remote.close()
+
+
+def test_a_client_that_runs_for_long_does_not_keep_the_number_of_every_observation(flow):
+    policy, obs = flow
+    one = {key: value[:1] for key, value in obs.items()}
+    with PolicyServer(policy, port=0) as server:
+        remote = connect(server.url)
+        noise, first = noise_for(policy, 1, 1), remote.encode(one)
+        before = remote.sample(first, noise=noise).actions
+        for _ in range(2 * REMEMBERED):
+            remote.sample(remote.encode(one), noise=noise, steps=1)
+        assert len(remote._sent) <= REMEMBERED
+        assert torch.equal(remote.sample(first, noise=noise).actions, before)
         remote.close()
 
 

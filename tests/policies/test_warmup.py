@@ -11,6 +11,7 @@ import torch
 import policies
 import policies.warmup as warmup
 from policies.executor import ChunkExecutor
+from policies.export_graphs import example
 from policies.live import LiveExecutor
 from policies.warmup import in_words, prepare
 from sinew.config import to_json
@@ -104,6 +105,12 @@ def test_products_in_bfloat16_give_float32_actions_nearby(toys):
     wanted = sample(policy, observations(toys, policy, data), noise(policy)).actions
     assert found.dtype == torch.float32 and 0 < (found - wanted).abs().max() < 0.1
     assert all(p.dtype == torch.float32 for p in policy.parameters())
+
+
+def test_observations_to_prepare_with_follow_the_policy_to_its_device(toys):
+    policy, _ = toys.make("flow-mlp")  # "meta" stands for a GPU: nothing of the CPU mixes with it
+    obs = example(policy.to("meta"), 1, seed=0)
+    assert {obs[key].device.type for key in policy.spec.observation.vectors} == {"meta"}
 
 
 def test_a_prepared_policy_keeps_what_the_policy_can_do(toys):

@@ -207,6 +207,17 @@ def test_discrete_actions_leave_the_prefix_as_it_is_and_are_learned(toys):
     assert policy.head(policy.encoder, batch)[1].mean() < 0.1 * first.mean()
 
 
+def test_the_loss_of_discrete_actions_does_not_depend_on_longer_instructions_beside_it(toys):
+    policy, data = toys.vla(discrete_weight=1.0)
+    batch = toys.batch(data, policy.spec, 2)
+    batch["task"] = ["Go.", "Go to the red square that is nearest to the hand, and stay there."]
+    alone = {key: value[:1] for key, value in batch.items()}
+    with torch.no_grad():
+        _, together = policy.head(policy.encoder, batch)
+        _, single = policy.head(policy.encoder, alone)
+    torch.testing.assert_close(together[:1], single, rtol=0, atol=1e-5)
+
+
 def test_only_adapters_and_expert_learn_with_lora_and_merged_they_act_the_same(toys, tmp_path):
     policy, data = toys.vla(train="lora")
     batch, noise = toys.batch(data, policy.spec), noise_for(policy, 8, 2)
