@@ -250,9 +250,10 @@ def distilling(teacher: PolicyModule, config: DistillConfig, stats: Mapping[str,
         seed: of its weights.
 
     Raises:
-        SpecError: the teacher is no denoiser, or corrects its actions at every tick.
+        SpecError: the teacher is no denoiser, corrects its actions at every tick, or cannot take that many steps.
     """
     check_teacher(teacher)
+    capability(teacher, "denoise").sigmas(config.teacher_steps)  # refuses now more steps than it can take
     start = float(capability(teacher, "denoise").sigmas(1)[0])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -93,6 +93,7 @@ def distil(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
     weights = None if column is None else train_verb._weights(data, column)
     check_observation_join("the dataset", data.observation_spec, "the policy", teacher.spec.observation)
     check_action_join("the dataset", data.action_spec, "the policy", teacher.spec.action)
+    train_verb.check_windows(data, teacher.spec.horizon, args.batch_size)
     device = own_device(args.device)
     trainer = distilling(teacher, config, data.stats(), seed=args.seed)
     described = {

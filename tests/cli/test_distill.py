@@ -77,6 +77,13 @@ def test_refusals_are_one_line_with_code_2(made, tmp_path):
     assert len(lines) == 1 and "distilling steps must be at least 1, not 0" in lines[0] and "Traceback" not in done.stderr
     with pytest.raises(InputError, match="steps must be at least 1, not 0"):
         distill.distil(args(made, tmp_path / "out", updates=0))
+    train.train(train.Args(data=(made / "data",), out=tmp_path / "ddpm", policy="diffusion", steps=2, batch_size=16))
+    with pytest.raises(SpecError, match="samples in at most 100 steps, the levels of its schedule, not 101"):
+        distill.distil(args(made, tmp_path / "out", run=tmp_path / "ddpm", teacher_steps=101))
+    collect.collect(collect.Args(task="reach", episodes=1, out=tmp_path / "brief"))
+    train.train(train.Args(data=(made / "data",), out=tmp_path / "long", horizon=9, steps=2, batch_size=16))
+    with pytest.raises(InputError, match="the horizon of 9 actions is longer than the longest episode, 7 frames"):
+        distill.distil(args(made, tmp_path / "out", run=tmp_path / "long", data=(tmp_path / "brief",)))
     assert not (tmp_path / "out").exists()  # nothing is begun that cannot be finished
 
 
