@@ -133,7 +133,7 @@ def common_task(args: Args, a: Mapping[str, Outcomes], b: Mapping[str, Outcomes]
     """
     for path, evaluations in ((args.a, a), (args.b, b)):
         if not evaluations:
-            raise InputError(f"{path} was not evaluated with noise {args.noise} and executor {args.executor}; run: sinew eval {path}")
+            raise InputError(f"{path} was not evaluated so: run sinew eval {path}{_options(args)}")
         if args.task is not None and args.task not in evaluations:
             raise InputError(f"{path} was not evaluated on task {args.task}; it was on {', '.join(sorted(evaluations))}")
     if args.task is not None:
@@ -144,6 +144,14 @@ def common_task(args: Args, a: Mapping[str, Outcomes], b: Mapping[str, Outcomes]
     if len(common) > 1:
         raise InputError(f"both were evaluated on {', '.join(common)}; name one with --task")
     return common[0]
+
+
+def _options(args: Args) -> str:
+    """The options of `sinew eval` that make the evaluations that are asked for."""
+    asked = {"noise": args.noise, "executor": args.executor, "delay": args.delay, "act_steps": args.act_steps, "best_of": args.best_of}
+    asked = {name: value for name, value in asked.items() if value != USUAL[name]}
+    asked |= {"scorer": args.scorer} if args.best_of > 1 else {}
+    return "".join(f" --{name.replace('_', '-')} {value}" for name, value in asked.items())
 
 
 def sequential(before: list[bool], after: list[bool], alpha: float) -> dict[str, Any]:

@@ -58,8 +58,8 @@ class Args:
     instruction: str | None = None
     """What a language policy is told to do; the task's own text if left out."""
     goal_scale: float | None = None
-    """Give a policy with goals the one that the scripted expert reaches in the same scene, followed this much: 1 as taught,
-    more for more; no goal if left out."""
+    """Give a policy with goals the one that the scripted expert reaches in the same scene, followed this much: 1 as the policy
+    was set to, more for more; no goal if left out."""
     videos: int = 0
     """Episodes to film into the run's videos/."""
     data: Path | None = None

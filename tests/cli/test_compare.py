@@ -68,8 +68,10 @@ def test_several_evaluations_of_a_run_are_joined(tmp_path: Path) -> None:
     make_run(new, [True] * 10, first=500, file="lift-seed1.json")
     make_run(new, [False] * 10, first=100, file="lift-zero.json", noise="zero")
     assert compared(old, new)["paired"]["n"] == 20
-    with pytest.raises(InputError, match=r"old was not evaluated with noise zero and executor sync; run: sinew eval"):
+    with pytest.raises(InputError, match=r"old was not evaluated so: run sinew eval .*old --noise zero$"):
         compared(old, new, noise="zero")
+    with pytest.raises(InputError, match=r"run sinew eval .*old --delay 2 --act-steps 4 --best-of 8 --scorer count$"):
+        compared(old, new, delay=2, act_steps=4, best_of=8)
 
 
 def test_evaluations_with_a_goal_are_no_plain_ones(tmp_path: Path) -> None:
