@@ -250,8 +250,10 @@ def noise_for(spec: PolicySpec, ctx: Context, n: int, noise: Tensor | None, gene
     """The noise (B, n, *noise_shape) of a sample: the given one after a shape check, or N(0, I).
 
     Raises:
-        SpecError: the given noise has another shape.
+        SpecError: the given noise has another shape, or n is below 1.
     """
+    if n < 1:
+        raise SpecError(f"a sample has at least 1 candidate, not {n}")
     shape = (ctx.batch, n, *spec.noise_shape)
     if noise is None:
         return torch.randn(shape, generator=generator, device=device if generator is None else generator.device).to(device)

@@ -24,7 +24,7 @@ from policies.ema import Ema
 from policies.language import select, to_device
 from policies.parallel import Group
 from policies.randomness import generator
-from policies.train_state import restore, save_state, trainable
+from policies.train_state import restore, save_state, trainable, trim_metrics
 from sinew.config import to_json
 from sinew.errors import DataError, InputError
 from sinew.progress import SILENT, Progress
@@ -167,6 +167,9 @@ def prefer(
     raw = Ema(parameters, 0.0)
     described = {**to_json(config), "frames": len(data)}
     record = restore(run, policy, optimizer, raw, described) or {"step": 0}
+    trim_metrics(run, "prefer", record["step"])
+    if record["step"] == config.steps:
+        save(policy, run)  # a run that was stopped between its last state and its policy
     progress.start("prefer", config.steps, record["step"])
     for step, (rows, batch) in enumerate(windows(record["step"], config.steps), record["step"]):
         batch = to_device({**batch, **{key: pairs[key][torch.from_numpy(rows)] for key in ("winner", "loser")}}, device)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import signal
 import threading
@@ -25,12 +24,12 @@ from policies.goals import goal_settings
 from policies.language import to_device
 from policies.parallel import Group, own_device, process_group
 from policies.randomness import generator, mix
-from policies.train_state import restore, save_state, trainable
+from policies.train_state import restore, save_state, trainable, trim_metrics
 from sinew.config import to_json
 from sinew.errors import DataError, InputError
 from sinew.progress import SILENT, Progress
 from sinew.protocols import EpisodeData, Loss
-from sinew.rundir import RunDir, atomic_write
+from sinew.rundir import RunDir
 from sinew.specs import check_action_join, check_observation_join
 
 TIMES = ("load_s", "preprocess_s", "update_s")
@@ -161,7 +160,7 @@ class _Training:
         """Take the remaining steps, then put the averaged parameters into the policy and save it."""
         config = self.config
         if self.group.leads:
-            _trim_metrics(self.folder, self.step)
+            trim_metrics(self.folder, "train", self.step)
         self.progress.start("train", config.steps, self.step)
         if self.step == config.steps:
             self._checkpoint()  # a run that was stopped between its last state and its policy
@@ -293,13 +292,6 @@ def _not_finite(step: int, indices: np.ndarray, batch: Mapping[str, Any], loss: 
     cause = (f"{', '.join(broken)} not finite there: sinew data check names the episodes" if broken
              else "the data are finite, so training diverged: lower learning_rate")
     return DataError(f"the loss is not finite at step {step} for dataset frames {frames}; {cause}")
-
-
-def _trim_metrics(run: RunDir, step: int) -> None:
-    """Drop lines of steps that will be taken again, and a torn last line."""
-    if (run / "metrics.jsonl").exists():
-        kept = [line for line in run.metrics() if line.get("stage") != "train" or line.get("step", 0) <= step]
-        atomic_write(run / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in kept))
 
 
 @contextmanager

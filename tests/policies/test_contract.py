@@ -84,6 +84,12 @@ def test_noise_is_standard_normal_and_reproducible_from_a_generator(made):
     assert torch.equal(policy.sample(context, n=400, noise=draw.noise).actions, draw.actions)
 
 
+def test_no_candidates_are_no_sample(made):
+    policy, batch = made
+    with pytest.raises(SpecError, match="at least 1 candidate, not 0"):
+        policy.sample(policy.encode(observations(policy, batch)), n=0)
+
+
 def test_candidates_share_one_encode_and_expand_copies_nothing(made):
     policy, batch = made
     calls = []

@@ -124,7 +124,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(made, tmp_path):
 
         def advance(self, *_: Any, **values: Any) -> None:
             self.count += "loss" in values
-            if self.count == 9:
+            if self.count == 10:
                 raise StopError
 
     run = RunDir.create(tmp_path / "cut", {})
@@ -133,6 +133,10 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(made, tmp_path):
     resumed = prefer(again, data, lambda *_: pytest.fail("the pairs were made already"), run, settings())
     for name, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
+    assert [line["step"] for line in run.metrics()] == [3, 6, 9, 12]  # each once
+    (run / "policy.json").unlink()  # killed before it was written
+    prefer(copy.deepcopy(policy), data, first_action, run, settings())
+    assert (run / "policy.json").exists()
     with pytest.raises(InputError, match=r"was trained with beta = 20\.0, not 5\.0"):
         prefer(copy.deepcopy(policy), data, first_action, run, settings(beta=5.0))
 
