@@ -84,11 +84,12 @@ def export(policy: PolicyModule, folder: Path | str, *, format: str = "onnx", st
 
 @contextlib.contextmanager
 def _appearing(folder: Path) -> Iterator[Path]:
-    """A folder that becomes `folder` at the end, and is removed where something fails."""
+    """A folder that becomes `folder` at the end, and is removed where something fails, with the folders above it that were made."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder} exists and is not an empty folder: give another one, or remove it")
     final = folder.resolve()
     unfinished = final.with_name(f".{final.name}.{secrets.token_hex(4)}")
+    above = [parent for parent in final.parents if not parent.exists()]
     try:
         unfinished.mkdir(parents=True)
         yield unfinished
@@ -97,6 +98,9 @@ def _appearing(folder: Path) -> Iterator[Path]:
         raise InputError(f"cannot write {folder}: {e.strerror or e}") from None
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
+        for parent in above if not final.exists() else ():
+            with contextlib.suppress(OSError):  # somebody else put something into it meanwhile
+                parent.rmdir()
 
 
 def _write_all(

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from policies.encoders import check_given
 from policies.normalizer import Normalizer
 from policies.vla.backbone import Backbone
 from policies.vla.text import Tokenizer, instructions_of
@@ -72,6 +73,7 @@ class PrefixEncoder(nn.Module):
 
     def __init__(self, spec: ObservationSpec, n_obs_steps: int, backbone: Backbone, causal: bool, instructions: Sequence[str]) -> None:
         super().__init__()
+        self.spec = spec
         self.cameras = spec.images
         self.n_obs_steps = n_obs_steps
         self.normalizer = Normalizer(spec)
@@ -81,7 +83,16 @@ class PrefixEncoder(nn.Module):
         self.tokenizer: Tokenizer | None = None
 
     def forward(self, obs: Mapping[str, Any]) -> PrefixContext:
-        """{key: (B, To, ...)} with "task", B strings → the prefix."""
+        """{key: (B, To, ...)} with "task", B strings → the prefix.
+
+        Raises:
+            SpecError: an observation is missing, or has another shape or number of steps than the policy looks at.
+            InputError: the instruction is missing.
+        """
+        check_given(obs, self.spec, (self.n_obs_steps,))
+        return self._prefix(obs)
+
+    def _prefix(self, obs: Mapping[str, Any]) -> PrefixContext:
         tokens = self.tokens(obs, 2)
         allowed = tokens.there.unsqueeze(1).expand(-1, tokens.there.shape[1], -1)
         keys, values, last = self.backbone(tokens.embeddings, self.seen(allowed))
@@ -89,8 +100,9 @@ class PrefixEncoder(nn.Module):
 
     def newest(self, obs: Mapping[str, Any]) -> Tensor:
         """{key: (N, ...)} of one step → normalised vectors and pooled prefix (N, D + width)."""
-        alone = {key: obs[key].unsqueeze(1) for key in (*self.cameras, *self.normalizer.keys) if key in obs}
-        ctx = self(alone if TASK not in obs else {**alone, TASK: obs[TASK]})
+        check_given(obs, self.spec, ())
+        alone = {key: obs[key].unsqueeze(1) for key in self.spec}
+        ctx = self._prefix(alone if TASK not in obs else {**alone, TASK: obs[TASK]})
         return torch.cat([ctx.state, ctx.embedding], dim=-1)
 
     def context(
@@ -113,9 +125,9 @@ class PrefixEncoder(nn.Module):
         """Embedded tokens of observations with `leading` leading axes, (B, To) or (B,).
 
         Raises:
-            InputError: a camera or the instruction is missing.
+            InputError: the instruction is missing.
         """
-        rows, parts = self._rows(obs), []
+        rows, parts = len(obs[self.cameras[0]]), []
         for key in self.cameras:
             image = obs[key]
             seen = self.backbone.images(image.flatten(0, leading - 1))
@@ -133,9 +145,3 @@ class PrefixEncoder(nn.Module):
             return self.normalizer(obs, leading)
         image = obs[self.cameras[0]]
         return self.normalizer.mean.new_zeros(*image.shape[:leading], 0)
-
-    def _rows(self, obs: Mapping[str, Any]) -> int:
-        missing = [key for key in (*self.cameras, *self.normalizer.keys) if key not in obs]
-        if missing:
-            raise InputError(f"the policy needs observation {missing[0]!r}; given are {', '.join(map(str, obs))}")
-        return obs[(*self.cameras, *self.normalizer.keys)[0]].shape[0]

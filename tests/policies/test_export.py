@@ -309,7 +309,7 @@ def test_whatever_fails_leaves_nothing_behind(tmp_path, toys, monkeypatch):
     with pytest.raises(SpecError, match="at least 1 step"):
         export(policy, tmp_path / "out", format="torch", steps=0)
     with pytest.raises(InputError, match="takes language"):
-        export(toys.make("vla-causal")[0], tmp_path / "out")
+        export(toys.make("vla-causal")[0], tmp_path / "deep" / "down" / "out")
     ranked, _ = toys.make("energy-mlp")
     with pytest.raises(InputError, match="'sample' of this policy cannot be a graph") as told:
         export(BestOfN(ranked, 3, "energy").eval(), tmp_path / "out", format="torch")

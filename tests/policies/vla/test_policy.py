@@ -257,8 +257,21 @@ def test_a_missing_instruction_or_camera_is_told(made):
         policy.encode({key: value for key, value in batch.items() if key != "task"})
     with pytest.raises(InputError, match='"task" holds 2 entries of str, expected a list of 8 strings'):
         policy.encode({**batch, "task": [RED, BLUE]})
-    with pytest.raises(InputError, match=r"the policy needs observation 'observation\.images\.front'; given are observation\.state"):
+    with pytest.raises(InputError, match=r"the policy looks at 'observation\.images\.front' and the observation has observation\.state"):
         policy.encode({key: value for key, value in batch.items() if "images" not in key})
+
+
+def test_observations_of_another_shape_or_number_of_steps_are_told(made):
+    policy, batch = made
+    seen = {key: batch[key] for key in (*policy.spec.observation, "task")}
+    twice = {key: value if key == "task" else torch.cat([value, value], dim=1) for key, value in seen.items()}
+    with pytest.raises(SpecError, match="give it all steps, in that shape"):
+        policy.encode(twice)
+    camera = policy.spec.observation.images[0]
+    with pytest.raises(SpecError, match=f"{camera!r} has shape"):
+        policy.encode({**seen, camera: seen[camera].movedim(-1, -3)})
+    with pytest.raises(SpecError, match=f"{camera!r} has shape"):
+        policy.observe(seen)
 
 
 def test_settings_that_contradict_each_other_are_refused(toys):
