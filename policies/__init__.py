@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from policies.guided import Guided, ValueGuidance
     from policies.realtime import RealTimeGuidance
     from policies.residual import Residual, ResidualConfig
+    from policies.steered import LatentSteered, SteeredConfig
     from policies.train import TrainConfig
 
 __all__ = [
@@ -45,10 +46,12 @@ __all__ = [
     "FlowConfig",
     "FlowPolicy",
     "Guided",
+    "LatentSteered",
     "PolicyModule",
     "RealTimeGuidance",
     "Residual",
     "ResidualConfig",
+    "SteeredConfig",
     "TrainConfig",
     "ValueGuidance",
     "Wrapper",
@@ -81,6 +84,8 @@ _HOMES = {
     "RealTimeGuidance": "policies.realtime",
     "Residual": "policies.residual",
     "ResidualConfig": "policies.residual",
+    "LatentSteered": "policies.steered",
+    "SteeredConfig": "policies.steered",
     "TrainConfig": "policies.train",
     "ValueGuidance": "policies.guided",
     "Wrapper": "policies.base",

@@ -26,6 +26,7 @@ MODULES = (
     "policies.act",
     "policies.consistency",
     "policies.residual",
+    "policies.steered",
     "policies.composed",
     "policies.best_of",
     "policies.guided",

@@ -172,6 +172,22 @@ class ChunkExecutor:
             corrected = self.policy.correct(on_device, planned.to(self.device))  # type: ignore[attr-defined]
         return self._finite(corrected.clamp(-1, 1), obs, self._ids(ids)).to(planned.device)
 
+    def context(self, obs: Obs, ids: Sequence[int] | None = None, *, remember: bool = True) -> Any:
+        """The policy's context of the newest observations with their history, for a caller that samples by itself.
+
+        Args:
+            obs: {key: (len(ids), ...)}.
+            ids: the worlds; None for all.
+            remember: whether the observations become part of the history.
+        """
+        ids = self._ids(ids)
+        self._check(obs, ids)
+        window = self._window(obs, ids)
+        if remember:
+            self._remember(window, ids)
+        with torch.no_grad():
+            return self.policy.encode(self._told(window, ids))
+
     def peek(self, obs: Obs, ids: Sequence[int]) -> Tensor:
         """Actions (len(ids), A) that `plan` would give for worlds `ids`; neither queue, history nor noise moves on.
 

@@ -7,6 +7,7 @@ critic's head and the actor's objective. Nothing here waits for the device: no v
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -16,13 +17,13 @@ from torch import Tensor, nn
 
 from rl.checkpoint import load_module_state, load_optimizer_state, module_state, optimizer_state
 from rl.critic import Critic, polyak
-from rl.engine import EngineName, make_engine
+from rl.engine import Engine, EngineName, make_engine
 from rl.replay import Batch
 from sinew.errors import InputError
 
 Frames = Mapping[str, Tensor]
-Propose = Callable[[nn.Module, Frames], Tensor]
-"""(actor, frames) → u (B, U): what the actor puts out."""
+Propose = Callable[[nn.Module, Frames], Tensor | tuple[Tensor, Tensor]]
+"""(actor, frames) → u (B, U): what the actor puts out; a stochastic one also gives the log probability (B,) of its draw."""
 Decode = Callable[[Frames, Tensor], Tensor]
 """(frames, u) → action (B, A) in [-1, 1] as it would be executed."""
 CriticInput = Callable[[Frames, Tensor], Tensor]
@@ -58,6 +59,16 @@ class LearnerConfig:
     """That noise is clipped to plus or minus this."""
     output_l2: float = 0.1
     """Weight of the mean squared actor output in the actor's loss."""
+    target_actor: bool = True
+    """Whether targets ask a slow copy of the actor (TD3), or the actor itself (SAC)."""
+    target_entropy: float | None = None
+    """Entropy that a stochastic actor is held to by its temperature; None for no entropy at all."""
+    temperature: float = 0.01
+    """Temperature at the start."""
+    temperature_lr: float = 3e-4
+    """Adam step size of the temperature."""
+    entropy_in_target: bool = False
+    """Whether targets count the entropy; with sparse rewards it pays the actor for staying alive."""
     engine: EngineName = "auto"
     """How the critics are computed: auto, loop, loop_bf16, autograd, compile (`rl.engine`)."""
 
@@ -71,6 +82,30 @@ class LearnerConfig:
 METRICS = ("loss", "q", "target", "actor_q", "output_rms")
 
 
+class Judge:
+    """What the actor climbs: the "actor objective" slot. The usual one asks the critics about the decoded action.
+
+    Args:
+        critic: the ensemble that is asked.
+        engine: evaluates it.
+        see: (frames, u) → its input (B, D), differentiable in u.
+    """
+
+    def __init__(self, critic: Critic, engine: Engine, see: Callable[[Frames, Tensor], Tensor]) -> None:
+        self.critic, self.engine, self.see = critic, engine, see
+
+    def fit(self, learner: Learner, frames: Frames) -> None:
+        """Called before every actor step; a judge of its own learns here. The critics themselves need nothing."""
+
+    def modules(self) -> dict[str, nn.Module]:
+        """What it has beside the learner's critics, to be saved."""
+        return {}
+
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """Their optimisers, to be saved."""
+        return {}
+
+
 class Learner:
     """Actor, critics, their targets and optimisers.
 
@@ -82,6 +117,7 @@ class Learner:
         critic_input: what the critic sees.
         config: settings.
         generator: of all randomness of the updates; on the CPU, noise is moved where it is needed.
+        judge: what the actor climbs; the critics' value of the decoded action if left out.
     """
 
     def __init__(
@@ -94,6 +130,7 @@ class Learner:
         critic_input: CriticInput,
         config: LearnerConfig,
         generator: torch.Generator,
+        judge: Judge | None = None,
     ) -> None:
         self.actor, self.critic, self.config, self.generator = actor, critic, config, generator
         self.propose, self.decode, self.critic_input = propose, decode, critic_input
@@ -108,6 +145,9 @@ class Learner:
         self.critic_optimizer = torch.optim.Adam(self._critic, lr=config.critic_lr, fused=True)
         self.engine = make_engine(critic.net, config.engine)
         self.target_engine = make_engine(self.critic_target.net, config.engine)
+        self.judge = judge or Judge(critic, self.engine, lambda frames, u: critic_input(frames, decode(frames, u)))
+        self.log_temperature = torch.full((1,), math.log(config.temperature), device=self._critic[0].device, requires_grad=True)
+        self.temperature_optimizer = torch.optim.Adam([self.log_temperature], lr=config.temperature_lr)
         self.updates = 0
         self._sums = torch.zeros(len(METRICS), device=self._critic[0].device)
         self._critic_updates = self._actor_updates = 0
@@ -133,7 +173,7 @@ class Learner:
             noise: (B, U) smoothing noise before clipping; drawn if left out.
         """
         config = self.config
-        u = self.propose(self.actor_target, batch.next_frames)
+        u, log_p = _proposal(self.propose(self.actor_target if config.target_actor else self.actor, batch.next_frames))
         if config.smoothing_std > 0:
             if noise is None:
                 noise = torch.randn(u.shape, generator=self.generator).to(u.device).mul_(config.smoothing_std)
@@ -141,6 +181,8 @@ class Learner:
         x = self.critic_input(batch.next_frames, self.decode(batch.next_frames, u))
         out = self.target_engine.evaluate(x, self.draw_heads() if heads is None else heads)
         value = _reduce(self.critic_target.head.value(out), config.target_reduce)
+        if config.entropy_in_target and log_p is not None:
+            value = value - self.log_temperature.exp() * log_p
         target = torch.addcmul(batch.reward, batch.discount, value)
         if config.target_low is not None or config.target_high is not None:
             target = target.clamp_(config.target_low, config.target_high)
@@ -163,20 +205,33 @@ class Learner:
         self._critic_updates += 1
 
     def actor_step(self, frames: Frames) -> None:
-        """One Adam step of the actor up the critics' value. The critics get no gradient."""
-        u = self.propose(self.actor, frames)
-        x = self.critic_input(frames, self.decode(frames, u))
-        out = self.engine.forward(x.detach()).detach().requires_grad_()
-        value = _reduce(self.critic.head.value(out), self.config.actor_reduce).mean()
+        """One Adam step of the actor up the judge's value. The judge gets no gradient."""
+        judge = self.judge
+        judge.fit(self, frames)
+        u, log_p = _proposal(self.propose(self.actor, frames))
+        x = judge.see(frames, u)
+        out = judge.engine.forward(x.detach()).detach().requires_grad_()
+        value = _reduce(judge.critic.head.value(out), self.config.actor_reduce).mean()
         (grad_out,) = torch.autograd.grad(-value, out)
-        grad_x = self.engine.backward(grad_out, parameters=False, inputs=True)
+        grad_x = judge.engine.backward(grad_out, parameters=False, inputs=True)
         size = u.square().mean()
+        beside = self.config.output_l2 * size
+        if log_p is not None and self.config.target_entropy is not None:
+            beside = beside + self.log_temperature.exp().detach() * log_p.mean()
         self.actor_optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward([x, self.config.output_l2 * size], [grad_x, None])
+        torch.autograd.backward([x, beside], [grad_x, None])
         self.actor_optimizer.step()
+        if log_p is not None and self.config.target_entropy is not None:
+            self._temperature_step(log_p.detach(), self.config.target_entropy)
         self._sums[3] += value.detach()
         self._sums[4] += size.detach()
         self._actor_updates += 1
+
+    def _temperature_step(self, log_p: Tensor, wanted: float) -> None:
+        """Warmer where the actor has less entropy than wanted, colder where it has more."""
+        self.temperature_optimizer.zero_grad()
+        (-self.log_temperature.exp() * (log_p.mean() + wanted)).sum().backward()
+        self.temperature_optimizer.step()
 
     def read_metrics(self) -> dict[str, float]:
         """Means since the last call; the one place that waits for the device."""
@@ -194,21 +249,36 @@ class Learner:
     def state(self) -> tuple[dict[str, Tensor], dict[str, int]]:
         """Tensors and numbers that `load_state` needs."""
         tensors: dict[str, Tensor] = {"learner_rng": self.generator.get_state(), "metric_sums": self._sums}
-        for name in ("actor", "actor_target", "critic", "critic_target"):
-            tensors |= module_state(name, getattr(self, name))
-        for name in ("actor_optimizer", "critic_optimizer"):
-            tensors |= optimizer_state(name, getattr(self, name))
+        tensors["log_temperature"] = self.log_temperature.detach()
+        for name, module in self._modules().items():
+            tensors |= module_state(name, module)
+        for name, optimizer in self._optimizers().items():
+            tensors |= optimizer_state(name, optimizer)
         return tensors, {"updates": self.updates, "critic_updates": self._critic_updates, "actor_updates": self._actor_updates}
 
     def load_state(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, int]) -> None:
         """Become the learner that `state` was taken from."""
-        for name in ("actor", "actor_target", "critic", "critic_target"):
-            load_module_state(name, getattr(self, name), tensors)
-        for name in ("actor_optimizer", "critic_optimizer"):
-            load_optimizer_state(name, getattr(self, name), tensors)
+        for name, module in self._modules().items():
+            load_module_state(name, module, tensors)
+        for name, optimizer in self._optimizers().items():
+            load_optimizer_state(name, optimizer, tensors)
+        with torch.no_grad():
+            self.log_temperature.copy_(tensors.get("log_temperature", self.log_temperature))
         self.generator.set_state(tensors["learner_rng"])
         self._sums.copy_(tensors["metric_sums"])
         self.updates, self._critic_updates, self._actor_updates = (numbers[k] for k in ("updates", "critic_updates", "actor_updates"))
+
+    def _modules(self) -> dict[str, nn.Module]:
+        names = ("actor", "actor_target", "critic", "critic_target")
+        return {name: getattr(self, name) for name in names} | self.judge.modules()
+
+    def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        names = ("actor_optimizer", "critic_optimizer", "temperature_optimizer")
+        return {name: getattr(self, name) for name in names} | self.judge.optimizers()
+
+
+def _proposal(given: Tensor | tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor | None]:
+    return given if isinstance(given, tuple) else (given, None)
 
 
 def _reduce(values: Tensor, how: Reduce) -> Tensor:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rl.batch import FrameSpec
+from rl.batch import Batch, FrameSpec
 from rl.critic import Critic
 from rl.learner import Frames, Learner
 from rl.loop_config import LoopConfig, LoopResult
@@ -117,7 +117,7 @@ class ResidualMethod:
         """The base's queues start anew."""
         self.executor.reset(ids, seeds)
 
-    def look(self, obs: Obs, step: int) -> dict[str, Tensor]:
+    def look(self, obs: Obs, step: int, generator: torch.Generator) -> dict[str, Tensor]:
         """Features and planned action."""
         return {"features": self.observe(obs), "base_action": self.executor.plan(obs).clamp(-1.0, 1.0)}
 
@@ -145,6 +145,10 @@ class ResidualMethod:
     def layout(self, frames: Frames) -> FrameSpec:
         """Both are kept."""
         return {key: (tuple(value.shape[1:]), value.dtype) for key, value in frames.items()}
+
+    def prepare(self, batch: Batch) -> Batch:
+        """As it is."""
+        return batch
 
     def make_learner(self, frames: Frames) -> Learner:
         """See the function of this name."""

@@ -21,7 +21,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from rl.batch import FrameSpec
+from rl.batch import Batch, FrameSpec
 from rl.checkpoint import read_state, write_state
 from rl.gate import Evaluation, Gate
 from rl.learner import Frames, Learner
@@ -49,7 +49,7 @@ class Method(Protocol):
         """Worlds `ids` (None for all) begin new episodes, whose noise `seeds` fix."""
         ...
 
-    def look(self, obs: Obs, step: int) -> dict[str, Tensor]:
+    def look(self, obs: Obs, step: int, generator: torch.Generator) -> dict[str, Tensor]:
         """{key: (N, ...)} of the newest observations: the frames that are kept, and what `act` needs; advances plans."""
         ...
 
@@ -63,6 +63,10 @@ class Method(Protocol):
 
     def layout(self, frames: Frames) -> FrameSpec:
         """Which of the frames are kept."""
+        ...
+
+    def prepare(self, batch: Batch) -> Batch:
+        """A batch of the replay as the learner takes it."""
         ...
 
     def make_learner(self, frames: Frames) -> Learner:
@@ -169,7 +173,7 @@ class Runner:
         return final
 
     def _look(self, obs: Obs) -> dict[str, Tensor]:
-        frames = self.method.look(obs, self.step)
+        frames = self.method.look(obs, self.step, self.rng)
         self._refuse_frames("the observation", frames)
         return frames
 
@@ -228,7 +232,7 @@ class Runner:
             stride=self.method.stride,
             generator=self.replay_rng,
         ):
-            self.learner.update(batch, train_actor=train_actor)
+            self.learner.update(self.method.prepare(batch), train_actor=train_actor)
 
     # ------------------------------------------------------------ evaluation
 

@@ -1,4 +1,4 @@
-"""Improve a trained policy with residual off-policy RL in simulation."""
+"""Improve a trained policy with off-policy RL in simulation."""
 
 from __future__ import annotations
 
@@ -7,29 +7,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import numpy as np
 import tyro
 
 from sinew.cli.scenes import first_scene
+from sinew.errors import InputError
 from sinew.progress import SILENT, Progress
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from policies import Residual
-    from rl.replay import Ring
     from sim import TaskInterface
     from sinew.protocols import VecEnv
 
 GATE_EPISODES = 100
 """Scenes on which the gate decides; apart from training scenes and from the test scenes of `sinew eval`."""
-WORLDS_PLANNED = 8
-"""Recorded episodes that the base plans along side by side."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Args:
-    """Improve a trained policy with residual off-policy RL in simulation."""
+    """Improve a trained policy with off-policy RL in simulation."""
 
     run: Annotated[Path, tyro.conf.Positional]
     """Run of the policy to improve; it is not changed."""
@@ -37,16 +33,21 @@ class Args:
     """Folder of the improved run; an interrupted one there goes on."""
     task: str | None = None
     """Task; the one the run was trained on if left out."""
-    method: Literal["residual"] = "residual"
-    """How to improve."""
-    steps: int = 40_000
-    """Environment steps at most, over all worlds."""
+    method: Literal["residual", "dsrl", "dsrl-sac"] = "residual"
+    """residual corrects every action; dsrl chooses the noise behind every chunk, judged by the actions that come of it, and
+    dsrl-sac judged as noise."""
+    steps: int | None = None
+    """Environment steps at most, over all worlds; 40 000 for residual and 10 000 for dsrl if left out."""
     demos: Path | None = None
-    """Dataset whose episodes fill half of each batch; the run's own if left out."""
+    """Dataset whose episodes fill half of each batch, for residual; the run's own if left out."""
     reward: Literal["sparse", "shaped"] = "sparse"
     """sparse success, or with a potential that draws the tool to the task's object."""
     scale: float = 0.5
-    """Largest correction, in normalised action units."""
+    """Largest correction of residual, in normalised action units."""
+    bound: float = 1.5
+    """Largest element of the noise that dsrl chooses."""
+    knots: int = 0
+    """Vectors that the noise of dsrl is interpolated from; 1 repeats one over the chunk, 0 has one for each action."""
     num_envs: int = 4
     """Worlds stepped side by side."""
     target: float = 0.99
@@ -68,64 +69,54 @@ def run(args: Args) -> dict[str, Any]:
 
 
 def improve(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
-    """Train a correction on top of the run's frozen policy, and keep the best weights that the gate has seen.
+    """Learn on top of the run's frozen policy, and keep the best weights that the gate has seen.
 
     Raises:
-        InputError: no such run, task or dataset, or --out holds another run.
-        SpecError: policy and task do not fit.
+        InputError: no such run, task or dataset, options that do not go together, or --out holds another run.
+        SpecError: policy and task do not fit, or the policy lacks what the method needs.
     """
-    import torch
-
     import policies
     import sim
     from policies.evaluate import evaluate
-    from policies.executor import CorrectedPlans
     from policies.parallel import own_device
-    from rl.learner import LearnerConfig
-    from rl.residual import ResidualConfig, train_residual
     from sinew.cli.eval import WORLDS, interface_of, task_of
+    from sinew.cli.improve_methods import METHODS
     from sinew.rundir import RunDir, read_json
 
+    if args.demos and args.method != "residual":
+        raise InputError(f"--demos {args.demos}: {args.method} learns from what it does itself; leave it out, or use --method residual")
     base_run = RunDir.open(args.run)
     task = args.task or task_of(base_run)
     base = policies.load(base_run)
     interface = interface_of(base, task)
-    demos = args.demos or _own_demos(read_json(base_run / "config.json"))
-    # Sparse returns lie in [0, 1] and are clipped to it; shaped ones do not.
-    learner = LearnerConfig() if args.reward == "sparse" else LearnerConfig(target_low=None, target_high=None)
-    config = ResidualConfig(steps=args.steps, seed=args.seed, stop_success=args.target, evaluate_every=2_500, learner=learner)
+    demos = (args.demos or _own_demos(read_json(base_run / "config.json"))) if args.method == "residual" else None
+    device = own_device(args.device)
+    method = METHODS[args.method](base, interface, args, demos, device)
+    env, gate_env = _practice(interface, args, method.config.gamma), sim.MujocoVecEnv(interface, WORLDS)
+    gate_scene = first_scene("gate")
+    told = {"device": device, "instruction": interface.task_text}
+
+    def gate() -> dict[str, Any]:
+        outcome = evaluate(method.policy, gate_env, range(gate_scene, gate_scene + GATE_EPISODES), executor_kwargs=told)
+        return {"k": outcome.k, "n": outcome.n}
+
     described = {
         "verb": "improve",
         "task": task,
         "base": str(args.run),
         "demos": str(demos) if demos else None,
         "reward": args.reward,
-        "scale": args.scale,
         "num_envs": args.num_envs,
-        "residual": config,
+        **method.described,
     }
-    device = own_device(args.device)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(args.seed)
-        policy = policies.Residual(base, scale=args.scale).to(device)
-    env = _practice(interface, args, config.gamma)
-    gate_env = sim.MujocoVecEnv(interface, WORLDS)
-    told = {"device": device, "instruction": interface.task_text}
-    executor = CorrectedPlans(policies.ChunkExecutor(policy.base, args.num_envs, seed=args.seed, **told))
-    gate_scene = first_scene("gate")
-
-    def gate() -> dict[str, Any]:
-        outcome = evaluate(policy, gate_env, range(gate_scene, gate_scene + GATE_EPISODES), executor_kwargs=told)
-        return {"k": outcome.k, "n": outcome.n}
-
     try:
-        ring = _remember(demos, policy, args, interface.task_text) if demos else None
+        learn = method.prepare()
         # The folder comes into being when nothing can be wrong with the arguments any more, so that --out stays free.
         inputs = {"base": _file_hash(base_run / "policy.safetensors")}
         run = RunDir.create(args.out, described, seeds={"improve": args.seed}, inputs=inputs)
         with run.held():
-            result = train_residual(env, executor, policy.actor, policy.observe, run, config, demos=ring, evaluate=gate, progress=progress)
-            policies.save(policy, run)
+            result = learn(env, run, gate, progress)
+            policies.save(method.policy, run)
     finally:
         env.close()
         gate_env.close()
@@ -133,6 +124,7 @@ def improve(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
     return {
         "run": str(args.out),
         "task": task,
+        "method": args.method,
         "steps": result.steps,
         "updates": result.updates,
         "reason": result.reason,
@@ -158,36 +150,6 @@ def _practice(interface: TaskInterface, args: Args, gamma: float) -> VecEnv:
 def _own_demos(config: dict[str, Any]) -> Path | None:
     path = config.get("data") or config.get("demos")  # of a trained run, of an improved one
     return Path(path) if isinstance(path, str) and Path(path).is_dir() else None
-
-
-def _remember(root: Path, policy: Residual, args: Args, instruction: str) -> Ring:
-    """Demonstrations as replay, each frame beside what the base would have planned there."""
-    import torch
-
-    from demos import Dataset
-    from policies import ChunkExecutor
-    from policies.executor import CorrectedPlans
-    from rl.episodes import add_episode, plan_along
-    from rl.replay import Ring
-    from sinew.specs import check_observation_join
-
-    data = Dataset(root)
-    spec = policy.spec
-    check_observation_join(str(root), data.observation_spec, f"policy {args.run}", spec.observation)
-    every = data.window(np.arange(len(data)), 1, 1, tuple(spec.observation))
-    action = torch.from_numpy(spec.action.normalize(every["action"][:, 0]))
-    infos = [data.episode(i) for i in range(data.num_episodes)]
-    spans = [slice(e.start, e.start + e.length) for e in infos]
-    episodes = [{k: torch.from_numpy(every[k][s, 0]) for k in spec.observation} for s in spans]
-    planner = CorrectedPlans(ChunkExecutor(policy.base, WORLDS_PLANNED, seed=args.seed, device=policy.device, instruction=instruction))
-    planned = plan_along(planner, episodes, WORLDS_PLANNED)
-    layout = {"features": ((policy.observation_dim,), torch.float32), "base_action": ((spec.action_dim,), torch.float32)}
-    ring = Ring(len(data), 1, layout, spec.action_dim)
-    for info, span, obs, base_action in zip(infos, spans, episodes, planned, strict=True):
-        with torch.no_grad():
-            features = policy.observe({k: v.to(policy.device) for k, v in obs.items()})
-        add_episode(ring, features.cpu(), action[span], success=bool(info.success), base_action=base_action)
-    return ring
 
 
 def _file_hash(path: Path) -> str:

@@ -21,6 +21,7 @@ from policies.encoders import ImageConfig
 from policies.goals import GoalSettings
 from policies.guided import Guided
 from policies.residual import Residual
+from policies.steered import LatentSteered
 from policies.vla.policy import VlaConfig
 from policies.vla.tiny import TinyConfig
 from sinew.protocols import Chunk
@@ -125,12 +126,15 @@ CASES = (
     "best_of-flow-mlp",
     "residual-best_of-composed-flow-mlp+edm-mlp",
     "guided-edm-transformer",
+    "steered-flow-mlp",
+    "steered-edm-transformer",
+    "residual-steered-flow-unet-camera",
     "composed-guided-edm-transformer+flow-mlp",
 )
 """Every registered policy, in its variants; the contract suite checks that none is left out."""
 
 
-WRAPPERS = ("composed-", "best_of-", "guided-")
+WRAPPERS = ("composed-", "best_of-", "guided-", "steered-")
 
 
 def wrapped(case: str) -> tuple[PolicyModule, ToyData]:
@@ -143,6 +147,10 @@ def wrapped(case: str) -> tuple[PolicyModule, ToyData]:
     base, data = make(inner)
     if kind == "best_of":
         return BestOfN(base, 4, make_counts(base.spec.feature_dim, CountConfig(hidden=16))).eval(), data
+    if kind == "steered":
+        policy = LatentSteered(base, knots=2, hidden=(16,))
+        policy.actor.active.fill_(True)
+        return policy.eval(), data
     return Guided(base, goal_scale=1.5, reach=1.0).eval(), data
 
 

@@ -1,0 +1,134 @@
+"""The methods of `sinew improve`: each puts a learnable part on a frozen policy and tells how it learns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sinew.progress import Progress
+
+if TYPE_CHECKING:
+    import torch
+
+    from policies import PolicyModule, Residual
+    from rl.loop_config import LoopConfig, LoopResult
+    from rl.replay import Ring
+    from sim import TaskInterface
+    from sinew.cli.improve import Args
+    from sinew.protocols import VecEnv
+    from sinew.rundir import RunDir
+
+WORLDS_PLANNED = 8
+"""Recorded episodes that the base plans along side by side."""
+Learn = Callable[["VecEnv", "RunDir", Callable[[], Mapping[str, Any]], Progress], "LoopResult"]
+"""(worlds, run, gate, progress) → result."""
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A method, ready to learn."""
+
+    policy: PolicyModule
+    """What is evaluated and saved."""
+    config: LoopConfig
+    described: dict[str, Any]
+    """Its share of the run's config."""
+    prepare: Callable[[], Learn]
+    """Does what takes time before the run's folder is made."""
+
+
+def residual(base: PolicyModule, interface: TaskInterface, args: Args, demos: Path | None, device: torch.device) -> Chosen:
+    """A correction of every action."""
+    import torch
+
+    import policies
+    from policies.executor import CorrectedPlans
+    from rl.residual import ResidualConfig, train_residual
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(args.seed)
+        policy = policies.Residual(base, scale=args.scale).to(device)
+    config = ResidualConfig(steps=args.steps or 40_000, learner=_learner(ResidualConfig, args), **_shared(args))
+
+    def prepare() -> Learn:
+        told = {"device": device, "instruction": interface.task_text}
+        executor = CorrectedPlans(policies.ChunkExecutor(policy.base, args.num_envs, seed=args.seed, **told))
+        ring = _remember(demos, policy, args, interface.task_text) if demos else None
+        return lambda env, run, gate, progress: train_residual(
+            env, executor, policy.actor, policy.observe, run, config, demos=ring, evaluate=gate, progress=progress
+        )
+
+    return Chosen(policy, config, {"scale": args.scale, "residual": config}, prepare)
+
+
+def dsrl(base: PolicyModule, interface: TaskInterface, args: Args, demos: Path | None, device: torch.device) -> Chosen:
+    """A choice of the noise behind every chunk."""
+    import torch
+
+    import policies
+    from policies.steered import Steering
+    from rl.dsrl import DsrlConfig, train_dsrl
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(args.seed)
+        policy = policies.LatentSteered(base, bound=args.bound, knots=args.knots).to(device)
+    variant = "sac" if args.method == "dsrl-sac" else "na"
+    config = DsrlConfig(steps=args.steps or DsrlConfig.steps, variant=variant, learner=_learner(DsrlConfig, args), **_shared(args))
+
+    def prepare() -> Learn:
+        told = {"device": device, "instruction": interface.task_text}
+        executor = policies.ChunkExecutor(policy, args.num_envs, seed=args.seed, **told)
+        steering = Steering(policy, executor, policy.spec.horizon)
+        return lambda env, run, gate, progress: train_dsrl(env, steering, run, config, evaluate=gate, progress=progress)
+
+    return Chosen(policy, config, {"bound": args.bound, "knots": args.knots, "dsrl": config}, prepare)
+
+
+METHODS: dict[str, Callable[..., Chosen]] = {"residual": residual, "dsrl": dsrl, "dsrl-sac": dsrl}
+"""How each method of the command line is made."""
+
+
+def _shared(args: Args) -> dict[str, Any]:
+    return {"seed": args.seed, "stop_success": args.target, "evaluate_every": 2_500}
+
+
+def _learner(config: type[LoopConfig], args: Args) -> Any:
+    """Settings of the updates: sparse returns lie in [0, 1] and are clipped to it; shaped ones do not."""
+    from dataclasses import replace
+
+    usual = config().learner
+    return usual if args.reward == "sparse" else replace(usual, target_low=None, target_high=None)
+
+
+def _remember(root: Path, policy: Residual, args: Args, instruction: str) -> Ring:
+    """Demonstrations as replay, each frame beside what the base would have planned there."""
+    import torch
+
+    from demos import Dataset
+    from policies import ChunkExecutor
+    from policies.executor import CorrectedPlans
+    from rl.episodes import add_episode, plan_along
+    from rl.replay import Ring
+    from sinew.specs import check_observation_join
+
+    data = Dataset(root)
+    spec = policy.spec
+    check_observation_join(str(root), data.observation_spec, f"policy {args.run}", spec.observation)
+    every = data.window(np.arange(len(data)), 1, 1, tuple(spec.observation))
+    action = torch.from_numpy(spec.action.normalize(every["action"][:, 0]))
+    infos = [data.episode(i) for i in range(data.num_episodes)]
+    spans = [slice(e.start, e.start + e.length) for e in infos]
+    episodes = [{k: torch.from_numpy(every[k][s, 0]) for k in spec.observation} for s in spans]
+    planner = CorrectedPlans(ChunkExecutor(policy.base, WORLDS_PLANNED, seed=args.seed, device=policy.device, instruction=instruction))
+    planned = plan_along(planner, episodes, WORLDS_PLANNED)
+    layout = {"features": ((policy.observation_dim,), torch.float32), "base_action": ((spec.action_dim,), torch.float32)}
+    ring = Ring(len(data), 1, layout, spec.action_dim)
+    for info, span, obs, base_action in zip(infos, spans, episodes, planned, strict=True):
+        with torch.no_grad():
+            features = policy.observe({k: v.to(policy.device) for k, v in obs.items()})
+        add_episode(ring, features.cpu(), action[span], success=bool(info.success), base_action=base_action)
+    return ring
