@@ -39,6 +39,8 @@ TIME_MIN = 1e-3
 """Smallest noise level that is trained, as time sigma / (1 + sigma)."""
 START_SHARE = 0.25
 """Share of training samples without a teacher that start at the noisiest level, where sampling starts."""
+LARGEST_END = 0.9999
+"""Without a teacher, a jump ends at most at this share of the time where it starts: one of no length has no mean."""
 _FREQUENCIES, _WIDTH = 16, 128
 
 
@@ -316,7 +318,7 @@ class ConsistencyPolicy(PolicyModule):
         """
         top = float(sigma_to_time(self.sigmas(1)[0]))
         start = TIME_MIN + (top - TIME_MIN) * (t[:, 0] / max(1 - share, 1e-9)).clamp(max=1)
-        end = start * (2 * t[:, 2] - 1).clamp(min=0)
+        end = start * (2 * t[:, 2] - 1).clamp(0, LARGEST_END)
         halt = end + (start - end) * (0.02 + 0.96 * t[:, 1])
         return time_to_sigma(start), time_to_sigma(halt), time_to_sigma(end)
 

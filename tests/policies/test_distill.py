@@ -273,3 +273,14 @@ def test_what_is_kept_between_samples_follows_every_change_of_the_weights(toys, 
     assert torch.equal(sampled(twin, 1), changed)
     twin.base.net.time_in[1].weight.data = 2 * twin.base.net.time_in[1].weight.data
     assert not torch.equal(sampled(twin, 1), changed)
+
+
+@pytest.mark.parametrize("name", ["flow-mlp", "diffusion-mlp", "edm-mlp"])
+def test_no_jump_without_a_teacher_is_so_short_that_it_has_no_mean(toys, name):
+    """The largest number below 1 that torch draws makes one in some hundred of such jumps end where it starts."""
+    policy = ConsistencyPolicy(toys.make(name)[0])
+    t = torch.rand(20_000, 3, generator=torch.Generator().manual_seed(0))
+    t[:, 2] = 1 - 2**-24
+    start, halt, end = policy.levels(t)
+    share = (1 - end / halt) / (1 - end / start)  # of the second part of a jump, as the loss takes it
+    assert torch.isfinite(share).all() and share.min() >= 0 and share.max() <= 1
