@@ -210,13 +210,16 @@ def _joined(specs: Sequence[PolicySpec]) -> PolicySpec:
     tensors = dict(first.observation.tensors)
     for number, spec in enumerate(specs[1:], start=2):
         names = "policy 1 of the composition", f"policy {number}"
-        check_action_join(names[0], first.action, names[1], spec.action)
+        common = ObservationSpec({key: value for key, value in spec.observation.tensors.items() if key in tensors})
+        try:
+            check_action_join(names[0], first.action, names[1], spec.action)
+            check_observation_join("the policies before it", ObservationSpec(tensors), names[1], common)
+        except SpecError as e:
+            raise SpecError(f"{e}: train both on data with the same one") from None
         for field in ("horizon", "noise_shape"):
             a, b = getattr(first, field), getattr(spec, field)
             if a != b:
                 raise SpecError(f"{names[0]} has {field} {a}, {names[1]} {b}: train both with the same one")
-        common = ObservationSpec({key: value for key, value in spec.observation.tensors.items() if key in tensors})
-        check_observation_join("the policies before it", ObservationSpec(tensors), names[1], common)
         tensors = {**spec.observation.tensors, **tensors}
     everywhere = [set(spec.capabilities) for spec in specs]
     shared = [name for name in SHARED if any(name in have for have in everywhere)]
