@@ -25,6 +25,8 @@ REMEDIES = {
     "energy": "train one with sinew train --policy energy, or rank by count",
     "q": "rank by count",
 }
+ALIKE = "its candidates would all be alike; of act policies only those trained with latent_scale above 0 differ"
+"""What is told of a policy that does nothing with its noise."""
 Value = Callable[[Tensor, Tensor], Tensor]
 """(observation features (R, D), chunks (R, H, A) in [-1, 1]) → values (R,), higher is better."""
 
@@ -79,7 +81,7 @@ class BestOfN(Wrapper):
     function of that noise alone. It gives no denoiser, and so takes no guidance: guide the base.
 
     Args:
-        base: policy with the capability that the scorer needs: "features", "energy" or "observe".
+        base: policy with capability "noise" and the one that the scorer needs: "features", "energy" or "observe".
         n: candidates.
         scorer: pseudo-counts of the base (`fit_counts`), "energy", or a function of features and chunks for values.
 
@@ -192,10 +194,11 @@ def check_scorer(policy: PolicyModule, scorer: str) -> None:
     Raises:
         SpecError: says what is missing, and what else can be done.
     """
-    try:
-        require(policy, SCORERS[scorer], f"best-of by {scorer}")
-    except SpecError as e:
-        raise SpecError(f"{e}: {REMEDIES[scorer]}") from None
+    for needed, remedy in ((SCORERS[scorer], REMEDIES[scorer]), ("noise", ALIKE)):
+        try:
+            require(policy, needed, f"best-of by {scorer}")
+        except SpecError as e:
+            raise SpecError(f"{e}: {remedy}") from None
 
 
 def candidates(noise: Tensor, n: int) -> Tensor:

@@ -138,3 +138,6 @@ def test_what_a_scorer_needs_is_told_with_a_remedy(toys, base):
         BestOfN(policy, 0, counted(policy))
     with pytest.raises(SpecError, match=r"of 3 features do not fit a policy that gives \d+"):
         BestOfN(policy, 4, make_counts(3, CountConfig(hidden=8)))
+    act, _ = toys.make("act-state")
+    with pytest.raises(SpecError, match=r"needs a policy with capability 'noise'; ActPolicy has: .*: its candidates would all be alike"):
+        BestOfN(act, 4, counted(act))

@@ -134,7 +134,7 @@ def test_what_does_not_fit_is_named(toys):
     with pytest.raises(SpecError, match="policy 1 of the composition has horizon 5, policy 2 6: train both with the same one"):
         Composed([policy, other(toys.policy_spec(horizon=6))], (0.5, 0.5))
     slow = replace(toys.policy_spec(horizon=5), action=replace(spec.action, rate_hz=10.0))
-    with pytest.raises(SpecError, match=r"policy 2 disagree on the action: rate_hz 20\.0 against 10\.0: train both on data with the same one"):
+    with pytest.raises(SpecError, match=r"policy 2 disagree on the action: rate_hz 20\.0 .*: train both on data with the same one"):
         Composed([policy, other(slow)], (0.5, 0.5))
     joint = replace(toys.policy_spec(horizon=5), action=replace(spec.action, kind="joint_delta"))
     with pytest.raises(SpecError, match="kind 'ee_delta' against 'joint_delta'"):
