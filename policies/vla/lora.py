@@ -35,6 +35,8 @@ class LoraConfig:
 class LoraLinear(nn.Module):
     """y = W x + b + (alpha / rank) B A x with W, b frozen; B starts at zero, so that nothing changes at first.
 
+    A and B are float32 at least, whatever W is: in bfloat16, small updates and their averages are rounded away.
+
     Args:
         base: the layer; frozen from here on.
         rank: rows of A.
@@ -45,19 +47,20 @@ class LoraLinear(nn.Module):
         super().__init__()
         self.base = base.requires_grad_(False)
         self.scale = alpha / rank
-        like = {"dtype": base.weight.dtype, "device": base.weight.device}
+        like = {"dtype": torch.promote_types(base.weight.dtype, torch.float32), "device": base.weight.device}
         self.down = nn.Parameter(torch.randn(rank, base.in_features, **like) * base.in_features**-0.5)
         self.up = nn.Parameter(torch.zeros(base.out_features, rank, **like))
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in_features) → (..., out_features)."""
-        return self.base(x) + functional.linear(functional.linear(x, self.down), self.up) * self.scale
+        difference = functional.linear(functional.linear(x.to(self.down.dtype), self.down), self.up) * self.scale
+        return self.base(x) + difference.to(x.dtype)
 
     @torch.no_grad()
     def merged(self) -> nn.Linear:
         """One linear layer with the same function."""
         layer = nn.Linear(self.base.in_features, self.base.out_features, self.base.bias is not None)
-        layer.weight = nn.Parameter(self.base.weight + self.scale * self.up @ self.down)
+        layer.weight = nn.Parameter((self.base.weight + self.scale * self.up @ self.down).to(self.base.weight.dtype))
         if self.base.bias is not None:
             layer.bias = nn.Parameter(self.base.bias.clone())
         return layer

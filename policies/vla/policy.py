@@ -39,7 +39,8 @@ class VlaConfig:
     layers: int = 0
     """First layers of the language model that are used; 0 for all. SmolVLA uses 16 of 32 (arXiv:2506.01844)."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Type of a pretrained backbone's weights; the expert computes in float32."""
+    """Type of a pretrained backbone's weights; the expert computes in float32, and adapters learn in it. All of a backbone is
+    trained in float32 only: bfloat16 rounds small updates and their averages away."""
     train: Literal["full", "lora", "frozen"] = "full"
     """What of the backbone is trained: all, adapters of low rank, or nothing; the expert always is."""
     lora: LoraConfig = field(default_factory=LoraConfig)
@@ -86,6 +87,9 @@ class VlaConfig:
             raise SpecError("vla steps, draws and time_frequencies must be at least 1, layers and shift_px at least 0")
         if min(self.expert_width, self.expert_mlp_ratio, self.deviation) <= 0:
             raise SpecError("vla expert_width, expert_mlp_ratio and deviation must be above 0")
+        if self.dtype != "float32" and self.train == "full":
+            raise SpecError(f"vla dtype={self.dtype!r} is too coarse for training all of the backbone: give train='lora' or 'frozen', "
+                            "or dtype='float32'")
         if self.discrete_weight < 0 or self.discrete_scale <= 0:
             raise SpecError("vla discrete_weight must not be negative and discrete_scale above 0")
         if self.insulate and self.train != "frozen" and not self.discrete_weight:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from policies.ema import Ema
 from policies.vla.lora import LoraConfig, LoraLinear, adapt, merge
 from sinew.errors import InputError, SpecError
 
@@ -41,6 +42,24 @@ def test_only_the_adapters_are_trained():
     module = net()
     adapt(module, LoraConfig(rank=2, layers=("0",)))
     assert {n.rpartition(".")[2] for n, p in module.named_parameters() if p.requires_grad} == {"down", "up"}
+
+
+def test_adapters_of_a_bfloat16_layer_learn_and_are_averaged_in_float32():
+    layer = LoraLinear(nn.Linear(6, 5).to(torch.bfloat16), rank=2, alpha=2.0)
+    x = torch.randn(7, 6, dtype=torch.bfloat16)
+    assert layer(x).dtype == torch.bfloat16 and torch.equal(layer(x), layer.base(x))
+    assert layer.up.dtype == layer.down.dtype == torch.float32
+    average = Ema([layer.up], 0.999)
+    average.updates = 20000  # long after the start, where a step of the average is a thousandth of the way
+    with torch.no_grad():
+        layer.up.fill_(0.3)
+    for _ in range(5000):
+        average.update()
+    average.swap()
+    torch.testing.assert_close(layer.up, torch.full_like(layer.up, 0.3), rtol=0.01, atol=0)
+    merged = layer.merged()
+    assert merged.weight.dtype == torch.bfloat16
+    torch.testing.assert_close(merged(x), layer(x), rtol=0.05, atol=0.05)
 
 
 def test_names_that_fit_nothing_are_told():

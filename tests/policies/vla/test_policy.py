@@ -275,6 +275,8 @@ def test_observations_of_another_shape_or_number_of_steps_are_told(made):
 
 
 def test_settings_that_contradict_each_other_are_refused(toys):
+    with pytest.raises(SpecError, match="dtype='bfloat16' is too coarse for training all of the backbone"):
+        VlaConfig(dtype="bfloat16")
     with pytest.raises(SpecError, match="without any gradient: give discrete_weight > 0"):
         VlaConfig(insulate=True)
     with pytest.raises(SpecError, match="expert_width, expert_mlp_ratio and deviation"):
