@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from policies.consistency import ConsistencyConfig, ConsistencyPolicy
     from policies.counts import CountConfig, fit_counts
     from policies.diffusion import DiffusionConfig, DiffusionPolicy
+    from policies.direct import Direct, DirectConfig
     from policies.edm import EdmConfig, EdmPolicy
     from policies.energy import EnergyConfig, EnergyPolicy
     from policies.executor import ChunkExecutor
@@ -39,6 +40,8 @@ __all__ = [
     "CountConfig",
     "DiffusionConfig",
     "DiffusionPolicy",
+    "Direct",
+    "DirectConfig",
     "EdmConfig",
     "EdmPolicy",
     "EnergyConfig",
@@ -84,6 +87,8 @@ _HOMES = {
     "RealTimeGuidance": "policies.realtime",
     "Residual": "policies.residual",
     "ResidualConfig": "policies.residual",
+    "Direct": "policies.direct",
+    "DirectConfig": "policies.direct",
     "LatentSteered": "policies.steered",
     "SteeredConfig": "policies.steered",
     "TrainConfig": "policies.train",

@@ -27,6 +27,7 @@ MODULES = (
     "policies.consistency",
     "policies.residual",
     "policies.steered",
+    "policies.direct",
     "policies.composed",
     "policies.best_of",
     "policies.guided",

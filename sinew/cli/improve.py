@@ -33,13 +33,13 @@ class Args:
     """Folder of the improved run; an interrupted one there goes on."""
     task: str | None = None
     """Task; the one the run was trained on if left out."""
-    method: Literal["residual", "dsrl", "dsrl-sac"] = "residual"
+    method: Literal["residual", "dsrl", "dsrl-sac", "rlpd", "sac"] = "residual"
     """residual corrects every action; dsrl chooses the noise behind every chunk, judged by the actions that come of it, and
-    dsrl-sac judged as noise."""
+    dsrl-sac judged as noise; rlpd starts from nothing but demonstrations and sac from nothing, for comparison."""
     steps: int | None = None
-    """Environment steps at most, over all worlds; 40 000 for residual and 10 000 for dsrl if left out."""
+    """Environment steps at most, over all worlds; 10 000 for dsrl and 40 000 for the others if left out."""
     demos: Path | None = None
-    """Dataset whose episodes fill half of each batch, for residual; the run's own if left out."""
+    """Dataset whose episodes fill half of each batch, for residual and rlpd; the run's own if left out."""
     reward: Literal["sparse", "shaped"] = "sparse"
     """sparse success, or with a potential that draws the tool to the task's object."""
     scale: float = 0.5
@@ -83,13 +83,16 @@ def improve(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
     from sinew.cli.improve_methods import METHODS
     from sinew.rundir import RunDir, read_json
 
-    if args.demos and args.method != "residual":
+    remembers = args.method in ("residual", "rlpd")
+    if args.demos and not remembers:
         raise InputError(f"--demos {args.demos}: {args.method} learns from what it does itself; leave it out, or use --method residual")
     base_run = RunDir.open(args.run)
     task = args.task or task_of(base_run)
     base = policies.load(base_run)
     interface = interface_of(base, task)
-    demos = (args.demos or _own_demos(read_json(base_run / "config.json"))) if args.method == "residual" else None
+    demos = (args.demos or _own_demos(read_json(base_run / "config.json"))) if remembers else None
+    if args.method == "rlpd" and demos is None:
+        raise InputError(f"--method rlpd learns from demonstrations beside its own steps, and {args.run} names none: give --demos DIR")
     device = own_device(args.device)
     method = METHODS[args.method](base, interface, args, demos, device)
     env, gate_env = _practice(interface, args, method.config.gamma), sim.MujocoVecEnv(interface, WORLDS)

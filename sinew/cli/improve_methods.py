@@ -14,12 +14,12 @@ from sinew.progress import Progress
 if TYPE_CHECKING:
     import torch
 
-    from policies import PolicyModule, Residual
+    from policies import Direct, PolicyModule, Residual
     from rl.loop_config import LoopConfig, LoopResult
     from rl.replay import Ring
     from sim import TaskInterface
     from sinew.cli.improve import Args
-    from sinew.protocols import VecEnv
+    from sinew.protocols import Executor, VecEnv
     from sinew.rundir import RunDir
 
 WORLDS_PLANNED = 8
@@ -57,7 +57,10 @@ def residual(base: PolicyModule, interface: TaskInterface, args: Args, demos: Pa
     def prepare() -> Learn:
         told = {"device": device, "instruction": interface.task_text}
         executor = CorrectedPlans(policies.ChunkExecutor(policy.base, args.num_envs, seed=args.seed, **told))
-        ring = _remember(demos, policy, args, interface.task_text) if demos else None
+        ring = None
+        if demos:
+            planner = CorrectedPlans(policies.ChunkExecutor(policy.base, WORLDS_PLANNED, seed=args.seed, **told))
+            ring = _remember(demos, policy, args, planner)
         return lambda env, run, gate, progress: train_residual(
             env, executor, policy.actor, policy.observe, run, config, demos=ring, evaluate=gate, progress=progress
         )
@@ -88,7 +91,28 @@ def dsrl(base: PolicyModule, interface: TaskInterface, args: Args, demos: Path |
     return Chosen(policy, config, {"bound": args.bound, "knots": args.knots, "dsrl": config}, prepare)
 
 
-METHODS: dict[str, Callable[..., Chosen]] = {"residual": residual, "dsrl": dsrl, "dsrl-sac": dsrl}
+def scratch(base: PolicyModule, interface: TaskInterface, args: Args, demos: Path | None, device: torch.device) -> Chosen:
+    """From nothing: an action from what the base sees."""
+    import torch
+
+    import policies
+    from rl.rlpd import RlpdConfig, train_rlpd
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(args.seed)
+        policy = policies.Direct.seeing_as(base).to(device)
+    config = RlpdConfig(steps=args.steps or RlpdConfig.steps, learner=_learner(RlpdConfig, args), **_shared(args))
+
+    def prepare() -> Learn:
+        ring = _remember(demos, policy, args) if demos else None
+        return lambda env, run, gate, progress: train_rlpd(
+            env, policy.actor, policy.observe, run, config, demos=ring, evaluate=gate, progress=progress
+        )
+
+    return Chosen(policy, config, {"rlpd" if demos else "sac": config}, prepare)
+
+
+METHODS: dict[str, Callable[..., Chosen]] = {"residual": residual, "dsrl": dsrl, "dsrl-sac": dsrl, "rlpd": scratch, "sac": scratch}
 """How each method of the command line is made."""
 
 
@@ -104,13 +128,11 @@ def _learner(config: type[LoopConfig], args: Args) -> Any:
     return usual if args.reward == "sparse" else replace(usual, target_low=None, target_high=None)
 
 
-def _remember(root: Path, policy: Residual, args: Args, instruction: str) -> Ring:
-    """Demonstrations as replay, each frame beside what the base would have planned there."""
+def _remember(root: Path, policy: Residual | Direct, args: Args, planner: Executor | None = None) -> Ring:
+    """Demonstrations as replay; with a planner of `WORLDS_PLANNED` worlds, each frame beside what it would have planned there."""
     import torch
 
     from demos import Dataset
-    from policies import ChunkExecutor
-    from policies.executor import CorrectedPlans
     from rl.episodes import add_episode, plan_along
     from rl.replay import Ring
     from sinew.specs import check_observation_join
@@ -123,8 +145,9 @@ def _remember(root: Path, policy: Residual, args: Args, instruction: str) -> Rin
     infos = [data.episode(i) for i in range(data.num_episodes)]
     spans = [slice(e.start, e.start + e.length) for e in infos]
     episodes = [{k: torch.from_numpy(every[k][s, 0]) for k in spec.observation} for s in spans]
-    planner = CorrectedPlans(ChunkExecutor(policy.base, WORLDS_PLANNED, seed=args.seed, device=policy.device, instruction=instruction))
-    planned = plan_along(planner, episodes, WORLDS_PLANNED)
+    planned: list[torch.Tensor] = [action[span] for span in spans]
+    if planner is not None:
+        planned = plan_along(planner, episodes, WORLDS_PLANNED)
     layout = {"features": ((policy.observation_dim,), torch.float32), "base_action": ((spec.action_dim,), torch.float32)}
     ring = Ring(len(data), 1, layout, spec.action_dim)
     for info, span, obs, base_action in zip(infos, spans, episodes, planned, strict=True):

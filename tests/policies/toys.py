@@ -106,6 +106,7 @@ TINY_ACT = {"width": 32, "feedforward": 64, "style_layers": 1, "encoder_layers":
 OTHERS: dict[str, dict[str, Any]] = {
     "energy-mlp": {"backbone": "mlp", "camera": True, "n_obs_steps": 2},
     "energy-transformer": {"backbone": "transformer"},
+    "direct-camera": {"camera": True, "n_obs_steps": 2},
     "act-state": {**TINY_ACT},
     "act-camera": {**TINY_ACT, "camera": True, "latent_dim": 8, "latent_scale": 1.0},
 }
