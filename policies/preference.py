@@ -7,6 +7,7 @@ the time and the noise of a pair shared by winner and loser, without which their
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -35,6 +36,7 @@ from sinew.specs import ACTION, TASK, check_action_join, check_observation_join
 Scorer = Callable[[Chunk, Any], Tensor]
 """(chunk, context) → scores (B, n) of its candidates, higher is better."""
 PAIRS_NAME = "pairs.safetensors"
+_MADE = "sinew_pairs_made_with"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -252,13 +254,14 @@ def _kept_pairs(
 ) -> dict[str, Tensor]:
     """The pairs of a run: made at first, read when it goes on."""
     path = run / PAIRS_NAME
+    made = json.dumps({name: getattr(config, name) for name in ("seed", "candidates", "batch_size")})
     if not path.exists():
         pairs = make_pairs(policy, windows, scorer, config, device, progress)
-        atomic_write(path, to_bytes({**pairs, "frame": torch.from_numpy(frames)}))
+        atomic_write(path, to_bytes({**pairs, "frame": torch.from_numpy(frames)}, {_MADE: made}))
         return pairs
-    kept, _ = read_tensors(path)
-    if "frame" not in kept or not np.array_equal(kept["frame"].numpy(), frames):
-        raise InputError(f"{path} holds pairs of other data or another seed: choose another run")
+    kept, metadata = read_tensors(path)
+    if metadata.get(_MADE) != made or "frame" not in kept or not np.array_equal(kept["frame"].numpy(), frames):
+        raise InputError(f"{path} holds pairs of other data, or made with another seed or other candidates: choose another run")
     return kept
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -139,6 +140,27 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(made, tmp_path):
     assert (run / "policy.json").exists()
     with pytest.raises(InputError, match=r"was trained with beta = 20\.0, not 5\.0"):
         prefer(copy.deepcopy(policy), data, first_action, run, settings(beta=5.0))
+
+
+@pytest.mark.parametrize("other", [{"candidates": 5}, {"seed": 7}])
+def test_pairs_made_with_other_settings_are_not_taken_over(other, toys, tmp_path):
+    policy, data = toys.make("flow-mlp")
+    config = PreferConfig(pairs=len(data), candidates=3, steps=2, batch_size=8)  # all frames, whatever the seed
+    run = RunDir.create(tmp_path / "cut", {})
+
+    class Stopped:
+        def start(self, stage: str, *_: Any, **__: Any) -> None:
+            if stage == "prefer":
+                raise KeyboardInterrupt
+
+        def advance(self, *_: Any, **__: Any) -> None:
+            pass
+
+    with pytest.raises(KeyboardInterrupt):
+        prefer(policy, data, first_action, run, config, Stopped())  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="made with another seed or other candidates: choose another run"):
+        prefer(policy, data, first_action, run, replace(config, **other))
+    prefer(policy, data, first_action, run, config)
 
 
 def test_scores_and_settings_that_cannot_be_used_are_refused(made, tmp_path):
