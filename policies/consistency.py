@@ -204,14 +204,15 @@ class ConsistencyPolicy(PolicyModule):
         """The jumps of a sample in numbers."""
         key = (steps, like.dtype, like.device)
         if key not in self._plans:
-            sigmas = self.sigmas(steps).double()
-            start, end = sigmas[:-1], sigmas[1:]
-            scale, skip, out, level = self.form(start)
-            following = torch.cat([scale[1:], scale.new_ones(1)])  # the last jump ends in x itself
-            ratio = end / start
-            keep, pull = following * ((1 - ratio) * skip + ratio / scale), following * (1 - ratio) * out
-            jumps = tuple(zip(keep.tolist(), pull.tolist(), strict=True))
-            self._plans[key] = _Plan(float(scale[0] * start[0]), jumps, level.to(like), end.to(like))
+            with torch.inference_mode(False):  # kept for later, whoever asks then
+                sigmas = self.sigmas(steps).double()
+                start, end = sigmas[:-1], sigmas[1:]
+                scale, skip, out, level = self.form(start)
+                following = torch.cat([scale[1:], scale.new_ones(1)])  # the last jump ends in x itself
+                ratio = end / start
+                keep, pull = following * ((1 - ratio) * skip + ratio / scale), following * (1 - ratio) * out
+                jumps = tuple(zip(keep.tolist(), pull.tolist(), strict=True))
+                self._plans[key] = _Plan(float(scale[0] * start[0]), jumps, level.to(like), end.to(like))
         return self._plans[key]
 
     def sigmas(self, steps: int | None = None) -> Tensor:

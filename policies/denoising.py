@@ -149,7 +149,7 @@ class DenoisingPolicy(ConditionedPolicy):
         super().__init__(complete, config, encoder, config.image)
         self.goal = goal
         self.net = net
-        self._plans: dict[int, tuple[tuple[_Step, ...], Tensor]] = {}
+        self._plans: dict[Any, tuple[tuple[_Step, ...], Tensor]] = {}
 
     @classmethod
     def build(cls, spec: PolicySpec, stats: Mapping[str, Mapping[str, np.ndarray]], config: Any) -> Self:
@@ -205,8 +205,8 @@ class DenoisingPolicy(ConditionedPolicy):
         has `differentiates = True`, x is a leaf that requires grad and D was computed from it.
         """
         noise = noise_for(self.spec, ctx, n, noise, generator, ctx.embedding.device)
-        plan, levels = self._plan(steps)
-        embedded = self._times(levels.to(noise), ctx)
+        plan, levels = self._plan(steps, noise)
+        embedded = self._times(levels, ctx)
         wide = ctx.expand(n)
         y = (plan[0].scale * plan[0].sigma) * noise.reshape(-1, wide.candidates, *self.spec.noise_shape)
         hidden = y
@@ -262,17 +262,19 @@ class DenoisingPolicy(ConditionedPolicy):
         clean = skip * y + out * raw
         return clean.clamp(-1, 1) if self.clip else clean
 
-    def _plan(self, steps: int | None) -> tuple[tuple[_Step, ...], Tensor]:
-        """The steps in numbers, and the times (steps,) that the network is told."""
+    def _plan(self, steps: int | None, like: Tensor) -> tuple[tuple[_Step, ...], Tensor]:
+        """The steps in numbers, and the times (steps,) that the network is told, of the kind and on the device of `like`."""
         count: int = self.config.steps if steps is None else steps
-        if count not in self._plans:
-            sigmas = self._levels(count)
-            scale, skip, out, level = self.coefficients(sigmas)
-            ratio = sigmas[1:] / sigmas[:-1]
-            following = torch.cat([scale[1:-1], scale.new_ones(1)])  # the last step ends in x itself
-            columns = (sigmas[:-1], scale[:-1], skip[:-1], out[:-1], following / scale[:-1] * ratio, following * (1 - ratio))
-            self._plans[count] = tuple(_Step(*row) for row in torch.stack(columns, dim=-1).tolist()), level[:-1]
-        return self._plans[count]
+        key = (count, like.dtype, like.device)
+        if key not in self._plans:
+            with torch.inference_mode(False):  # kept for later, whoever asks then
+                sigmas = self._levels(count)
+                scale, skip, out, level = self.coefficients(sigmas)
+                ratio = sigmas[1:] / sigmas[:-1]
+                following = torch.cat([scale[1:-1], scale.new_ones(1)])  # the last step ends in x itself
+                columns = (sigmas[:-1], scale[:-1], skip[:-1], out[:-1], following / scale[:-1] * ratio, following * (1 - ratio))
+                self._plans[key] = tuple(_Step(*row) for row in torch.stack(columns, dim=-1).tolist()), level[:-1].to(like)
+        return self._plans[key]
 
     def _levels(self, steps: int) -> Tensor:
         if steps < 1:

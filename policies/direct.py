@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
@@ -80,8 +79,7 @@ class Direct(ConditionedPolicy):
             raise SpecError(f"starting from nothing needs a policy with an observation encoder of its own, not {type(policy).__name__}")
         spec = replace(policy.spec, horizon=1, n_obs_steps=1, noise_shape=(), feature_dim=0, capabilities=())
         made = cls(spec, DirectConfig(hidden=tuple(hidden), image=policy.image))
-        weights = {key: value for key, value in copy.deepcopy(policy.encoder).state_dict().items()}
-        made.encoder.load_state_dict(weights)
+        made.encoder.load_state_dict(policy.encoder.state_dict())
         made.encoder.requires_grad_(False)
         return made
 
@@ -96,9 +94,9 @@ class Direct(ConditionedPolicy):
         features: bool = False,
         generator: Generator | None = None,
     ) -> Chunk:
-        """Chunks (B, n, H, A), all n alike."""
-        if guidance or features:
-            raise SpecError("a direct policy takes no guidance and has no features of a sample: it puts its chunk out at once")
+        """Chunks (B, n, H, A), all n alike; there are no features of a sample."""
+        if guidance:
+            raise SpecError("a direct policy takes no guidance: it puts its chunk out at once")
         if steps is not None and steps < 1:
             raise SpecError(f"a direct policy samples in at least 1 step, not {steps}")
         noise = noise_for(self.spec, ctx, n, noise, generator, self.device)

@@ -117,7 +117,7 @@ def loop_of(policy: PolicyModule, steps: int | None) -> dict[str, Any] | None:
         return {"kind": "best", "in_words": BEST, "candidates": core.config.n}
     if not isinstance(core, DenoisingPolicy):
         return None
-    plan, levels = core._plan(steps)
+    plan, levels = core._plan(steps, torch.zeros((), dtype=torch.float64))
     numbers = [{**step._asdict(), "level": level} for step, level in zip(plan, levels.tolist(), strict=True)]
     return {"kind": "denoising", "in_words": DENOISE, "start": plan[0].scale * plan[0].sigma, "steps": numbers}
 

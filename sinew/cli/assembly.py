@@ -273,7 +273,7 @@ def value_of(sources: Sequence[Source]) -> Value:
 
     from policies import Residual
     from rl.checkpoint import load_module_state, read_state
-    from rl.residual import STATE_FILE, ResidualConfig, make_learner
+    from rl.residual import STATE_FILE, ResidualConfig, decode, make_learner, propose
     from sinew.config import from_json
 
     source = sources[0]
@@ -291,7 +291,7 @@ def value_of(sources: Sequence[Source]) -> Value:
     def value(features: Tensor, chunks: Tensor) -> Tensor:
         with torch.no_grad():
             frames = {"features": features, "base_action": chunks[:, 0]}
-            executed = learner.decode(frames, learner.propose(actor, frames))
+            executed = decode(frames, propose(actor, frames))
             return learner.critic(learner.critic_input(frames, executed)).amin(0)
 
     return value

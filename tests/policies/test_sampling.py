@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+import pytest
 import torch
 
 from policies.sampling import euler, sigma_to_time, time_to_sigma
@@ -30,3 +32,15 @@ def test_gaussian_data_are_reached_along_the_exact_flow():
 def test_one_step_is_the_denoiser():
     out = euler(lambda x, sigma: x * 0 + 0.7, torch.randn(2, 1, 1), torch.tensor([5.0, 0.0]))
     torch.testing.assert_close(out, torch.full((2, 1, 1), 0.7))
+
+
+@pytest.mark.parametrize("case_name", ["flow-mlp", "consistency-flow-mlp"])
+def test_what_is_kept_between_samples_serves_gradients_later(toys, case_name):
+    """A policy may act in inference mode before it is trained or guided: nothing kept from then may stand in the way."""
+    policy, data = toys.make(case_name)
+    window = data.window(np.arange(2), policy.spec.n_obs_steps, policy.spec.horizon, list(policy.spec.observation))
+    obs = {key: torch.from_numpy(window[key]) for key in policy.spec.observation}
+    with torch.inference_mode():
+        policy.sample(policy.encode(obs))
+    policy.requires_grad_(True).sample(policy.encode(obs)).actions.sum().backward()
+    assert any(p.grad is not None for p in policy.parameters())
