@@ -143,6 +143,8 @@ class _Training:
         self.ema = Ema(self.parameters, config.ema_decay)
         group.equalize([t for t in policy.state_dict().values()])
         self.described = {**to_json(config), "frames": len(data), "episodes": data.num_episodes}
+        if not config.early_share:  # runs from before there was such a share go on
+            del self.described["early_share"]
         if weights is not None:
             self.described["weights"] = hashlib.sha256(np.ascontiguousarray(weights, np.float64).tobytes()).hexdigest()
         record = restore(run, policy, self.optimizer, self.ema, self.described) or {"step": 0, "loss_smooth": None}
