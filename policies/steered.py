@@ -41,10 +41,12 @@ class SteeredConfig:
     """The noise is this many vectors, interpolated over the chunk: 1 repeats one, 0 gives each action its own."""
     hidden: tuple[int, ...] = (256, 256)
     """Widths of the actor."""
+    steps: int | None = None
+    """Sampling steps of the base while it is steered; None for its own."""
 
     def __post_init__(self) -> None:
-        if not self.bound > 0 or self.knots < 0:
-            raise SpecError(f"steering bound {self.bound} must be above 0 and knots {self.knots} not negative")
+        if not self.bound > 0 or self.knots < 0 or (self.steps is not None and self.steps < 1):
+            raise SpecError(f"steering needs bound > 0, knots >= 0 and steps >= 1, given {self.bound}, {self.knots} and {self.steps}")
         if not self.hidden or min(self.hidden) < 1:
             raise SpecError(f"steering hidden widths {self.hidden} must be at least 1")
 
@@ -119,6 +121,7 @@ class LatentSteered(Wrapper):
         bound: see `SteeredConfig`.
         knots: see `SteeredConfig`.
         hidden: see `SteeredConfig`.
+        steps: see `SteeredConfig`.
 
     Raises:
         SpecError: the base lacks a capability, or there are more knots than actions in a chunk.
@@ -128,10 +131,12 @@ class LatentSteered(Wrapper):
 
     Config = SteeredConfig
 
-    def __init__(self, base: PolicyModule, bound: float = 1.5, knots: int = 0, hidden: Sequence[int] = (256, 256)) -> None:
+    def __init__(
+        self, base: PolicyModule, bound: float = 1.5, knots: int = 0, hidden: Sequence[int] = (256, 256), steps: int | None = None
+    ) -> None:
         require(base, "noise", "latent steering")
         require(base, "observe", "latent steering")
-        config = SteeredConfig(bound=float(bound), knots=knots, hidden=tuple(hidden))
+        config = SteeredConfig(bound=float(bound), knots=knots, hidden=tuple(hidden), steps=steps)
         length, *rest = base.spec.noise_shape
         if knots > length:
             raise SpecError(f"{knots} knots are more than the {length} steps of the noise of a chunk")
@@ -143,7 +148,7 @@ class LatentSteered(Wrapper):
     @classmethod
     def rebuild(cls, spec: PolicySpec, config: Any, bases: Sequence[PolicyModule]) -> LatentSteered:
         """See `PolicyModule.rebuild`."""
-        return cls(bases[0], config.bound, config.knots, config.hidden)
+        return cls(bases[0], config.bound, config.knots, config.hidden, config.steps)
 
     def encode(self, obs: Mapping[str, Any]) -> SteeredContext:
         """The base's context and the features of the newest observation."""
@@ -166,6 +171,7 @@ class LatentSteered(Wrapper):
             raise SpecError("a steered policy takes no guidance: what its noise was chosen for would no longer come of it")
         drawn = used = noise_for(self.spec, ctx, n, noise, generator, self.device)
         if bool(self.actor.active):
+            steps = self.config.steps if steps is None else steps
             chosen = self.noise(self.actor(ctx.features))
             used = chosen.unsqueeze(1).expand(-1, drawn.numel() // chosen.numel(), *chosen.shape[1:]).reshape_as(drawn)
         return replace(self.base.sample(ctx.inner, n=n, noise=used, steps=steps, features=features), noise=drawn)
@@ -207,7 +213,7 @@ class Steering:
         """Frames and choices (B, U) → the actions that are executed, (B, act_steps, A) in [-1, 1]; without gradient."""
         with torch.no_grad():
             context = unpack(self._template, frames, len(u))
-            chunk = self.policy.base.sample(context, noise=self.policy.noise(u).unsqueeze(1))  # type: ignore[operator]
+            chunk = self.policy.base.sample(context, noise=self.policy.noise(u).unsqueeze(1), steps=self.policy.config.steps)  # type: ignore[operator]
             return chunk.actions[:, 0, : self.act_steps].clamp(-1, 1)
 
 

@@ -163,7 +163,7 @@ def test_one_step_of_a_file_is_the_denoiser(toys, exported):
     context = policy.encode(obs)
     loop = runner.manifest["loop"]
     y = torch.randn(3, 1, policy.spec.horizon, 3, generator=torch.Generator().manual_seed(4))
-    for step, scale_sigma in zip(loop["steps"], policy._plan(2)[0], strict=True):
+    for step, scale_sigma in zip(loop["steps"], policy._plan(2, y)[0], strict=True):
         sigma = torch.full((3,), float(scale_sigma.sigma))
         with torch.no_grad():
             wanted = policy.denoise(y[:, 0] / float(scale_sigma.scale), sigma, context)

@@ -111,5 +111,5 @@ def test_what_cannot_be_steered_is_told(toys):
         LatentSteered(base, knots=6)
     with pytest.raises(SpecError, match="takes no guidance"):
         policy.sample(policy.encode(obs), guidance=[lambda x, clean, sigma, ctx: clean])
-    with pytest.raises(SpecError, match=r"bound -1.* must be above 0"):
+    with pytest.raises(SpecError, match=r"needs bound > 0.*given -1"):
         LatentSteered(base, bound=-1)
