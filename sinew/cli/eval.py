@@ -70,6 +70,8 @@ class Args:
     """File with the secret of a policy server."""
     out: Path | None = None
     """Folder for eval/ and videos/; the run if left out, and none for a policy that is no run."""
+    device: str = "cpu"
+    """Where the policy runs: cpu or cuda."""
     seed: int = 0
     """Chooses the test scenes; they are never those of collection, of training or of the gate."""
     json: bool = False
@@ -105,12 +107,16 @@ def evaluate(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
     """
     import policies
     import sim
+    from policies.parallel import own_device
     from sinew.cli.assembly import best_of, check_best_of, compose, open_source
     from sinew.rundir import write_json
 
     check_numbers(args)
     seeds = test_seeds(args.episodes, args.seed)
+    device = own_device(args.device)
     sources = [open_source(name, args.task, args.action, args.token_file) for name in (args.run, *args.others)]
+    for source in sources:
+        source.policy.to(device)
     policy = compose(sources, weights := first_weights(args))
     check_instruction(policy, args.instruction)
     task = args.task or sources[0].task()
@@ -131,7 +137,7 @@ def evaluate(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
     if args.weight == "search":
         search = search_weight(sources, interface, options, args, progress)
         policy = compose(sources, weights := weights_of_search(search, len(sources)))
-    policy = best_of(policy, args.best_of, args.scorer, sources, weights=weights, folder=folder, data=args.data, progress=progress)
+    policy = best_of(policy, args.best_of, args.scorer, sources, weights=weights, folder=folder, data=args.data, progress=progress).to(device)
     result = success(policy, interface, seeds, options, progress, goals)
     result = {"run": str(args.run), "task": task, **how(args, weights), **({"search": search} if search else {}), **result}
     against = [entry for source in sources if (entry := compared(source, task, result))] if changed(args) else []
@@ -199,6 +205,7 @@ def search_weight(
 def executor_options(policy: PolicyModule, args: Args) -> dict[str, Any]:
     """Arguments of `ChunkExecutor`."""
     options = {"mode": args.executor, "act_steps": args.act_steps, "noise": noise_of(policy, args.noise), "delay": args.delay}
+    options["device"] = args.device
     return options if args.instruction is None else {**options, "instruction": args.instruction}
 
 

@@ -259,3 +259,8 @@ def test_what_a_goal_asks_for_is_told(folder):
         evaluated(folder, "flow", goal_scale=2.0)
     with pytest.raises(InputError, match=r"--goal-scale 2 is for one policy by itself"):
         evaluated(folder, "flow", best_of=4, goal_scale=2.0)
+
+
+def test_a_device_that_is_not_there_is_told(folder):
+    with pytest.raises(InputError, match="unknown device 'tpu9': known are cpu, cuda"):
+        evaluated(folder, "flow", device="tpu9")
