@@ -137,7 +137,8 @@ def evaluate(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
     if args.weight == "search":
         search = search_weight(sources, interface, options, args, progress)
         policy = compose(sources, weights := weights_of_search(search, len(sources)))
-    policy = best_of(policy, args.best_of, args.scorer, sources, weights=weights, folder=folder, data=args.data, progress=progress).to(device)
+    policy = best_of(policy, args.best_of, args.scorer, sources, weights=weights, folder=folder, data=args.data, progress=progress)
+    policy = policy.to(device)
     result = success(policy, interface, seeds, options, progress, goals)
     result = {"run": str(args.run), "task": task, **how(args, weights), **({"search": search} if search else {}), **result}
     against = [entry for source in sources if (entry := compared(source, task, result))] if changed(args) else []
