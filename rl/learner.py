@@ -172,14 +172,9 @@ class Learner:
             heads: target heads to use; drawn if left out.
             noise: (B, U) smoothing noise before clipping; drawn if left out.
         """
-        config = self.config
-        u, log_p = _proposal(self.propose(self.actor_target if config.target_actor else self.actor, batch.next_frames))
-        if config.smoothing_std > 0:
-            if noise is None:
-                noise = torch.randn(u.shape, generator=self.generator).to(u.device).mul_(config.smoothing_std)
-            u = u + noise.clamp(-config.smoothing_clip, config.smoothing_clip)
-        x = self.critic_input(batch.next_frames, self.decode(batch.next_frames, u))
-        out = self.target_engine.evaluate(x, self.draw_heads() if heads is None else heads)
+        config, frames = self.config, batch.next_frames
+        action, log_p = self.next_action(frames, noise)
+        out = self.target_engine.evaluate(self.critic_input(frames, action), self.draw_heads() if heads is None else heads)
         value = _reduce(self.critic_target.head.value(out), config.target_reduce)
         if config.entropy_in_target and log_p is not None:
             value = value - self.log_temperature.exp() * log_p
@@ -188,6 +183,16 @@ class Learner:
             target = target.clamp_(config.target_low, config.target_high)
         self._sums[2] += target.mean()
         return target
+
+    def next_action(self, frames: Frames, noise: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """What would be executed in `frames`, as targets see it: (B, A), and its log probability (B,) where the actor has one."""
+        config = self.config
+        u, log_p = _proposal(self.propose(self.actor_target if config.target_actor else self.actor, frames))
+        if config.smoothing_std > 0:
+            if noise is None:
+                noise = torch.randn(u.shape, generator=self.generator).to(u.device).mul_(config.smoothing_std)
+            u = u + noise.clamp(-config.smoothing_clip, config.smoothing_clip)
+        return self.decode(frames, u), log_p
 
     def draw_heads(self) -> list[int] | None:
         """A random subset of the target heads, drawn on the host; None for all."""

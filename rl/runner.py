@@ -151,11 +151,13 @@ class Runner:
         action = self.method.act(frames, self.step, self.rng)
         obs, reward, terminated, truncated, info = self.env.step(self.action_spec.denormalize(action))
         self._refuse_non_finite("reward", reward)
+        if "executed_action" in info:  # somebody took over: what was executed is what is remembered
+            action = self.action_spec.normalize(info["executed_action"]).to(action)
         ended = terminated | truncated
         final, any_ended = None, bool(ended.any())
         if any_ended:
             final = self._end_episodes(torch.nonzero(ended)[:, 0].tolist(), info, reward)
-        self.ring.add(frames, action, reward, terminated, truncated, final=final, source=POLICY)
+        self.ring.add(frames, action, reward, terminated, truncated, final=final, source=info.get("source", POLICY))
         self._frames = self._look(obs)
         self.step += self.env.num_envs
         self.update_debt += config.updates_per_step * self.env.num_envs if self.step > config.random_steps else 0.0
