@@ -1,16 +1,18 @@
-"""Value networks: an ensemble as one set of stacked weights, and the head that turns its outputs into values and a loss."""
+"""Value networks: an ensemble as one set of stacked weights, and the head that says what its outputs mean."""
 
 from __future__ import annotations
 
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
+from rl.heads import ScalarHead, ValueHead
 from sinew.errors import InputError
+
+__all__ = ["LAYER_NORM_EPS", "Critic", "EnsembleMLP", "ScalarHead", "ValueHead", "polyak"]
 
 LAYER_NORM_EPS = 1e-5
 
@@ -86,35 +88,6 @@ class EnsembleMLP(nn.Module):
         return torch.baddbmm(pick(self.bias[-1]), h, pick(self.weight[-1]))
 
 
-class ValueHead(Protocol):
-    """What the outputs of a head mean: the "critic head" slot. Scalar here; categorical or Gaussian heads fit the same place."""
-
-    out_dim: int
-
-    def value(self, out: Tensor) -> Tensor:
-        """Outputs (K, B, out) → values (K, B), differentiable."""
-        ...
-
-    def loss(self, out: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """Outputs (E, B, out) of all heads and targets (B,) → loss () and its gradient (E, B, out)."""
-        ...
-
-
-class ScalarHead:
-    """The output is the value; the loss is the mean over heads and batch of (Q_k - y)^2, each head on its own."""
-
-    out_dim = 1
-
-    def value(self, out: Tensor) -> Tensor:
-        """(K, B, 1) → (K, B)."""
-        return out[..., 0]
-
-    def loss(self, out: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """Squared error and its gradient, written out."""
-        error = out - target[:, None]
-        return error.square().mean(), error * (2.0 / error.numel())
-
-
 class Critic(nn.Module):
     """An ensemble and the meaning of its outputs.
 
@@ -123,7 +96,7 @@ class Critic(nn.Module):
         hidden: widths of the hidden layers.
         heads: ensemble size E.
         layer_norm: whether hidden layers are normalised.
-        head: meaning of the outputs; scalar if left out.
+        head: meaning of the outputs (`rl.heads`); scalar if left out.
         generator: of the initialisation.
     """
 

@@ -80,7 +80,8 @@ class NoiseJudge(Judge):
             chosen, _ = actor.draw(features, normal)  # type: ignore[operator]
             half = (torch.arange(len(features), device=features.device) % 2 == 0)[:, None]
             u = torch.where(half, normal.clamp(-actor.bound, actor.bound), chosen)  # type: ignore[operator]
-            wanted = learner.engine.evaluate(learner.critic_input(frames, self.decode(frames, u))).clone()
+            out = learner.engine.evaluate(learner.critic_input(frames, self.decode(frames, u)))
+            wanted = learner.critic.head.value(out).clone()[..., None]
         error = self.engine.forward(self.see(frames, u)) - wanted
         self.engine.backward(error * (2.0 / error.numel()), parameters=True, inputs=False)
         self.optimizer.step()
@@ -165,7 +166,7 @@ class DsrlMethod:
         actor.active.fill_(True)
         made = Learner(
             actor,
-            critic(self.stride * self.action_dim if na else actor.size),
+            config.make_critic(width + (self.stride * self.action_dim if na else actor.size), generator).to(device),
             propose=propose,
             decode=chunk if na else lambda frames, u: u,
             critic_input=lambda frames, action: torch.cat((frames["features"], action), -1),

@@ -10,7 +10,6 @@ import copy
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from rl.checkpoint import load_module_state, load_optimizer_state, module_state, optimizer_state
 from rl.critic import Critic, polyak
 from rl.engine import Engine, EngineName, make_engine
+from rl.heads import Backup, Reduce, reduce_values
 from rl.replay import Batch
 from sinew.errors import InputError
 
@@ -28,7 +28,6 @@ Decode = Callable[[Frames, Tensor], Tensor]
 """(frames, u) → action (B, A) in [-1, 1] as it would be executed."""
 CriticInput = Callable[[Frames, Tensor], Tensor]
 """(frames, action) → (B, D): what the critic looks at."""
-Reduce = Literal["min", "mean"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,6 +135,7 @@ class Learner:
         self.propose, self.decode, self.critic_input = propose, decode, critic_input
         self.actor_target = copy.deepcopy(actor).requires_grad_(False)
         self.critic_target = copy.deepcopy(critic).requires_grad_(False)
+        self.critic_target.head = critic.head  # what a head keeps track of is one thing
         self._actor = [p for p in actor.parameters() if p.requires_grad]
         trained = [n for n, p in actor.named_parameters() if p.requires_grad]
         targets = dict(self.actor_target.named_parameters())
@@ -165,7 +165,7 @@ class Learner:
 
     @torch.no_grad()
     def target(self, batch: Batch, heads: list[int] | None = None, noise: Tensor | None = None) -> Tensor:
-        """Bootstrapped targets (B,).
+        """Bootstrapped targets, as the critic's head takes them: (B,) for the scalar one.
 
         Args:
             batch: transitions.
@@ -175,13 +175,18 @@ class Learner:
         config, frames = self.config, batch.next_frames
         action, log_p = self.next_action(frames, noise)
         out = self.target_engine.evaluate(self.critic_input(frames, action), self.draw_heads() if heads is None else heads)
-        value = _reduce(self.critic_target.head.value(out), config.target_reduce)
-        if config.entropy_in_target and log_p is not None:
-            value = value - self.log_temperature.exp() * log_p
-        target = torch.addcmul(batch.reward, batch.discount, value)
-        if config.target_low is not None or config.target_high is not None:
-            target = target.clamp_(config.target_low, config.target_high)
-        self._sums[2] += target.mean()
+        backup = Backup(
+            reward=batch.reward,
+            discount=batch.discount,
+            reduce=config.target_reduce,
+            low=config.target_low,
+            high=config.target_high,
+            bonus=-self.log_temperature.exp() * log_p if config.entropy_in_target and log_p is not None else None,
+            generator=self.generator,
+        )
+        head = self.critic_target.head
+        target = head.target(out, backup)
+        self._sums[2] += head.target_mean(target)
         return target
 
     def next_action(self, frames: Frames, noise: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
@@ -200,7 +205,7 @@ class Learner:
         return None if wanted >= total else torch.randperm(total, generator=self.generator)[:wanted].tolist()
 
     def critic_step(self, batch: Batch, target: Tensor) -> None:
-        """One Adam step of all heads towards `target` (B,)."""
+        """One Adam step of all heads towards what `target` gave."""
         out = self.engine.forward(self.critic_input(batch.frames, batch.action))
         loss, grad = self.critic.head.loss(out, target)
         self._sums[0] += loss
@@ -216,7 +221,7 @@ class Learner:
         u, log_p = _proposal(self.propose(self.actor, frames))
         x = judge.see(frames, u)
         out = judge.engine.forward(x.detach()).detach().requires_grad_()
-        value = _reduce(judge.critic.head.value(out), self.config.actor_reduce).mean()
+        value = reduce_values(judge.critic.head.value(out), self.config.actor_reduce).mean()
         (grad_out,) = torch.autograd.grad(-value, out)
         grad_x = judge.engine.backward(grad_out, parameters=False, inputs=True)
         size = u.square().mean()
@@ -284,8 +289,3 @@ class Learner:
 
 def _proposal(given: Tensor | tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor | None]:
     return given if isinstance(given, tuple) else (given, None)
-
-
-def _reduce(values: Tensor, how: Reduce) -> Tensor:
-    """(K, B) → (B,)."""
-    return values.amin(0) if how == "min" else values.mean(0)

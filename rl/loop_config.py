@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import torch
+
+from rl.critic import Critic
 from rl.gate import Evaluation
+from rl.heads import HeadName, make_head
 from rl.learner import LearnerConfig
 from sinew.errors import InputError
 
@@ -19,6 +23,8 @@ class LoopConfig:
     """Fixes episodes, noise, initial weights and batches."""
     replay_steps: int = 200_000
     """Environment steps that are remembered."""
+    replay_ram_gb: float = 4.0
+    """Frames that take more than this many GiB in all are kept in memory-mapped files in the run's folder."""
     random_steps: int = 8_000
     """Steps of warm-up before any update."""
     critic_only_updates: int = 3_000
@@ -37,6 +43,14 @@ class LoopConfig:
     """Size of the ensemble."""
     critic_hidden: tuple[int, ...] = (256, 256)
     """Widths of the critics' hidden layers."""
+    critic_head: HeadName = "scalar"
+    """What the critics put out (`rl.heads`): scalar, a number; c51 and hl-gauss, a distribution over bins; gaussian, mean and spread."""
+    critic_low: float = 0.0
+    """Lowest return that c51 and hl-gauss can tell apart."""
+    critic_high: float = 1.0
+    """Highest return that c51 and hl-gauss can tell apart."""
+    critic_bins: int = 51
+    """Bins in between."""
     evaluate_every: int = 5_000
     """Steps between evaluations."""
     stop_success: float = 0.98
@@ -58,6 +72,12 @@ class LoopConfig:
                 f"gamma {self.gamma} must be in (0, 1], demo_fraction {self.demo_fraction} in [0, 1], "
                 f"updates_per_step {self.updates_per_step} must not be negative"
             )
+        make_head(self.critic_head, self.critic_heads, self.critic_low, self.critic_high, self.critic_bins)  # refuses what cannot be
+
+    def make_critic(self, in_dim: int, generator: torch.Generator | None = None) -> Critic:
+        """The ensemble that these settings describe, for inputs (B, in_dim); its weights are drawn from `generator`."""
+        head = make_head(self.critic_head, self.critic_heads, self.critic_low, self.critic_high, self.critic_bins)
+        return Critic(in_dim, self.critic_hidden, self.critic_heads, head=head, generator=generator)
 
 
 @dataclass(frozen=True)

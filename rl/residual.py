@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from rl.batch import Batch, FrameSpec
-from rl.critic import Critic
 from rl.learner import Frames, Learner
 from rl.loop_config import LoopConfig, LoopResult
 from rl.replay import Ring
@@ -66,7 +65,7 @@ def make_learner(actor: nn.Module, feature_dim: int, action_dim: int, config: Re
     device = next(actor.parameters()).device
     generator = torch.Generator().manual_seed(config.seed)
     width = feature_dim + action_dim * (2 if config.critic_sees_base else 1)
-    critic = Critic(width, config.critic_hidden, config.critic_heads, generator=generator).to(device)
+    critic = config.make_critic(width, generator).to(device)
     critic_input = features_base_and_action if config.critic_sees_base else features_and_action
     return Learner(actor, critic, propose=propose, decode=decode, critic_input=critic_input, config=config.learner, generator=generator)
 

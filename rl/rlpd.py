@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from rl.batch import Batch, FrameSpec
-from rl.critic import Critic
 from rl.learner import Frames, Learner, LearnerConfig
 from rl.loop_config import LoopConfig, LoopResult
 from rl.replay import Ring
@@ -83,7 +82,7 @@ class RlpdMethod:
         """Critics of actions, and the actor up their mean."""
         config, generator = self.config, torch.Generator().manual_seed(self.config.seed)
         features = frames["features"]
-        critic = Critic(features.shape[1] + self.action_dim, config.critic_hidden, config.critic_heads, generator=generator)
+        critic = config.make_critic(features.shape[1] + self.action_dim, generator)
 
         def propose(actor: Any, frames: Frames) -> tuple[Tensor, Tensor]:
             seen = frames["features"]
