@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 from policies.base import EmbeddingContext, PolicyModule
 from policies.best_of import BestOfN, candidates
+from policies.bootstrapped import Bootstrapped
 from policies.composed import Composed
+from policies.decorated import Decorated
 from policies.denoising import DenoisingPolicy
 from policies.energy import EnergyPolicy
 from policies.goals import PREFIX, GoalContext
@@ -213,7 +215,7 @@ class Correct(nn.Module):
 
 def planner(policy: PolicyModule) -> PolicyModule:
     """The policy that plans the chunks of one that corrects them."""
-    while isinstance(policy, Residual):
+    while isinstance(policy, Residual | Bootstrapped | Decorated):
         policy = policy.base
     return policy
 
