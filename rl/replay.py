@@ -3,6 +3,9 @@
 A `Ring` holds the last T steps of N worlds, time-major. The observation after a step is the next slot's frame; only where an
 episode ended is it kept apart, in a side table behind the slots of the same tensor, so that a batch is one gather. n-step
 length, discount and chunk stride are arguments of `sample`: nothing of them is baked into what is stored.
+
+Frames, which are what takes space, may live in mapped files (`rl.storage`). They are not copied into a checkpoint then: there
+are `margin` slots more than are remembered, so that what a checkpoint remembers stays untouched until as many steps were added.
 """
 
 from __future__ import annotations
@@ -14,35 +17,51 @@ import torch
 from torch import Tensor
 
 from rl.batch import DEMO, HUMAN, POLICY, SYNTHETIC, Batch, FrameSpec, Sampler, concatenate
+from rl.storage import MappedFolder
 from sinew.errors import DataError, InputError, SpecError
 
 __all__ = ["DEMO", "HUMAN", "POLICY", "SYNTHETIC", "Batch", "FrameSpec", "Mix", "Ring", "Sampler", "concatenate"]
 
+PER_STEP = ("action", "reward", "terminated", "truncated", "source", "episode_step", "_final")
+"""What is kept of every step beside its frames; always in memory and in every checkpoint."""
+
 
 class Ring:
-    """The last `length` steps of `num_envs` worlds.
+    """The last steps of `num_envs` worlds: as many as `window`, in `length` slots of time.
 
     Args:
-        length: slots in time, T.
+        length: steps that are remembered, T.
         num_envs: worlds, N; N = 1 for recorded episodes one after the other.
         frame: {key: (shape, dtype)} of what a state consists of and is needed at the bootstrap state too, for example
             features, images and the base policy's action.
         action_dim: elements of the executed action, A.
         device: where the tensors live.
+        margin: steps that may be added between two checkpoints; with mapped frames only.
+        store: keeps the frames in files; None keeps them in memory.
     """
 
-    def __init__(self, length: int, num_envs: int, frame: FrameSpec, action_dim: int, *, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self,
+        length: int,
+        num_envs: int,
+        frame: FrameSpec,
+        action_dim: int,
+        *,
+        device: torch.device | str = "cpu",
+        margin: int = 0,
+        store: MappedFolder | None = None,
+    ) -> None:
         if length < 2 or num_envs < 1:
             raise SpecError(f"a ring of {length} steps x {num_envs} worlds cannot hold a transition; at least 2 x 1 is needed")
-        self.length, self.num_envs, self.action_dim = length, num_envs, action_dim
+        self.window, self.num_envs, self.action_dim = length, num_envs, action_dim
         self.frame = {k: (tuple(shape), dtype) for k, (shape, dtype) in frame.items()}
         self.device = torch.device(device)
-        slots = length * num_envs
+        self.store, self.margin, self.saved = store, margin if store else 0, 0
+        self.length = length + self.margin
+        slots = self.length * num_envs
         self._final_rows = max(16, 2 * num_envs, slots // 32)
         where = self.device
-        self._frames = {
-            k: torch.zeros((slots + self._final_rows, *shape), dtype=dtype, device=where) for k, (shape, dtype) in self.frame.items()
-        }
+        self._frames = {k: self._room(k, slots + self._final_rows) for k in self.frame}
         self._free = list(range(self._final_rows - 1, -1, -1))
         self.action = torch.zeros((slots, action_dim), device=where)
         self.reward = torch.zeros(slots, device=where)
@@ -56,13 +75,24 @@ class Ring:
         self._eligible: dict[tuple[int, int | None], Tensor] = {}
         self._last: Tensor | None = None
 
+    def _room(self, key: str, rows: int) -> Tensor:
+        shape, dtype = self.frame[key]
+        if self.store is not None:
+            return self.store.tensor(key, (rows, *shape), dtype)
+        return torch.zeros((rows, *shape), dtype=dtype, device=self.device)
+
     def __len__(self) -> int:
         """Frames that are held."""
-        return min(self.count, self.length) * self.num_envs
+        return min(self.count, self.window) * self.num_envs
 
     def frames(self, key: str) -> Tensor:
         """(T, N, ...) view of the frames of `key`."""
         return self._frames[key][: self.length * self.num_envs].view(self.length, self.num_envs, *self.frame[key][0])
+
+    @property
+    def full(self) -> bool:
+        """Whether a checkpoint is due before anything is added, so that the last one stays whole."""
+        return self.store is not None and self.count - self.saved >= self.margin
 
     # ------------------------------------------------------------ writing
 
@@ -82,7 +112,7 @@ class Ring:
         Args:
             frame: {key: (N, ...)} before the step.
             action: (N, A) as it was executed.
-            reward: (N,).
+            reward: (N,), or (N, R) for R rewards, as the first step has it.
             terminated: (N,) bool.
             truncated: (N,) bool; never both.
             final: {key: (M, ...)} after the step, of the M worlds whose episode ended, in the order of worlds. May be left
@@ -107,6 +137,8 @@ class Ring:
         for key, store in self._frames.items():
             store[here] = frame[key]
         self.action[here] = action
+        if not self.count and reward.shape[1:] != self.reward.shape[1:]:  # several rewards for each step
+            self.reward = self.reward.new_zeros(len(self.reward), *reward.shape[1:])
         self.reward[here] = reward
         self.terminated[here] = terminated
         self.truncated[here] = truncated
@@ -132,6 +164,14 @@ class Ring:
         self._keep_final(torch.nonzero(open_)[:, 0] + low, {k: v[open_] for k, v in final.items()})
         self._changed()
 
+    def relabel(self, slots: Tensor, *, reward: float, terminated: bool, truncated: bool) -> None:
+        """Rewrite how steps at flat slots (M,) went, for a label that came late; a truncated one without final frame terminates."""
+        bootstraps = (self._final[slots] >= 0) & truncated
+        self.reward[slots] = reward
+        self.truncated[slots] = bootstraps
+        self.terminated[slots] = ~bootstraps & (terminated or truncated)
+        self._changed()
+
     def _changed(self) -> None:
         """Forget what was worked out from the steps as they were."""
         self._eligible.clear()
@@ -155,7 +195,10 @@ class Ring:
     def _grow(self) -> None:
         extra = max(16, self._final_rows // 2)
         for key, store in self._frames.items():
-            self._frames[key] = torch.cat((store, store.new_zeros(extra, *store.shape[1:])))
+            if self.store is not None:
+                self._frames[key] = self._room(key, len(store) + extra)
+            else:
+                self._frames[key] = torch.cat((store, store.new_zeros(extra, *store.shape[1:])))
         self._free.extend(range(self._final_rows + extra - 1, self._final_rows - 1, -1))
         self._final_rows += extra
 
@@ -169,7 +212,7 @@ class Ring:
         """
         key = (stride, source)
         if key not in self._eligible:
-            size, N = min(self.count, self.length), self.num_envs
+            size, N = min(self.count, self.window), self.num_envs
             time = torch.arange(self.count - size, self.count, device=self.device)
             flat = ((time % self.length)[:, None] * N + torch.arange(N, device=self.device)).reshape(-1)
             ended = (self.terminated | self.truncated)[flat].view(size, N)
@@ -184,6 +227,20 @@ class Ring:
             self._eligible[key] = torch.nonzero(good.reshape(-1))[:, 0] + (self.count - size) * N
         return self._eligible[key]
 
+    def available(self, stride: int = 1) -> int:
+        """Transitions that can be drawn."""
+        if stride > 1:
+            return len(self.starts(stride))
+        return max(0, min(self.count, self.window) - 1) * self.num_envs + len(self._newest_ended())
+
+    def _newest_ended(self) -> Tensor:
+        """Worlds whose newest step ended their episode: elsewhere it has no state after it yet."""
+        if self._last is None:
+            low = ((self.count - 1) % self.length) * self.num_envs
+            here = slice(low, low + self.num_envs)
+            self._last = torch.nonzero((self.terminated[here] | self.truncated[here]) & (self.count > 0))[:, 0]
+        return self._last
+
     def _draw(self, number: int, stride: int, source: int | None, generator: torch.Generator | None) -> Tensor:
         """Uniform draw from `starts` (number,), without listing them in the plain case."""
         if stride > 1 or source is not None:
@@ -191,14 +248,11 @@ class Ring:
             if not len(pool):
                 raise InputError(f"the replay holds no transition to sample (stride {stride}, source bits {source})")
             return pool[torch.randint(len(pool), (number,), generator=generator, device=self.device)]
-        size, N = min(self.count, self.length), self.num_envs
+        size, N = min(self.count, self.window), self.num_envs
         if not size:
             raise InputError("the replay is empty; add steps before sampling")
         low = (self.count - size) * N
-        if self._last is None:  # the newest step counts only where its episode ended
-            here = slice(((self.count - 1) % self.length) * N, ((self.count - 1) % self.length) * N + N)
-            self._last = torch.nonzero(self.terminated[here] | self.truncated[here])[:, 0]
-        last = self._last
+        last = self._newest_ended()
         whole = (size - 1) * N
         if not whole + len(last):
             raise InputError("the replay holds one unfinished step; add more before sampling")
@@ -260,7 +314,8 @@ class Ring:
             span = torch.where(complete, span, whole)
             inside &= offsets < span[:, None]
         powers = gamma ** torch.arange(window + 1, device=self.device, dtype=torch.float32)
-        reward = (self.reward[flat] * inside * powers[:-1]).sum(1)
+        reward, weight = self.reward[flat], inside * powers[:-1]
+        reward = (reward * weight.view(*weight.shape, *(1,) * (reward.dim() - 2))).sum(1)
         discount = powers[span] * ~(terminated & inside).any(1)
         slot = flat[:, 0]
         last = flat.gather(1, (span - 1)[:, None])[:, 0]
@@ -285,18 +340,25 @@ class Ring:
     # ------------------------------------------------------------ saving
 
     def state(self) -> dict[str, Tensor]:
-        """Everything that `load_state` needs, as tensors for a safetensors file."""
-        used = min(self.count, self.length) * self.num_envs
-        slots = self.length * self.num_envs
-        shape = (self.length, self.num_envs, self.action_dim, self.count, self._final_rows)
-        out = {f"frames.{k}": v[:used].clone() for k, v in self._frames.items()}
-        out |= {f"final.{k}": v[slots:].clone() for k, v in self._frames.items()}
-        for name in ("action", "reward", "terminated", "truncated", "source", "episode_step", "_final"):
+        """Everything that `load_state` needs, as tensors for a safetensors file; mapped frames are brought to disk and stay there."""
+        used, slots = min(self.count, self.length) * self.num_envs, self.length * self.num_envs
+        shape = (self.window, self.num_envs, self.action_dim, self.count, self._final_rows, self.margin)
+        out: dict[str, Tensor] = {}
+        if self.store is not None:
+            self.store.flush()
+        else:
+            out |= {f"frames.{k}": v[:used].clone() for k, v in self._frames.items()}
+            out |= {f"final.{k}": v[slots:].clone() for k, v in self._frames.items()}
+        for name in PER_STEP:
             out[name] = getattr(self, name)[:used].clone()
         out["next_step"] = self._next_step.clone()
         out["free"] = torch.tensor(self._free, dtype=torch.int64)
         out["shape"] = torch.tensor(shape)
         return out
+
+    def kept(self) -> None:
+        """The last `state` is safe: from here on, `margin` steps may be added before the next."""
+        self.saved = self.count
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Become the ring that `state` was taken from.
@@ -304,23 +366,25 @@ class Ring:
         Raises:
             DataError: it is of a ring of another size or with other frames.
         """
-        length, num_envs, action_dim, count, final_rows = state["shape"].tolist()
-        mine = (self.length, self.num_envs, self.action_dim, set(self.frame))
-        theirs = (length, num_envs, action_dim, {k.removeprefix("frames.") for k in state if k.startswith("frames.")})
+        length, num_envs, action_dim, count, final_rows, margin = state["shape"].tolist()
+        frames = {k.removeprefix("frames.") for k in state if k.startswith("frames.")} or set(self.frame)
+        mine = (self.window, self.num_envs, self.action_dim, sorted(self.frame), self.margin)
+        theirs = (length, num_envs, action_dim, sorted(frames), margin)
         if mine != theirs:
-            raise DataError(f"the saved replay is of another shape: {theirs} (steps, worlds, action, frames), expected {mine}")
-        slots, used = length * num_envs, min(count, length) * num_envs
+            raise DataError(f"the saved replay is of another shape: {theirs} (steps, worlds, action, frames, margin), expected {mine}")
+        slots, used = self.length * num_envs, min(count, self.length) * num_envs
         self._final_rows = final_rows
-        for key, (shape, dtype) in self.frame.items():
-            store = torch.zeros(slots + final_rows, *shape, dtype=dtype, device=self.device)
-            store[:used], store[slots:] = state[f"frames.{key}"], state[f"final.{key}"]
-            self._frames[key] = store
-        for name in ("action", "reward", "terminated", "truncated", "source", "episode_step", "_final"):
+        for key in self.frame:
+            store = self._frames[key] = self._room(key, slots + final_rows)
+            if self.store is None:
+                store[:used], store[slots:] = state[f"frames.{key}"], state[f"final.{key}"]
+        self.reward = self.reward.new_zeros(len(self.reward), *state["reward"].shape[1:])
+        for name in PER_STEP:
             getattr(self, name)[:used] = state[name].to(self.device)
         self._final[used:] = -1
         self._next_step.copy_(state["next_step"])
         self._free = state["free"].tolist()
-        self.count = count
+        self.count = self.saved = count
         self._changed()
 
 

@@ -1,85 +1,67 @@
 """The loop of learning by doing: act, remember, update, evaluate, keep the best; the same for every off-policy method.
 
-A method tells what is stored of an observation and how to act; the runner owns time, seeds, the replay, the gate and the
-checkpoints.
+A method tells what is stored of an observation and how to act. Acting is one half of the loop (`rl.worlds`), in this process or
+in others (`rl.source`); the runner is the other half: it owns the replay, the updates, the gate and the checkpoints.
 
-Resuming: a checkpoint is also where every running episode is cut (bootstrapped like a time-out) and all worlds start anew, in
-a run that goes on as in one that was killed and goes on later; so both compute the same, if the environment's seed fixes its
-episodes. Work since the last checkpoint is done again.
+Resuming: where acting waits for learning, a checkpoint is also where every running episode is cut (bootstrapped like a
+time-out) and all worlds start anew, in a run that goes on as in one that was killed and goes on later; so both compute the
+same, if the environment's seed fixes its episodes. Work since the last checkpoint is done again. Where worlds act on their own
+a checkpoint cuts nothing, and what they did meanwhile is sent again.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from safetensors.torch import save
-from torch import Tensor, nn
+from torch import Tensor
 
-from rl.batch import Batch, FrameSpec
 from rl.checkpoint import read_state, write_state
 from rl.gate import Evaluation, Gate
-from rl.learner import Frames, Learner
 from rl.loop_config import LoopConfig, LoopResult
-from rl.replay import POLICY, Mix, Ring, Sampler
+from rl.memory import Files, View, make_memory
+from rl.outpost import Outpost
+from rl.replay import Mix, Ring, Sampler
+from rl.source import Arrival, Here, Source
+from rl.worlds import REQUESTS, Method, Worlds
 from sinew.config import to_json
-from sinew.errors import InputError
+from sinew.errors import InputError, unknown
 from sinew.progress import Progress
-from sinew.protocols import Obs, VecEnv
-from sinew.rundir import RunDir, atomic_write
+from sinew.protocols import VecEnv
+from sinew.rundir import RunDir, atomic_write, read_json
+
+__all__ = ["ACTOR_FILE", "STATE_FILE", "Method", "Runner"]
 
 STATE_FILE = "train_state.safetensors"
 ACTOR_FILE = "actor.safetensors"
-
-
-class Method(Protocol):
-    """What a method decides: what is kept of an observation, how to act, and how to learn."""
-
-    actor: nn.Module
-    """What is learned, evaluated and kept."""
-    stride: int
-    """Environment steps per decision: the length of a transition."""
-
-    def reset(self, ids: Sequence[int] | None, seeds: Sequence[int]) -> None:
-        """Worlds `ids` (None for all) begin new episodes, whose noise `seeds` fix."""
-        ...
-
-    def look(self, obs: Obs, step: int, generator: torch.Generator) -> dict[str, Tensor]:
-        """{key: (N, ...)} of the newest observations: the frames that are kept, and what `act` needs; advances plans."""
-        ...
-
-    def look_last(self, obs: Obs, ids: Sequence[int]) -> dict[str, Tensor]:
-        """The frames after the last step of worlds `ids`; nothing moves on."""
-        ...
-
-    def act(self, frames: Frames, step: int, generator: torch.Generator) -> Tensor:
-        """The action (N, A) in [-1, 1] that is executed while learning."""
-        ...
-
-    def layout(self, frames: Frames) -> FrameSpec:
-        """Which of the frames are kept."""
-        ...
-
-    def prepare(self, batch: Batch) -> Batch:
-        """A batch of the replay as the learner takes it."""
-        ...
-
-    def make_learner(self, frames: Frames) -> Learner:
-        """The learner for such frames."""
-        ...
+SLICE = 50
+"""Updates between two looks at what has arrived, where acting does not wait for learning."""
+PAUSE_S = 0.02
+"""Between two questions while paused."""
 
 
 class Runner:
-    """The loop and its state; see `rl.residual.train_residual` for what goes in."""
+    """The loop and its state; see `rl.residual.train_residual` for what goes in.
+
+    Args:
+        env: worlds to learn in; a `Source` whose worlds are elsewhere; or an `Outpost`, whose learning half is.
+        method: acts and learns.
+        run: folder of the training state, the actor and metrics.
+        config: settings.
+        demos: recorded episodes.
+        evaluate: measures the actor as it is now.
+        progress: is told what happens.
+    """
 
     def __init__(
         self,
-        env: VecEnv,
+        env: VecEnv | Source | Outpost,
         method: Method,
         run: RunDir,
         config: LoopConfig,
@@ -87,57 +69,124 @@ class Runner:
         evaluate: Callable[[], Mapping[str, Any]] | None,
         progress: Progress,
     ) -> None:
-        self.env, self.method, self.actor = env, method, method.actor
+        self.method, self.actor = method, method.actor
         self.run, self.config, self.evaluate, self.progress = run, config, evaluate, progress
-        self.action_spec = env.action_spec
-        self.step = self.successes = self.episodes = self.block = self.stop_count = 0
+        self.outpost = env if isinstance(env, Outpost) else None
+        if isinstance(env, Outpost):
+            return
+        self.source = env if isinstance(env, Source) else Here(Worlds(env, method, (config.seed,), config.seed + 1))
+        self.control = self.source.control
+        """Asked for requests (`rl.worlds.REQUESTS`) before every step, never during updates; None to ask nobody."""
+        self.step = self.successes = self.block = self.stop_count = 0
         self.update_debt = 0.0
-        self.critic_only_done = False
+        self.critic_only_done = self.stopped = self.finished = False
         self.history: list[Evaluation] = []
         self.recent: list[float] = []
         self.reason = ""
         self.started_s = time.monotonic()
         self.spent_s = 0.0
-        self.rng = torch.Generator().manual_seed(config.seed + 1)
         self.gate = Gate(self.actor)
         self.demos = demos if demos is not None and len(demos) else None
-        self._frames = self._start_worlds()
-        self.learner = method.make_learner(self._frames)
-        device = next(iter(self._frames.values())).device
-        length = -(-min(config.replay_steps, config.steps) // env.num_envs) + 1
-        self.ring = Ring(max(2, length), env.num_envs, method.layout(self._frames), self.action_spec.dim, device=device)
-        self.replay_rng = torch.Generator(device).manual_seed(config.seed + 2)
-        self.sampler: Sampler = self.ring if self.demos is None else Mix(self.ring, self.demos, config.demo_fraction)
+        self._open()
+
+    def _open(self) -> None:
+        """Worlds begin, and what learns is made for what they look like; goes on from the run's checkpoint if there is one."""
+        config, path = self.config, self.run / STATE_FILE
+        saved = read_state(path) if path.exists() else None
+        acting = None
+        if saved is not None:
+            self._recall(*saved)
+            acting = {k.removeprefix("source."): v for k, v in saved[0].items() if k.startswith("source.")}, saved[1]["source"]
+        self.source.progress = self.progress
+        frames = self.source.open(self.block, self.step, acting)
+        self.learner = self.method.make_learner(frames)
+        device = next(iter(frames.values())).device
+        owner = {"task": _task(self.run), "action": list(self.source.action_spec.names)}
+        layout, files = self.method.layout(frames), saved[1]["files"] if saved is not None and not self.finished else None
+        self.memory = make_memory(layout, self.source, config, device, Files(self.run / "replay", owner, files))
+        self.replay_rng = torch.Generator(self.memory.rings[0].device).manual_seed(config.seed + 2)
+        self.draw_through(None)
+        if saved is None or acting is None:
+            self._trim_metrics()
+            return
+        self.learner.load_state(saved[0], saved[1]["learner"])
+        self.replay_rng.set_state(saved[0]["replay_rng"])
+        if not self.finished:
+            self.memory.load_state({k.removeprefix("replay."): v for k, v in saved[0].items() if k.startswith("replay.")})
+            self.source.go_on(self.block, self.step, acting)
+
+    def _recall(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+        """Counters, evaluations and the best weights of a checkpoint.
+
+        Raises:
+            InputError: it is of learning with other settings; the first that differs is named.
+        """
+        config = to_json(self.config)
+        for name in sorted(set(config) | set(state["config"])):
+            if config.get(name) != state["config"].get(name):
+                raise InputError(
+                    f"{self.run.path} holds learning with another {name}: {state['config'].get(name)!r} there, {config.get(name)!r} here; "
+                    "choose another --out"
+                )
+        for name in _NUMBERS:
+            setattr(self, name, state[name])
+        self.history = [Evaluation(**e) for e in state["history"]]
+        self.gate.weights = {k.removeprefix("best."): v for k, v in tensors.items() if k.startswith("best.")}
+        if state["best"] is not None:
+            self.gate.base, self.gate.best = self.history[0], self.history[state["best"]]
+        self.spent_s = state["wall_s"]
+        self._trim_metrics()
+
+    @property
+    def ring(self) -> Ring:
+        """The replay of worlds in this process.
+
+        Raises:
+            InputError: there are several, one for each place that acts.
+        """
+        if len(self.memory.rings) != 1:
+            raise InputError("this method looks into one replay, and each actor has its own: leave out --actors")
+        return self.memory.rings[0]
+
+    def draw_through(self, view: View | None) -> None:
+        """Batches come from `view` of every ring, demonstrations included; None for the rings themselves."""
+        if self.outpost is None:
+            self.memory.view = view
+            demos = self.demos if self.demos is None or view is None else view(self.demos)
+            self.sampler: Sampler = self.memory if demos is None else Mix(self.memory, demos, self.config.demo_fraction)
 
     # ------------------------------------------------------------ loop
 
     def run_to_end(self) -> LoopResult:
-        """Learn, or go on learning, until the steps are spent or success is reached."""
-        config, path = self.config, self.run / STATE_FILE
-        if path.exists():
-            self._load()
+        """Learn, or go on learning, until the steps are spent, success is reached or somebody asks to stop."""
+        if self.outpost is not None:
+            return self.outpost.act(self.method, self.config)
+        self.progress.start("improve", self.config.steps, min(self.step, self.config.steps))
+        reason = self.reason
+        if self.finished:
+            self.gate.restore()
         else:
-            self._trim_metrics()
-        self.progress.start("improve", config.steps, min(self.step, config.steps))
-        if not self.reason:
             if self.evaluate is not None and self.gate.base is None:
                 base = self._evaluate()
-                self.run.log(step=0, k=base.k, n=base.n, success=base.rate, kept=True)
+                self._log(step=0, k=base.k, n=base.n, success=base.rate, kept=True)
+            self.source.publish(self.actor, self.learner.updates, self.step, now=True)
             self._learn()
-            self._finish()
-        return LoopResult(
-            self.step, self.learner.updates, self.gate.base, self.gate.best, tuple(self.history), self.successes, self.reason
-        )
+            reason = self._stop() if self.stopped else self._finish()
+        return LoopResult(self.step, self.learner.updates, self.gate.base, self.gate.best, tuple(self.history), self.successes, reason)
 
     def _learn(self) -> None:
         config = self.config
-        while self.step < config.steps and not self.reason:
+        while not self.reason:
             before = self.step
-            self._interact()
+            self._obey()
+            if self.stopped or (self.step >= config.steps and int(self.update_debt) < 1):
+                return
+            if self.step < config.steps:
+                self._gather()
             if self.step >= config.random_steps:
                 self._update()
             values = {"success": float(np.mean(self.recent[-100:]))} if self.recent else {}
-            self.progress.advance(min(self.step, config.steps) - before, **values)
+            self.progress.advance(min(self.step, config.steps) - min(before, config.steps), **values)
             if before < config.random_steps <= self.step:
                 self._warn_without_success("after the warm-up")
             if _crossed(before, self.step, config.evaluate_every):
@@ -145,67 +194,45 @@ class Runner:
             if _crossed(before, self.step, config.checkpoint_every) and self.step < config.steps and not self.reason:
                 self._checkpoint()
 
-    def _interact(self) -> None:
-        """One step of all worlds, stored."""
-        frames, config = self._frames, self.config
-        action = self.method.act(frames, self.step, self.rng)
-        obs, reward, terminated, truncated, info = self.env.step(self.action_spec.denormalize(action))
-        self._refuse_non_finite("reward", reward)
-        if "executed_action" in info:  # somebody took over: what was executed is what is remembered
-            action = self.action_spec.normalize(info["executed_action"]).to(action)
-        ended = terminated | truncated
-        final, any_ended = None, bool(ended.any())
-        if any_ended:
-            final = self._end_episodes(torch.nonzero(ended)[:, 0].tolist(), info, reward)
-        self.ring.add(frames, action, reward, terminated, truncated, final=final, source=info.get("source", POLICY))
-        self._frames = self._look(obs)
-        self.step += self.env.num_envs
-        self.update_debt += config.updates_per_step * self.env.num_envs if self.step > config.random_steps else 0.0
+    def _obey(self) -> None:
+        """Do what was asked for, and wait where a pause was."""
+        paused = False
+        while self.control is not None and not self.stopped:
+            asked = self.control()
+            if asked not in (None, *REQUESTS):
+                raise unknown("request", str(asked), REQUESTS)
+            if asked == "reset":
+                self.block += 1
+                self.source.restart(self.block, self.step)
+            self.stopped = asked == "stop"
+            if asked == "pause" and not paused:
+                self.progress.note(f"paused after {self.step} steps")
+            paused = (paused or asked == "pause") and asked != "resume"
+            if not paused:
+                return
+            time.sleep(PAUSE_S)
 
-    def _end_episodes(self, ids: list[int], info: Mapping[str, Any], reward: Tensor) -> dict[str, Tensor]:
-        """Frames after the last step of worlds `ids`; their plans start anew before anything of the next episode is planned."""
-        last = {k: v[ids] for k, v in info["final_observation"].items()}
-        final = self.method.look_last(last, ids)
-        self._refuse_frames("the final observation", final, ids)
-        self.method.reset(ids, [self._episode_seed() for _ in ids])
-        success = info.get("success", reward > 0)
-        results = success[ids].float().tolist()
-        self.successes += int(sum(results))
-        self.recent = (self.recent + results)[-200:]
-        return final
+    def _gather(self) -> None:
+        """Take in what has arrived."""
+        config = self.config
+        behind = self.update_debt / config.updates_per_step if config.updates_per_step else 0.0
+        nothing_due = self.step < config.random_steps or self.update_debt < 1
+        for arrival in self.source.gather(self.step, behind, nothing_due):
+            if self.memory.full:
+                self._save(finished=False)
+            self._take(arrival)
 
-    def _look(self, obs: Obs) -> dict[str, Tensor]:
-        frames = self.method.look(obs, self.step, self.rng)
-        self._refuse_frames("the observation", frames)
-        return frames
-
-    def _refuse_frames(self, what: str, frames: Mapping[str, Tensor], ids: list[int] | None = None) -> None:
-        for key, value in frames.items():
-            if value.is_floating_point():
-                self._refuse_non_finite("the base policy's action" if key == "base_action" else what, value, ids)
-
-    def _start_worlds(self) -> dict[str, Tensor]:
-        """All worlds anew, with seeds of this block of steps."""
-        worlds = range(self.env.num_envs)
-        seeds = [int(np.random.SeedSequence([self.config.seed, self.block, w]).generate_state(1)[0] >> 1) for w in worlds]
-        obs = self.env.reset(seeds)
-        self.method.reset(None, [self._episode_seed() for _ in worlds])
-        return self._look(obs)
-
-    def _episode_seed(self) -> int:
-        """Seed of the base's noise in the next episode."""
-        self.episodes += 1
-        return int(np.random.SeedSequence([self.config.seed, 7, self.episodes]).generate_state(1)[0] >> 1)
-
-    def _refuse_non_finite(self, what: str, values: Tensor, ids: list[int] | None = None) -> None:
-        finite = torch.isfinite(values)
-        if not bool(finite.all()):
-            row = int(torch.nonzero(~finite.reshape(len(values), -1).all(1))[0])
-            world = row if ids is None else ids[row]
-            raise InputError(
-                f"world {world}: {what} is not finite after {self.step} environment steps; "
-                "check the task's simulation for divergence (smaller time step, bounded actions); the last checkpoint is kept"
-            )
+    def _take(self, arrival: Arrival) -> None:
+        made = arrival.step
+        if made is None:
+            self.memory.start(arrival.place, arrival.frames)
+        else:
+            self.memory.add(arrival.place, made)
+            self.successes += int(sum(made.success))
+            self.recent = (self.recent + list(made.success))[-200:]
+            self.step += self.source.num_envs
+            self.update_debt += self.config.updates_per_step * self.source.num_envs if self.step > self.config.random_steps else 0.0
+        self.source.took(arrival)
 
     # ------------------------------------------------------------ updates
 
@@ -217,12 +244,20 @@ class Runner:
                 self._update_many(50, train_actor=False)
                 self.progress.advance(50)
             self.critic_only_done, self.update_debt = True, 0.0
-            self.progress.start("improve", config.steps, self.step - self.env.num_envs)  # this round is told after it
+            self.progress.start("improve", config.steps, self.step - self.source.num_envs)  # this round is told after it
+            self._wake()
             return
-        whole = int(self.update_debt)
+        whole = int(self.update_debt) if self.source.together else min(int(self.update_debt), SLICE)
         self.update_debt -= whole
         if whole:
             self._update_many(whole, train_actor=True)
+            self.source.publish(self.actor, self.learner.updates, self.step)
+
+    def _wake(self) -> None:
+        """An actor that stands aside until it learns is asked from now on."""
+        active = getattr(self.actor, "active", None)
+        if isinstance(active, Tensor):
+            active.fill_(True)
 
     def _update_many(self, number: int, *, train_actor: bool) -> None:
         config = self.config
@@ -242,7 +277,8 @@ class Runner:
         """Evaluate where the actor has learned, and log."""
         config = self.config
         metrics = self.learner.read_metrics()
-        row: dict[str, Any] = {"step": self.step, "updates": self.learner.updates, "train_episodes": self.episodes, **metrics}
+        row: dict[str, Any] = {"step": self.step, "updates": self.learner.updates}
+        row |= self.source.metrics(self.step, self.learner.updates) | metrics
         if self.recent:
             row["train_success"] = float(np.mean(self.recent[-100:]))
         shown = {k: metrics[k] for k in ("q", "loss") if k in metrics}
@@ -254,8 +290,16 @@ class Runner:
             if self.stop_count >= config.stop_evaluations:
                 self.reason = f"success {evaluation.k}/{evaluation.n} reached {config.stop_success:.2f} after {self.step} steps"
         row["wall_s"] = round(self.spent_s + time.monotonic() - self.started_s, 3)
-        self.run.log(**row)
+        self._log(**row)
         self.progress.advance(0, **shown)
+
+    def _log(self, **row: Any) -> None:
+        try:
+            self.run.log(**row)
+        except OSError as e:
+            raise InputError(
+                f"cannot write {self.run / 'metrics.jsonl'}: {e.strerror}; free space, then the same command goes on"
+            ) from None
 
     def _evaluate(self) -> Evaluation:
         """Measure the actor as it is now; the gate keeps its weights if they are the best."""
@@ -274,8 +318,8 @@ class Runner:
         if not self.successes and self.demos is None:
             self.progress.note(_no_success(self.step, when))
 
-    def _finish(self) -> None:
-        """Evaluate what was learned last, keep the best, write it."""
+    def _finish(self) -> str:
+        """Evaluate what was learned last, keep the best, write it; gives why it ended."""
         if self.evaluate is None:
             self.gate.weights = {k: v.detach().clone() for k, v in self.actor.state_dict().items()}
         elif self.learner.updates and (not self.history or self.history[-1].step < self.step):
@@ -288,61 +332,45 @@ class Runner:
             self.progress.note(self.reason)
         self._write_actor()
         self._save(finished=True)
+        self.memory.forget_files()
+        return self.reason
+
+    def _stop(self) -> str:
+        """Somebody asked to stop: the best so far is what is left, and the checkpoint to go on from."""
+        self.block += 1
+        self._save(finished=False)
+        self.gate.restore()
+        return f"stopped as asked after {self.step} steps; the same command goes on"
 
     # ------------------------------------------------------------ saving
 
     def _checkpoint(self) -> None:
-        """Cut running episodes, start all worlds anew and save; resuming goes on from exactly here."""
-        self.ring.cut(self._frames)
+        """Save, and start all worlds anew where they wait for learning; resuming goes on from exactly here."""
         self.block += 1
         self._save(finished=False)
-        self._frames = self._start_worlds()
+        self.source.restart(self.block, self.step)
 
     def _save(self, *, finished: bool) -> None:
+        self.finished = finished
         tensors, numbers = self.learner.state()
-        tensors |= {"rng": self.rng.get_state(), "replay_rng": self.replay_rng.get_state()} | {
-            f"best.{k}": v for k, v in self.gate.weights.items()
-        }
+        acting, source = self.source.state()
+        tensors |= {"replay_rng": self.replay_rng.get_state()} | {f"source.{k}": v for k, v in acting.items()}
+        tensors |= {f"best.{k}": v for k, v in self.gate.weights.items()}
         if not finished:
-            tensors |= {f"replay.{k}": v for k, v in self.ring.state().items()}
+            tensors |= {f"replay.{k}": v for k, v in self.memory.state().items()}
         state = {name: getattr(self, name) for name in _NUMBERS}
         state |= {
             "learner": numbers,
+            "source": source,
+            "files": self.memory.files,
             "config": to_json(self.config),
-            "finished": finished,
             "wall_s": self.spent_s + time.monotonic() - self.started_s,
         }
-        state |= {"history": [asdict(e) for e in self.history], "best": self._position(self.gate.best)}
+        best = None if self.gate.best is None else self.history.index(self.gate.best)
+        state |= {"history": [asdict(e) for e in self.history], "best": best}
         write_state(self.run / STATE_FILE, tensors, state)
-
-    def _position(self, evaluation: Evaluation | None) -> int | None:
-        return None if evaluation is None else self.history.index(evaluation)
-
-    def _load(self) -> None:
-        tensors, state = read_state(self.run / STATE_FILE)
-        config = to_json(self.config)
-        for name in sorted(set(config) | set(state["config"])):
-            if config.get(name) != state["config"].get(name):
-                raise InputError(
-                    f"{self.run.path} holds learning with another {name}: {state['config'].get(name)!r} there, {config.get(name)!r} here; "
-                    "choose another --out"
-                )
-        self.learner.load_state(tensors, state["learner"])
-        self.rng.set_state(tensors["rng"])
-        self.replay_rng.set_state(tensors["replay_rng"])
-        for name in _NUMBERS:
-            setattr(self, name, state[name])
-        self.history = [Evaluation(**e) for e in state["history"]]
-        self.gate.weights = {k.removeprefix("best."): v for k, v in tensors.items() if k.startswith("best.")}
-        if state["best"] is not None:
-            self.gate.base, self.gate.best = self.history[0], self.history[state["best"]]
-        self.spent_s = state["wall_s"]
-        self._trim_metrics()
-        if state["finished"]:
-            self.gate.restore()
-            return
-        self.ring.load_state({k.removeprefix("replay."): v for k, v in tensors.items() if k.startswith("replay.")})
-        self._frames = self._start_worlds()
+        self.memory.kept()
+        self.source.saved()
 
     def _trim_metrics(self) -> None:
         """Drop lines of work that was lost with the interruption and is done again."""
@@ -352,7 +380,12 @@ class Runner:
             atomic_write(self.run / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in kept))
 
 
-_NUMBERS = ("step", "successes", "episodes", "block", "stop_count", "update_debt", "critic_only_done", "recent", "reason")
+_NUMBERS = ("step", "successes", "block", "stop_count", "update_debt", "critic_only_done", "recent", "reason", "finished")
+
+
+def _task(run: RunDir) -> Any:
+    """The task of a run, where its config names one."""
+    return read_json(run / "config.json").get("task") if (run / "config.json").exists() else None
 
 
 def _crossed(before: int, after: int, every: int) -> bool:
