@@ -1,0 +1,102 @@
+"""The method ppo-denoise of `sinew improve`: the policy's own weights, by policy gradients through its denoising chain."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+
+    from policies import PolicyModule
+    from policies.chain import ChainActor
+    from rl.decisions import Decisions
+    from sim import TaskInterface
+    from sinew.cli.improve import Args
+    from sinew.cli.improve_methods import Chosen, Learn
+
+
+def ppo_denoise(base: PolicyModule, interface: TaskInterface, args: Args, demos: Path | None, device: torch.device) -> Chosen:
+    """The base's weights, in stages: from data behind a gate, then by doing."""
+    from policies.chain import ChainActor, ChainConfig
+    from rl.denoising_offline import OfflineConfig
+    from rl.ope import CriticConfig
+    from rl.rl100 import Rl100Config, train_rl100
+    from sinew.cli.improve_methods import Chosen
+
+    chain = ChainConfig()
+    actor = ChainActor(base.to(device), args.num_envs, chain, interface.task_text)
+    offline = OfflineConfig()
+    if args.reward != "sparse":  # shaped returns have no such limits
+        offline = replace(offline, critics=CriticConfig(low=None, high=None))
+    steps = args.steps or Rl100Config.steps
+    config: Any = Rl100Config(
+        stages=args.stages,
+        steps=steps,
+        rollout_steps=min(Rl100Config.rollout_steps, steps),
+        seed=args.seed,
+        stop_success=args.target,
+        offline=offline,
+    )
+
+    def prepare() -> Learn:
+        recorded = recorded_decisions(demos, actor, config.gamma, args) if demos and "offline" in args.stages else None
+        return lambda env, run, gate, progress: train_rl100(env, actor, run, config, demos=recorded, evaluate=gate, progress=progress)
+
+    return Chosen(base, config, {"chain": chain, "ppo-denoise": config}, prepare)
+
+
+def recorded_decisions(root: Path, actor: ChainActor, gamma: float, args: Args) -> Decisions:
+    """Every chunk of recorded episodes that lies within its episode, or ends it with success.
+
+    The reward is 1 on the last step of a success, which is terminal. An episode without success ended by time: its last chunks
+    are left out, since nothing is known of the states after them.
+
+    Raises:
+        DataError: the dataset is damaged, or no chunk fits into any of its episodes.
+        SpecError: it was recorded with other observations or actions than the policy's.
+    """
+    import torch
+
+    from demos import Dataset
+    from rl.decisions import Decisions
+    from sinew.errors import DataError
+    from sinew.specs import check_action_join, check_observation_join
+
+    data, spec = Dataset(root), actor.policy.spec
+    check_observation_join(str(root), data.observation_spec, f"policy {args.run}", spec.observation)
+    check_action_join(str(root), data.action_spec, f"policy {args.run}", spec.action)
+    H = spec.horizon
+    start, after, left, episode = [], [], [], []
+    for index in range(data.num_episodes):
+        info = data.episode(index)
+        last = info.length if info.success else info.length - H
+        for t in range(max(0, last)):
+            start.append(info.start + t)
+            after.append(info.start + min(t + H, info.length - 1))
+            left.append(info.length - t)
+            episode.append(index)
+    if not start:
+        raise DataError(f"{root} has no episode with success, and none longer than the policy's chunks of {H} steps: record more")
+    rows = torch.from_numpy(np.asarray(start))
+    windows = data.window(np.arange(len(data)), spec.n_obs_steps, H, tuple(spec.observation))
+    frames = actor.frames({key: torch.from_numpy(windows[key]) for key in spec.observation})
+    where, remaining = frames["features"].device, torch.tensor(left, dtype=torch.float32)
+    ends = remaining <= H  # of a success: of the others these were left out
+    action = torch.from_numpy(spec.action.normalize(windows["action"])).float().clamp(-1, 1)
+    none = torch.zeros(len(rows), 0, *actor.shape, device=where)
+    return Decisions(
+        frames={key: value[rows] for key, value in frames.items()},
+        action=action[rows].to(where),
+        reward=torch.where(ends, gamma ** (remaining - 1), torch.zeros(())).to(where),
+        discount=torch.where(ends, torch.zeros(()), torch.tensor(gamma**H)).to(where),
+        next_features=frames["features"][torch.from_numpy(np.asarray(after))],
+        follows=torch.zeros(len(rows), dtype=torch.bool, device=where),
+        episode=torch.tensor(episode, device=where),
+        chain=none,
+        means=none,
+        own=torch.zeros(len(rows), dtype=torch.bool, device=where),
+    )
