@@ -3,62 +3,48 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Self
+from dataclasses import dataclass, replace
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Generator, Tensor, nn
 
-from policies.backbones import MlpBackbone
-from policies.base import PolicyModule, noise_for, per_chunk, weighted_loss
+from policies.base import EmbeddingContext, PolicyModule, Wrapper, noise_for
 from policies.catalog import register
 from policies.conditioned import ConditionedPolicy
-from policies.encoders import ImageConfig, ObservationEncoder
+from policies.encoders import ObservationEncoder
+from policies.flow import FlowConfig, FlowPolicy
 from sinew.errors import SpecError
-from sinew.protocols import Chunk, Loss
-from sinew.specs import ACTION, PolicySpec
+from sinew.protocols import Chunk
+from sinew.specs import PolicySpec
 
 
 @dataclass(frozen=True, kw_only=True)
 class FlowQConfig:
-    """Settings of the one-step policy and its behaviour flow."""
+    """Settings of the one-step policy."""
 
     hidden: tuple[int, ...] = (256, 256, 256)
-    """Widths of both networks."""
-    flow_steps: int = 10
-    """Euler steps of the behaviour flow."""
-    mask_padding: bool = True
-    """Leave the actions past an episode's end out of the loss; False trains on the repeated last action."""
-    image: ImageConfig = field(default_factory=ImageConfig)
-    """Settings of the image encoder."""
+    """Widths of its network."""
 
     def __post_init__(self) -> None:
-        if not self.hidden or min(*self.hidden, self.flow_steps) < 1:
-            raise SpecError(f"flow_q hidden widths {self.hidden} and flow_steps {self.flow_steps} must be at least 1")
+        if not self.hidden or min(self.hidden) < 1:
+            raise SpecError(f"flow_q hidden widths {self.hidden} must be at least 1")
 
 
 class FlowQActor(nn.Module):
-    """Both networks on observation features; chunks are flat, U = H * A.
+    """What learning trains: the flow's network and that of the one-step policy, on observation features; chunks are flat, U = H * A.
 
     Args:
-        feature_dim: D.
-        horizon: H.
-        action_dim: A.
-        hidden: widths.
-        flow_steps: Euler steps of the flow.
+        behaviour: network of a flow policy that looks at one observation.
+        layers: features and noise → chunk.
+        shape: (H, A).
+        steps: Euler steps of the flow.
     """
 
-    def __init__(self, feature_dim: int, horizon: int, action_dim: int, hidden: Sequence[int], flow_steps: int) -> None:
+    def __init__(self, behaviour: nn.Module, layers: nn.Module, shape: tuple[int, int], steps: int) -> None:
         super().__init__()
-        self.shape, self.flow_steps = (horizon, action_dim), flow_steps
-        self.behaviour = MlpBackbone(horizon, action_dim, feature_dim, tuple(hidden), 16)
-        layers: list[nn.Module] = []
-        previous = feature_dim + horizon * action_dim
-        for width in hidden:
-            layers += [nn.Linear(previous, width), nn.SiLU()]
-            previous = width
-        self.layers = nn.Sequential(*layers, nn.Linear(previous, horizon * action_dim))
+        self.behaviour: Any = behaviour
+        self.layers, self.shape, self.steps = layers, shape, steps
 
     def jump(self, features: Tensor, noise: Tensor) -> Tensor:
         """The policy: features (B, D), noise (B, U) → chunk (B, U), not yet limited."""
@@ -73,60 +59,69 @@ class FlowQActor(nn.Module):
         """Where the flow takes noise (B, U): a chunk (B, U) in [-1, 1]."""
         net, x = self.behaviour, noise.view(-1, 1, *self.shape)
         condition = net.embed(features)
-        times = net.embed_time(torch.linspace(1, 0, self.flow_steps + 1, device=noise.device, dtype=noise.dtype)[:-1])
-        for time in times:
-            x = x - net(x, time, condition)[0] / self.flow_steps
+        for t in torch.linspace(1, 0, self.steps + 1, device=noise.device, dtype=noise.dtype)[:-1]:
+            x = x - net(x, net.embed_time(t), condition)[0] / self.steps
         return x.flatten(1).clamp(-1, 1)
 
 
 @register("flow_q")
-class FlowQ(ConditionedPolicy):
+class FlowQ(Wrapper):
     """Chunks from noise in one step, by a network that reinforcement learning moves away from a flow that imitates.
 
-    Trained on demonstrations alone it lands where that flow does.
-
     Args:
-        spec: observation, action, horizon and n_obs_steps.
-        config: settings.
+        base: the flow, which looks at one observation; its encoder is frozen.
+        hidden: widths of the one-step policy.
+
+    Raises:
+        SpecError: the base is no such flow.
 
     Source: Park et al. 2025, arXiv:2502.02538.
     """
 
     Config = FlowQConfig
 
-    def __init__(self, spec: PolicySpec, config: FlowQConfig | None = None) -> None:
-        config = config or FlowQConfig()
-        encoder = ObservationEncoder(spec.observation, spec.n_obs_steps, config.image)
-        complete = replace(spec, noise_shape=(spec.horizon, spec.action_dim), feature_dim=0, capabilities=("noise", "observe"))
-        super().__init__(complete, config, encoder, config.image)
-        self.actor = FlowQActor(encoder.dim, spec.horizon, spec.action_dim, config.hidden, config.flow_steps)
+    def __init__(self, base: PolicyModule, hidden: Sequence[int] = (256, 256, 256)) -> None:
+        if not isinstance(base, FlowPolicy) or not isinstance(base.encoder, ObservationEncoder) or base.spec.n_obs_steps != 1 or base.goal:
+            raise SpecError(f"flow_q is made of a flow policy that looks at one observation and no goal, not of {type(base).__name__}")
+        config = FlowQConfig(hidden=tuple(hidden))
+        super().__init__(replace(base.spec, feature_dim=0, capabilities=("noise", "observe")), config, base)
+        base.encoder.requires_grad_(False)
+        size = base.spec.horizon * base.spec.action_dim
+        layers: list[nn.Module] = []
+        previous = base.observation_dim + size
+        for width in config.hidden:
+            layers += [nn.Linear(previous, width), nn.SiLU()]
+            previous = width
+        self.layers = nn.Sequential(*layers, nn.Linear(previous, size)).to(base.device)
 
     @classmethod
-    def build(cls, spec: PolicySpec, stats: Mapping[str, Mapping[str, np.ndarray]], config: Any) -> Self:
-        """See `policies.make`."""
-        policy = cls(spec, config)
-        policy.encoder.normalizer.fit(stats)
-        return policy
-
-    @classmethod
-    def rebuild(cls, spec: PolicySpec, config: Any, bases: Sequence[PolicyModule]) -> Self:
+    def rebuild(cls, spec: PolicySpec, config: Any, bases: Sequence[PolicyModule]) -> FlowQ:
         """See `PolicyModule.rebuild`."""
-        return cls(spec, config)
+        return cls(bases[0], config.hidden)
 
     @classmethod
-    def seeing_as(cls, policy: PolicyModule, horizon: int, hidden: Sequence[int] = (256, 256, 256), flow_steps: int = 10) -> FlowQ:
+    def seeing_as(cls, policy: PolicyModule, horizon: int, hidden: Sequence[int] = (256, 256, 256), steps: int = 10) -> FlowQ:
         """An untrained policy of `horizon` actions that sees the newest observation through a copy of another policy's encoder.
 
         Raises:
             SpecError: that policy has no such encoder.
         """
-        if not isinstance(policy, ConditionedPolicy):
+        if not isinstance(policy, ConditionedPolicy) or not isinstance(policy.encoder, ObservationEncoder):
             raise SpecError(f"flow Q-learning needs a policy with an observation encoder of its own, not {type(policy).__name__}")
         spec = replace(policy.spec, horizon=horizon, n_obs_steps=1, noise_shape=(), feature_dim=0, capabilities=())
-        made = cls(spec, FlowQConfig(hidden=tuple(hidden), flow_steps=flow_steps, image=policy.image))
-        made.encoder.load_state_dict(policy.encoder.state_dict())
-        made.encoder.requires_grad_(False)
-        return made
+        base = FlowPolicy(spec, FlowConfig(hidden=tuple(hidden), steps=steps, image=policy.image))
+        base.encoder.load_state_dict(policy.encoder.state_dict())
+        return cls(base, hidden)
+
+    def actor(self) -> FlowQActor:
+        """Both networks, for learning; they stay this policy's own."""
+        base: Any = self.base
+        return FlowQActor(base.net, self.layers, (self.spec.horizon, self.spec.action_dim), base.config.steps)
+
+    def encode(self, obs: Mapping[str, Tensor]) -> EmbeddingContext:
+        """{key: (B, 1, ...)} → the observation's features (B, D)."""
+        base: Any = self.base
+        return EmbeddingContext(base.encoder(obs))
 
     def sample(
         self,
@@ -147,25 +142,4 @@ class FlowQ(ConditionedPolicy):
         noise = noise_for(self.spec, ctx, n, noise, generator, self.device)
         flat = noise.reshape(ctx.batch * n, -1)
         seen = ctx.embedding.repeat_interleave(len(flat) // len(ctx.embedding), 0)
-        return Chunk(actions=self.actor.jump(seen, flat).clamp(-1, 1).reshape_as(noise), noise=noise)
-
-    def loss(self, batch: Mapping[str, Any], *, t: Tensor | None = None, noise: Tensor | None = None) -> Loss:
-        """Squared error of the flow's velocity, and of the policy against where the flow takes the same noise.
-
-        Args:
-            batch: {key: (B, To, ...)}, "action" (B, H, A) in [-1, 1], "action_is_pad" (B, H) bool, "weight" (B,) or none.
-            t: (B,) times in [0, 1]; drawn where None.
-            noise: (B, H, A); drawn where None.
-        """
-        action = batch[ACTION]
-        if t is None or noise is None:
-            drawn = {k: v.to(action.device) for k, v in self.draw(action.shape[0]).items()}
-            t, noise = drawn["t"] if t is None else t, drawn["noise"] if noise is None else noise
-        seen, z = self.encode(batch).embedding, noise.flatten(1)
-        weight = t[:, None, None]
-        velocity = self.actor.velocity(seen, (weight * noise + (1 - weight) * action).flatten(1), t).view_as(action)
-        with torch.no_grad():
-            wanted = self.actor.flow(seen, z)
-        distance = (self.actor.jump(seen.detach(), z) - wanted).view_as(action)
-        error = (velocity - (noise - action)).square().mean(-1) + distance.square().mean(-1)
-        return weighted_loss(per_chunk(error, batch, self.config.mask_padding), batch)
+        return Chunk(actions=self.layers(torch.cat([seen, flat], -1)).clamp(-1, 1).reshape_as(noise), noise=noise)

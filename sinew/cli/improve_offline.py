@@ -1,0 +1,262 @@
+"""Methods of `sinew improve` that learn from recorded episodes: value-based ones, and improvement by experience."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sinew.cli.improve_methods import Chosen, Learn, _remember, _shared
+from sinew.cli.scenes import first_scene
+from sinew.errors import InputError
+from sinew.progress import Progress
+
+if TYPE_CHECKING:
+    import torch
+
+    from demos import Concat, Dataset
+    from policies import PolicyModule
+    from policies.advantage import AdvantageConditioned
+    from rl.gate import Evaluation
+    from rl.offline import OfflineMethod
+    from rl.recap_value import Experience
+    from sim import GymnasiumTask, TaskInterface
+    from sinew.cli.improve import Args
+    from sinew.rundir import RunDir
+
+    Interface = TaskInterface | GymnasiumTask
+
+HUMAN_COLUMN = "intervention"
+"""Column of a dataset that says of each frame whether a human who intervened chose the action."""
+READ_TOGETHER = 1024
+"""Frames whose features are made at once."""
+
+
+def from_data(base: PolicyModule, interface: Interface, args: Args, demos: Path | None, device: torch.device) -> Chosen:
+    """iql, td3-bc, fql, qc: a policy of its own from what was recorded; with --steps it goes on in the world.
+
+    Raises:
+        InputError: no data are named, or a shaped reward.
+        SpecError: the base has no observation encoder of its own.
+    """
+    import torch
+
+    if demos is None:
+        raise InputError(f"--method {args.method} learns from recorded episodes, and {args.run} names none: give --demos DIR")
+    if args.reward != "sparse":
+        raise InputError(f"--reward {args.reward}: recorded episodes tell success alone; leave it out for --method {args.method}")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(args.seed)
+        policy, make = offline_method(args.method, base, args.updates, **_shared(args), **({"steps": args.steps} if args.steps else {}))
+    policy = policy.to(device)
+    method = make(args.num_envs)
+
+    def prepare() -> Learn:
+        from rl.offline import train_offline
+
+        ring = _remember(demos, policy, args)  # type: ignore[arg-type]
+        before = _measure(base, interface, device)
+
+        def learn(env: Any, run: RunDir, gate: Any, progress: Progress) -> Any:
+            from dataclasses import replace
+
+            result = train_offline(
+                method, ring, run, method.config, env=env if args.steps else None, base=before, evaluate=gate, progress=progress
+            )
+            if result.best is not None and result.best.rate < before.rate:
+                told = f"{result.reason}; {args.run} itself succeeds in {before.k}/{before.n} of the gate's scenes, so keep that"
+                return replace(result, reason=told)
+            return result
+
+        return learn
+
+    return Chosen(policy, method.config, {args.method: method.config}, prepare)
+
+
+def offline_method(
+    name: str, base: PolicyModule, updates: int | None = None, **settings: Any
+) -> tuple[Any, Callable[[int], OfflineMethod]]:
+    """An untrained policy that sees as `base` does, and its method for a number of worlds.
+
+    Args:
+        name: iql, td3-bc, fql or qc.
+        base: gives encoder and, for qc, the length of a chunk.
+        updates: on the data; the method's own number if None.
+        settings: further fields of the method's config.
+    """
+    import policies
+    from policies.flow_q import FlowQ
+    from rl.flow_q import FlowQConfig, FlowQMethod
+    from rl.iql import IqlConfig, IqlMethod
+    from rl.td3_bc import Td3BcConfig, Td3BcMethod
+
+    settings |= {} if updates is None else {"offline_updates": updates}
+    width = base.spec.action_dim
+    if name in ("iql", "td3-bc"):
+        direct = policies.Direct.seeing_as(base)
+        kind, make = (IqlMethod, IqlConfig) if name == "iql" else (Td3BcMethod, Td3BcConfig)
+        config = make(**settings)
+        return direct, lambda worlds: kind(direct.actor, direct.observe, width, config, num_envs=worlds)  # type: ignore[arg-type]
+    flow, stride = FlowQ.seeing_as(base, base.spec.horizon if name == "qc" else 1), base.spec.horizon if name == "qc" else 1
+    chosen = FlowQConfig(**settings)
+    return flow, lambda worlds: FlowQMethod(flow.actor(), flow.observe, width, chosen, num_envs=worlds, stride=stride)
+
+
+def _measure(policy: PolicyModule, interface: Interface, device: torch.device) -> Evaluation:
+    """A policy on the gate's scenes."""
+    from policies.evaluate import evaluate
+    from rl.gate import Evaluation
+    from sinew.cli.eval import WORLDS
+    from sinew.cli.improve import GATE_EPISODES, _worlds
+
+    env, first = _worlds(interface, WORLDS), first_scene("gate")
+    try:
+        told = {"device": device, "instruction": interface.task_text}
+        outcome = evaluate(policy.to(device), env, range(first, first + GATE_EPISODES), executor_kwargs=told)
+    finally:
+        env.close()
+    return Evaluation(0, outcome.k, outcome.n)
+
+
+# ---------------------------------------------------------------- improvement by experience
+
+
+def recap(base: PolicyModule, interface: Interface, args: Args, demos: Path | None, device: torch.device) -> Chosen:
+    """The base itself, taught to prefer what went better than usual, in rounds of rolling out and learning."""
+    import policies
+    from policies.advantage import AdvantageConditioned
+    from rl.recap import RecapConfig, improve_by_experience
+
+    policy = AdvantageConditioned(base, guidance=args.guidance).to(device)
+    config = RecapConfig(rounds=args.rounds, seed=args.seed, stop_success=args.target)
+    training = policies.TrainConfig(steps=args.updates or 4_000, seed=args.seed)
+    described = {k: v for k, v in _plain(config).items() if k != "rounds"}  # more rounds may follow
+
+    def prepare() -> Learn:
+        def learn(env: Any, run: RunDir, gate: Any, progress: Progress) -> Any:
+            parts = Rounds(policy, interface, demos, run.path, config, training, device, progress)
+            return improve_by_experience(parts, run, config, evaluate=gate, progress=progress)
+
+        return learn
+
+    chosen = {"recap": described, "training": training, "guidance": args.guidance}
+    return Chosen(policy, config, chosen, prepare)  # type: ignore[arg-type]
+
+
+def _plain(config: Any) -> dict[str, Any]:
+    from sinew.config import to_json
+
+    return to_json(config)
+
+
+class Rounds:
+    """What `rl.recap.improve_by_experience` asks for, with the policies, worlds and datasets at hand."""
+
+    def __init__(
+        self,
+        policy: AdvantageConditioned,
+        interface: Interface,
+        demos: Path | None,
+        folder: Path,
+        config: Any,
+        training: Any,
+        device: torch.device,
+        progress: Progress,
+    ) -> None:
+        self.policy, self.interface, self.demos, self.folder = policy, interface, demos, folder
+        self.config, self.training, self.device, self.progress = config, training, device, progress
+        self._first = {k: v.detach().clone() for k, v in policy.state_dict().items()}
+
+    def collect(self, round: int) -> tuple[int, int]:
+        """Rollouts of a round, as a dataset of its own."""
+        from demos import Dataset
+        from policies.executor import ChunkExecutor
+        from sinew.cli.improve import _worlds
+        from sinew.cli.recorded import PolicyPlayer, record
+
+        first = first_scene("practice", self.config.seed) + (round - 1) * self.config.episodes
+        told = {"device": self.device, "instruction": self.interface.task_text}
+        root = self._rollouts(round)
+        record(
+            root,
+            self.interface,
+            tuple(self.policy.spec.observation),
+            range(first, first + self.config.episodes),
+            lambda n: _worlds(self.interface, n),
+            lambda n: PolicyPlayer(ChunkExecutor(self.policy, n, **told), self.interface),
+            self.progress,
+        )
+        data = Dataset(root)
+        return len(data), sum(bool(data.episode(i).success) for i in range(data.num_episodes))
+
+    def experience(self, round: int) -> Experience:
+        """Demonstrations and the rollouts up to this round, seen as the first policy sees."""
+        from rl.recap_value import Experience
+
+        self.policy.load_state_dict(self._first)
+        parts = self._parts(round)
+        infos = [part.episode(i) for part in parts for i in range(part.num_episodes)]
+        data = self._data(parts)
+        human = [part.column(HUMAN_COLUMN).reshape(-1) > 0 if HUMAN_COLUMN in part.info["features"] else np.zeros(len(part), bool)
+                 for part in parts]  # fmt: skip
+        return Experience(
+            features_of(self.policy, data, self.device),
+            np.array([e.length for e in infos]),
+            np.array([bool(e.success) for e in infos]),
+            np.asarray(data.column("task_index")).reshape(-1).astype(np.int64),
+            np.concatenate(human),
+        )
+
+    def teach(self, round: int, good: np.ndarray) -> int:
+        """The first policy, trained on everything up to this round."""
+        from policies.advantage import AdvantageTraining, Labelled
+        from policies.train import train
+        from sinew.rundir import RunDir
+
+        self.policy.load_state_dict(self._first)
+        run = RunDir.create(self.folder / f"round-{round}", {"verb": "recap round", "round": round})
+        data = Labelled(self._data(self._parts(round)), good)
+        train(AdvantageTraining(self.policy), data, run, self.training, self.progress, self.device)
+        self.policy.to(self.device)
+        return self.training.steps
+
+    def _rollouts(self, round: int) -> Path:
+        return self.folder / f"rollouts-{round}"
+
+    def _parts(self, round: int) -> list[Dataset]:
+        from demos import Dataset
+
+        roots = ([self.demos] if self.demos else []) + [self._rollouts(r) for r in range(1, round + 1)]
+        return [Dataset(root) for root in roots]
+
+    def _data(self, parts: Sequence[Dataset]) -> Concat:
+        from demos import Concat
+
+        return Concat(parts, tuple(self.policy.spec.observation))
+
+
+def features_of(policy: Any, data: Any, device: torch.device) -> torch.Tensor:
+    """What a policy observes in every frame of a dataset, (F, D) float32 on the CPU."""
+    import torch
+
+    from policies.language import LANGUAGE
+    from sinew.specs import TASK
+
+    keys, speaks = tuple(policy.spec.observation), LANGUAGE in policy.spec.capabilities
+    which = data.column("task_index").reshape(-1) if speaks else None
+    seen = []
+    for first in range(0, len(data), READ_TOGETHER):
+        rows = np.arange(first, min(first + READ_TOGETHER, len(data)))
+        window = data.window(rows, 1, 1, keys)
+        obs: dict[str, Any] = {k: torch.from_numpy(np.ascontiguousarray(window[k][:, 0])).to(device) for k in keys}
+        if which is not None:
+            obs[TASK] = [data.tasks[int(i)] for i in which[rows]]
+        with torch.no_grad():
+            seen.append(policy.observe(obs).float().cpu())
+    return torch.cat(seen)
+
+
+METHODS: dict[str, Callable[..., Chosen]] = {"iql": from_data, "td3-bc": from_data, "fql": from_data, "qc": from_data, "recap": recap}
+"""How each of these methods of the command line is made."""
