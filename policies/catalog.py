@@ -28,12 +28,18 @@ MODULES = (
     "policies.residual",
     "policies.steered",
     "policies.direct",
+    "policies.bootstrapped",
+    "policies.decorated",
     "policies.composed",
     "policies.best_of",
     "policies.guided",
+    "policies.flow_q",
+    "policies.advantage",
     "policies.vla.policy",
 )
 """Modules that register policies when they are imported."""
+ON_DEMAND = {"lerobot": "policies.lerobot"}
+"""Types that only a foreign package makes, and the modules that register them; imported where a run holds one."""
 
 
 PolicyClass = TypeVar("PolicyClass", bound=type[PolicyModule])
@@ -49,10 +55,12 @@ def register(name: str) -> Callable[[PolicyClass], PolicyClass]:
     return enter
 
 
-def register_all() -> None:
-    """Import every module that registers a policy."""
+def register_all(wanted: str | None = None) -> None:
+    """Import every module that registers a policy, and that of the type `wanted` where it is one of `ON_DEMAND`."""
     for module in MODULES:
         import_module(module)
+    if wanted in ON_DEMAND:
+        import_module(ON_DEMAND[wanted])
 
 
 def make(

@@ -134,8 +134,8 @@ def _check_types(described: Any, where: str) -> None:
     """Check that a description, and those inside it, have the fields they need and name types that exist."""
     if not isinstance(described, dict) or not isinstance(described.get("bases"), list):
         raise DataError(f"{where} does not describe a policy: an object with type, spec, config and bases is expected")
-    register_all()
     name = described.get("type")
+    register_all(name if isinstance(name, str) else None)
     if not isinstance(name, str) or name not in registry:
         raise DataError(f"{where}: policy type {name!r} is unknown; known are {', '.join(registry)}")
     for base in described["bases"]:

@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import logging
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import import_module
@@ -20,8 +21,9 @@ import torch
 from torch import Generator, Tensor
 
 from policies.base import PolicyModule, noise_for
+from policies.catalog import register
 from policies.lerobot_families import family
-from policies.lerobot_files import PROCESSORS, action_spec, check_files, folder_of, missing, one_line
+from policies.lerobot_files import PROCESSORS, action_spec, check_files, folder_of, missing, one_line, put_back, record
 from sinew.errors import DataError, InputError, MissingDependency, SinewError, SpecError, unknown
 from sinew.protocols import Chunk, Loss, Obs
 from sinew.rundir import read_json
@@ -45,6 +47,8 @@ class LeRobotConfig:
     """LeRobot's name of its type."""
     rename: Mapping[str, str] = field(default_factory=dict)
     """Our keys to the policy's, where they differ."""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """Its config and processors as LeRobot wrote them, so that a run that builds on it needs its folder no more."""
 
 
 @dataclass(frozen=True)
@@ -94,25 +98,40 @@ def load(
         SpecError: the policy looks at something that is not given, or acts in another number of elements.
         MissingDependency: lerobot, or what this policy needs besides it, is not installed.
     """
-    factory = _lerobot("policies.factory")
+    _lerobot("policies.factory")
     folder = folder_of(source)
     check_files(folder, source)
+    policy, processors = _opened(folder, source, str(device), weights=True)
+    spec = _spec(policy, observation, action, rename or {})
+    settings = LeRobotConfig(source=source, kind=policy.config.type, rename=dict(rename or {}), files=record(folder))
+    return LeRobotPolicy(spec, settings, policy, processors)
+
+
+def _opened(folder: Path, source: str, device: str, *, weights: bool) -> tuple[Any, tuple[Any, Any]]:
+    """A policy of LeRobot with its processors, with the checkpoint's weights or fresh ones.
+
+    Raises:
+        DataError: LeRobot cannot load it.
+        MissingDependency: what it needs is not installed.
+    """
+    factory = _lerobot("policies.factory")
     with contextlib.redirect_stdout(sys.stderr):
         try:
-            config = _config(folder, source, str(device))
-            policy = factory.get_policy_class(config.type).from_pretrained(folder, config=config, strict=True)
-            processors = factory.make_pre_post_processors(config, pretrained_path=str(folder), preprocessor_overrides=_move(folder, device))
+            config = _config(folder, source, device)
+            kind = factory.get_policy_class(config.type)
+            policy = kind.from_pretrained(folder, config=config, strict=True) if weights else kind(config)
+            return policy, factory.make_pre_post_processors(
+                config, pretrained_path=str(folder), preprocessor_overrides=_move(folder, device)
+            )
         except SinewError:
             raise
         except ImportError as e:
             raise MissingDependency(f"{source} needs more than lerobot ({one_line(e)}): pip install 'lerobot[all]'") from e
         except Exception as e:  # whatever a foreign checkpoint makes a foreign library raise
             raise DataError(f"LeRobot cannot load {source}: {one_line(e)}") from e
-    spec = _spec(policy, observation, action, rename or {})
-    settings = LeRobotConfig(source=source, kind=config.type, rename=dict(rename or {}))
-    return LeRobotPolicy(spec, settings, policy, processors)
 
 
+@register("lerobot")
 class LeRobotPolicy(PolicyModule):
     """A policy of LeRobot between its processors; see `load`."""
 
@@ -133,6 +152,23 @@ class LeRobotPolicy(PolicyModule):
         if vectors:
             empty = {key: torch.zeros(1, *t.shape, dtype=getattr(torch, t.dtype)) for key, t in spec.observation.tensors.items()}
             self.observation_dim = self.observe(empty).shape[1]
+
+    @classmethod
+    def build(cls, spec: PolicySpec, stats: Any, config: Any) -> LeRobotPolicy:
+        """Refused."""
+        raise InputError("a policy of LeRobot is trained with lerobot-train; sinew takes it as hf:<folder or hub id>")
+
+    @classmethod
+    def rebuild(cls, spec: PolicySpec, config: Any, bases: Sequence[PolicyModule]) -> LeRobotPolicy:
+        """See `PolicyModule.rebuild`; made of the recorded files, on the CPU.
+
+        Raises:
+            DataError: they are missing, or name what is not LeRobot's.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            put_back(config.files, Path(folder), config.source)
+            policy, processors = _opened(Path(folder), config.source, "cpu", weights=False)
+        return cls(spec, config, policy, processors)
 
     def encode(self, obs: Mapping[str, Any]) -> LeRobotContext:
         """{key: (B, To, ...)}, with a language policy "task" (B texts) → what the candidates of an observation share.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import re
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 
@@ -50,10 +52,23 @@ def check_files(folder: Path, source: str) -> None:
     if pickles:
         other = "" if (folder / WEIGHTS).exists() else f" and no {WEIGHTS}"
         raise DataError(f"{source} holds {pickles[0]}{other}: pickles run code and are never read; convert to safetensors and remove it")
-    for name in ("config.json", WEIGHTS, *PROCESSORS):
+    _check_there(folder, source, ("config.json", WEIGHTS, *PROCESSORS))
+    check_processors(folder, source)
+
+
+def _check_there(folder: Path, source: str, names: tuple[str, ...]) -> None:
+    for name in names:
         if not (folder / name).exists():
             hint = "; LeRobot's migrate_policy_normalization script adds the processors of an old checkpoint" if name in PROCESSORS else ""
             raise DataError(f"{source} has no {name}{hint}")
+
+
+def check_processors(folder: Path, source: str) -> None:
+    """Refuse processors that name steps which are not LeRobot's own.
+
+    Raises:
+        DataError: says which and why.
+    """
     for name in PROCESSORS:
         told = read_json(folder / name)
         steps = told.get("steps", []) if isinstance(told, dict) else None
@@ -62,6 +77,35 @@ def check_files(folder: Path, source: str) -> None:
         for step in steps:
             if "registry_name" not in step and not str(step.get("class", "")).startswith("lerobot."):
                 raise DataError(f"{source}/{name} names the class {step.get('class')!r}, which is not LeRobot's: it would be run")
+
+
+def record(folder: Path) -> dict[str, str]:
+    """Config and processors of a checkpoint that `check_files` let through: {file name: text, base64 of what is none}."""
+    kept = {name: (folder / name).read_text() for name in ("config.json", *PROCESSORS)}
+    for name in PROCESSORS:
+        for step in read_json(folder / name).get("steps", ()):
+            if "state_file" in step:
+                state = Path(step["state_file"]).name
+                kept[state] = base64.b64encode((folder / state).read_bytes()).decode()
+    return kept
+
+
+def put_back(files: Mapping[str, str], folder: Path, source: str) -> None:
+    """Write what `record` gave into a folder.
+
+    Raises:
+        DataError: something is missing or damaged, or names what is not LeRobot's.
+    """
+    for name, text in files.items():
+        if Path(name).name != name or not name.endswith((".json", ".safetensors")):
+            raise DataError(f"the record of {source} holds a file {name!r}; only JSON and safetensors beside each other are expected")
+        try:
+            data = text.encode() if name.endswith(".json") else base64.b64decode(text, validate=True)
+        except ValueError:
+            raise DataError(f"the record of {source} is damaged: {name} is no base64") from None
+        (folder / name).write_bytes(data)
+    _check_there(folder, f"the record of {source}", ("config.json", *PROCESSORS))
+    check_processors(folder, source)
 
 
 def action_spec(source: str, *, kind: ActionKind, rate_hz: float) -> ActionSpec:

@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rl.critic import Critic
 from rl.learner import Frames, Learner, LearnerConfig
 from rl.loop_config import LoopConfig, LoopResult
 from rl.replay import Ring
@@ -39,6 +38,13 @@ class IbrlConfig(LoopConfig):
     exploration_std: float = 0.1
     """Noise on the actor's own action while learning, in units of the normalised action."""
     learner: LearnerConfig = field(default_factory=lambda: LearnerConfig(actor_lr=3e-4, output_l2=0.0))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.critic_head != "scalar":
+            raise InputError(
+                f"critic_head {self.critic_head!r}: the policy that ibrl makes keeps critics that put out a number, use scalar"
+            )
 
 
 class IbrlLearner(Learner):
@@ -82,10 +88,9 @@ class IbrlMethod(ResidualMethod):
         generator = torch.Generator().manual_seed(config.seed)
         features = frames["features"]
         width = features.shape[1] + frames["base_action"].shape[1]
-        critic = Critic(width, config.critic_hidden, config.critic_heads, generator=generator).to(features.device)
         learner = IbrlLearner(
             chooser.actor,
-            critic,
+            config.make_critic(width, generator).to(features.device),
             propose=lambda actor, frames: actor(frames["features"]),
             decode=lambda frames, u: u.clamp(-1, 1),
             critic_input=features_and_action,

@@ -16,7 +16,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from rl.critic import Critic
 from rl.learner import CriticInput, Frames, Learner, LearnerConfig
 from rl.loop_config import LoopConfig, LoopResult
 from rl.replay import Ring
@@ -80,10 +79,9 @@ class DecoratorMethod(ResidualMethod):
         config, action_dim = self.config, frames["base_action"].shape[1]
         generator, features = torch.Generator().manual_seed(config.seed), frames["features"]
         width = features.shape[1] + action_dim * (2 if config.critic_input == "concat" else 1)
-        critic = Critic(width, config.critic_hidden, config.critic_heads, generator=generator)
         return Learner(
             self.actor,
-            critic.to(features.device),
+            config.make_critic(width, generator).to(features.device),
             propose=lambda actor, frames: self._draw(actor, frames, generator),
             decode=decode,
             critic_input=critic_input(config.critic_input, self.actor.bound),

@@ -16,9 +16,13 @@ from sinew.progress import SILENT, Progress
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from sim import TaskInterface
+    from policies import PolicyModule
+    from sim import GymnasiumTask, TaskInterface
+    from sinew.cli.assembly import Source
     from sinew.protocols import VecEnv
 
+RECORDED = ("iql", "td3-bc", "fql", "qc", "recap")
+"""Methods that learn from recorded episodes (`sinew.cli.improve_offline`)."""
 GATE_EPISODES = 100
 """Scenes on which the gate decides; apart from training scenes and from the test scenes of `sinew eval`."""
 
@@ -27,23 +31,30 @@ GATE_EPISODES = 100
 class Args:
     """Improve a trained policy with off-policy RL in simulation."""
 
-    run: Annotated[Path, tyro.conf.Positional]
-    """Run of the policy to improve; it is not changed."""
+    run: Annotated[str | Path, tyro.conf.Positional]
+    """Run of the policy to improve, which is not changed, or hf:<folder or hub id> for a policy of LeRobot."""
     out: Path
     """Folder of the improved run; an interrupted one there goes on."""
     task: str | None = None
     """Task; the one the run was trained on if left out."""
-    method: Literal["residual", "dsrl", "dsrl-sac", "rlpd", "sac"] = "residual"
-    """residual corrects every action; dsrl chooses the noise behind every chunk, judged by the actions that come of it, and
-    dsrl-sac judged as noise; rlpd starts from nothing but demonstrations and sac from nothing, for comparison."""
+    method: Literal[
+        "residual", "decorator", "ibrl", "dsrl", "dsrl-sac", "rlpd", "sac", "ppo-denoise", "iql", "td3-bc", "fql", "qc", "recap"
+    ] = "residual"
+    """residual corrects every action, and decorator by soft actor-critic; ibrl learns actions of its own and executes those or the
+    policy's, as its critics say; dsrl chooses the noise behind every chunk, judged by the actions that come of it, and
+    dsrl-sac judged as noise; rlpd starts from nothing but demonstrations and sac from nothing, for comparison; ppo-denoise changes
+    the policy's own weights, by policy gradients through its denoising. iql, td3-bc, fql (flow Q-learning) and qc (the same on
+    chunks) learn a policy of their own from recorded episodes, without a step in the world unless --steps is given; recap teaches
+    the policy itself which recorded steps went well, in rounds of rollouts."""
     steps: int | None = None
     """Environment steps at most, over all worlds; 10 000 for dsrl and 40 000 for the others if left out."""
     demos: Path | None = None
-    """Dataset whose episodes fill half of each batch, for residual and rlpd; the run's own if left out."""
+    """Dataset whose episodes fill half of each batch, for residual, decorator, ibrl and rlpd, or are what is learned from; if left
+    out, the run's own, and none for decorator."""
     reward: Literal["sparse", "shaped"] = "sparse"
     """sparse success, or with a potential that draws the tool to the task's object."""
     scale: float = 0.5
-    """Largest correction of residual, in normalised action units."""
+    """Largest correction of residual and decorator, in normalised action units."""
     bound: float = 1.5
     """Largest element of the noise that dsrl chooses."""
     knots: int = 0
@@ -52,6 +63,38 @@ class Args:
     """Worlds stepped side by side."""
     target: float = 0.99
     """Stop early when the gate's success rate reaches this twice."""
+    stages: tuple[Literal["offline", "online"], ...] = ("offline", "online")
+    """Of ppo-denoise: offline follows critics of recorded and own episodes, behind a gate; online what the policy does then."""
+    updates: int | None = None
+    """Updates on recorded episodes: 20 000 for iql, td3-bc, fql and qc, 4 000 in each round for recap if left out."""
+    rounds: int = 2
+    """Rounds of recap."""
+    guidance: float = 1.0
+    """recap: how far actions are drawn towards better ones; above 1 more than taught, for twice the cost."""
+    robot: Literal["sim", "dds"] | None = None
+    """Learn on one robot, in real time and through the safety gate, with residual, dsrl or dsrl-sac: sim, one in this process; dds,
+    one on the network, in ROS 2's wire format. Without it, in worlds stepped side by side."""
+    intervene: Literal["keyboard", "gamepad", "spacemouse", "expert"] | None = None
+    """Who may take over on the robot: a person, or the task's scripted expert in a person's place."""
+    frame: Literal["world", "tool"] = "world"
+    """Axes that a person's motions are along."""
+    reset: Literal["scene", "home", "policy", "person"] = "scene"
+    """How a robot's scene comes back between episodes: scene sets a simulated one up anew; home moves the arm home; policy plays
+    --reset-policy and goes home; person waits for one. Where it does not come back, the person is asked."""
+    reset_policy: Path | None = None
+    """Run of the policy that brings the scene back."""
+    scene: bool = True
+    """Whether scenes are set up and judged over /sinew/scene; with --no-scene a person sets them up and says what was a success."""
+    gate_on: Literal["sim", "robot", "none"] | None = None
+    """Where a robot's policy is measured: in simulated worlds, on itself, or nowhere; sim for --robot sim, else robot."""
+    gate_episodes: int = 20
+    """Episodes of a measurement on the robot itself."""
+    domain: int | None = None
+    """DDS domain; ROS_DOMAIN_ID or 0 if left out."""
+    reach: Literal["LOCALHOST", "SUBNET"] | None = None
+    """Where to look for the robot; ROS_AUTOMATIC_DISCOVERY_RANGE or this machine only if left out."""
+    action: str = "ee_delta"
+    """What the actions of a policy of LeRobot command."""
     device: str = "cpu"
     """cpu or cuda."""
     seed: int = 0
@@ -75,27 +118,31 @@ def improve(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
         InputError: no such run, task or dataset, options that do not go together, or --out holds another run.
         SpecError: policy and task do not fit, or the policy lacks what the method needs.
     """
+    if args.robot is not None:
+        from sinew.cli.improve_robot import improve_robot
+
+        return improve_robot(args, progress)
+    _refuse_robot_options(args)
     import policies
-    import sim
     from policies.evaluate import evaluate
     from policies.parallel import own_device
-    from sinew.cli.eval import WORLDS, interface_of, task_of
+    from sinew.cli.assembly import open_source
+    from sinew.cli.eval import WORLDS
     from sinew.cli.improve_methods import METHODS
-    from sinew.rundir import RunDir, read_json
+    from sinew.rundir import RunDir
 
-    remembers = args.method in ("residual", "rlpd")
+    remembers = args.method in ("residual", "decorator", "ibrl", "rlpd", "ppo-denoise", *RECORDED)
     if args.demos and not remembers:
         raise InputError(f"--demos {args.demos}: {args.method} learns from what it does itself; leave it out, or use --method residual")
-    base_run = RunDir.open(args.run)
-    task = args.task or task_of(base_run)
-    base = policies.load(base_run)
-    interface = interface_of(base, task)
-    demos = (args.demos or _own_demos(read_json(base_run / "config.json"))) if remembers else None
+    source = open_source(args.run, args.task, args.action)
+    base, task = source.policy, args.task or source.task()
+    interface = _interface(base, task)
+    demos = (args.demos or _own_demos(source, args.method)) if remembers else None
     if args.method == "rlpd" and demos is None:
         raise InputError(f"--method rlpd learns from demonstrations beside its own steps, and {args.run} names none: give --demos DIR")
     device = own_device(args.device)
     method = METHODS[args.method](base, interface, args, demos, device)
-    env, gate_env = _practice(interface, args, method.config.gamma), sim.MujocoVecEnv(interface, WORLDS)
+    env, gate_env = _practice(interface, args, method.config.gamma), _worlds(interface, WORLDS)
     gate_scene = first_scene("gate")
     told = {"device": device, "instruction": interface.task_text}
 
@@ -113,10 +160,10 @@ def improve(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
         **method.described,
     }
     try:
+        _check_kept(method.policy)
         learn = method.prepare()
         # The folder comes into being when nothing can be wrong with the arguments any more, so that --out stays free.
-        inputs = {"base": _file_hash(base_run / "policy.safetensors")}
-        run = RunDir.create(args.out, described, seeds={"improve": args.seed}, inputs=inputs)
+        run = RunDir.create(args.out, described, seeds={"improve": args.seed}, inputs={"base": _base_hash(source)})
         with run.held():
             result = learn(env, run, gate, progress)
             policies.save(method.policy, run)
@@ -136,27 +183,97 @@ def improve(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
     }
 
 
-def _practice(interface: TaskInterface, args: Args, gamma: float) -> VecEnv:
-    """The worlds to learn in, with the reward that was asked for."""
+def _refuse_robot_options(args: Args) -> None:
+    """Refuse what only a robot has.
+
+    Raises:
+        InputError: names the option.
+    """
+    for name in ("intervene", "reset_policy", "gate_on", "domain", "reach"):
+        if getattr(args, name) is not None:
+            raise InputError(f"--{name.replace('_', '-')} {getattr(args, name)} is for learning on a robot: give --robot sim or --robot dds")
+    if args.reset != "scene" or not args.scene:
+        raise InputError("--reset and --no-scene are for learning on a robot: give --robot sim or --robot dds")
+
+
+def _interface(base: PolicyModule, task: str) -> TaskInterface | GymnasiumTask:
+    """The task as the policy sees it.
+
+    Raises:
+        InputError: no such task.
+        SpecError: policy and task do not fit.
+    """
+    import sim
+    from sinew.cli.eval import interface_of
+    from sinew.specs import check_action_join, check_observation_join
+
+    if not task.startswith("gym:"):
+        return interface_of(base, task)
+    world = sim.GymnasiumTask(task)
+    check_observation_join(f"task {task}", world.observation_spec, "the policy", base.spec.observation)
+    check_action_join("the policy", base.spec.action, f"task {task}", world.action_spec)
+    return world
+
+
+def _worlds(interface: TaskInterface | GymnasiumTask, num_envs: int, seed: int = 0) -> VecEnv:
+    import sim
+
+    return interface.make_vec(num_envs, seed) if isinstance(interface, sim.GymnasiumTask) else sim.MujocoVecEnv(interface, num_envs, seed)
+
+
+def _practice(interface: TaskInterface | GymnasiumTask, args: Args, gamma: float) -> VecEnv:
+    """The worlds to learn in, with the reward that was asked for.
+
+    Raises:
+        InputError: a shaped reward for a world of Gymnasium.
+    """
     import rewards
     import sim
     from rewards.environment import Rewarded
     from rewards.shaping import DistancePotential
 
-    env = sim.MujocoVecEnv(interface, args.num_envs, first_scene("practice", args.seed))
+    gymnasium = isinstance(interface, sim.GymnasiumTask)
+    if args.reward == "shaped" and gymnasium:
+        raise InputError(f"--reward shaped draws the tool to an object that is known for our tasks, not for {interface.name}: use sparse")
+    env = _worlds(interface, args.num_envs, first_scene("practice", args.seed))
     if args.reward == "sparse":
-        return env
+        return Rewarded(env, rewards.make("sparse")) if gymnasium else env  # rewards of Gymnasium's worlds are dense
     potential = DistancePotential(interface.observation_spec, interface.objects[0])
     return Rewarded(env, rewards.make("shaped", potential=potential, gamma=gamma))
 
 
-def _own_demos(config: dict[str, Any]) -> Path | None:
-    path = config.get("data") or config.get("demos")  # of a trained run, of an improved one
+def _own_demos(source: Source, method: str) -> Path | None:
+    """The dataset that a run was trained on, or improved with, where it is there; the decorator's own method has none."""
+    from sinew.rundir import read_json
+
+    if source.run is None or method == "decorator":
+        return None
+    config = read_json(source.run / "config.json")
+    path = config.get("data") or config.get("demos")
     return Path(path) if isinstance(path, str) and Path(path).is_dir() else None
 
 
-def _file_hash(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def _check_kept(policy: PolicyModule) -> None:
+    """Refuse, before anything is learned, a policy that could not be saved.
+
+    Raises:
+        InputError: it, or one inside it, is of a type that is not registered.
+    """
+    from policies.catalog import type_name
+
+    type_name(policy)
+    for base in policy.bases():
+        _check_kept(base)
+
+
+def _base_hash(source: Source) -> str:
+    """Of the weights of a run; of another policy, of its tensors as they were loaded."""
+    if source.run is not None:
+        return hashlib.sha256((source.run / "policy.safetensors").read_bytes()).hexdigest()
+    whole = hashlib.sha256()
+    for name, tensor in sorted(source.policy.state_dict().items()):
+        whole.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+    return whole.hexdigest()
 
 
 def show(result: dict[str, Any], console: Console) -> None:

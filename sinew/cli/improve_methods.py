@@ -46,7 +46,6 @@ def residual(base: PolicyModule, interface: TaskInterface, args: Args, demos: Pa
     import torch
 
     import policies
-    from policies.executor import CorrectedPlans
     from rl.residual import ResidualConfig, train_residual
 
     with torch.random.fork_rng(devices=[]):
@@ -54,17 +53,7 @@ def residual(base: PolicyModule, interface: TaskInterface, args: Args, demos: Pa
         policy = policies.Residual(base, scale=args.scale).to(device)
     config = ResidualConfig(steps=args.steps or 40_000, learner=_learner(ResidualConfig, args), **_shared(args))
 
-    def prepare() -> Learn:
-        told = {"device": device, "instruction": interface.task_text}
-        executor = CorrectedPlans(policies.ChunkExecutor(policy.base, args.num_envs, seed=args.seed, **told))
-        ring = None
-        if demos:
-            planner = CorrectedPlans(policies.ChunkExecutor(policy.base, WORLDS_PLANNED, seed=args.seed, **told))
-            ring = _remember(demos, policy, args, planner)
-        return lambda env, run, gate, progress: train_residual(
-            env, executor, policy.actor, policy.observe, run, config, demos=ring, evaluate=gate, progress=progress
-        )
-
+    prepare = _at_every_tick(policy, policy.actor, train_residual, config, interface, args, demos, device)
     return Chosen(policy, config, {"scale": args.scale, "residual": config}, prepare)
 
 
@@ -112,7 +101,65 @@ def scratch(base: PolicyModule, interface: TaskInterface, args: Args, demos: Pat
     return Chosen(policy, config, {"rlpd" if demos else "sac": config}, prepare)
 
 
-METHODS: dict[str, Callable[..., Chosen]] = {"residual": residual, "dsrl": dsrl, "dsrl-sac": dsrl, "rlpd": scratch, "sac": scratch}
+def ibrl(base: PolicyModule, interface: TaskInterface, args: Args, demos: Path | None, device: torch.device) -> Chosen:
+    """An actor of its own beside the base, and critics that choose."""
+    import torch
+
+    from policies.bootstrapped import Bootstrapped
+    from rl.ibrl import IbrlConfig, train_ibrl
+
+    config = IbrlConfig(steps=args.steps or IbrlConfig.steps, learner=_learner(IbrlConfig, args), **_shared(args))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(args.seed)
+        policy = Bootstrapped(base, critic_hidden=config.critic_hidden, critic_heads=config.critic_heads).to(device)
+    prepare = _at_every_tick(policy, policy.chooser, train_ibrl, config, interface, args, demos, device)
+    return Chosen(policy, config, {"ibrl": config}, prepare)
+
+
+def decorator(base: PolicyModule, interface: TaskInterface, args: Args, demos: Path | None, device: torch.device) -> Chosen:
+    """A bounded correction by soft actor-critic, let in progressively."""
+    import torch
+
+    from policies.decorated import Decorated
+    from rl.policy_decorator import DecoratorConfig, train_decorator
+
+    config = DecoratorConfig(steps=args.steps or DecoratorConfig.steps, learner=_learner(DecoratorConfig, args), **_shared(args))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(args.seed)
+        policy = Decorated(base, scale=args.scale).to(device)
+    prepare = _at_every_tick(policy, policy.actor, train_decorator, config, interface, args, demos, device)
+    return Chosen(policy, config, {"scale": args.scale, "decorator": config}, prepare)
+
+
+def ppo_denoise(*arguments: Any) -> Chosen:
+    """The base's own weights."""
+    from sinew.cli import improve_denoising
+
+    return improve_denoising.ppo_denoise(*arguments)
+
+
+def recorded(base: PolicyModule, interface: TaskInterface, args: Args, demos: Path | None, device: torch.device) -> Chosen:
+    """From recorded episodes."""
+    from sinew.cli.improve_offline import METHODS
+
+    return METHODS[args.method](base, interface, args, demos, device)
+
+
+METHODS: dict[str, Callable[..., Chosen]] = {
+    "residual": residual,
+    "decorator": decorator,
+    "ibrl": ibrl,
+    "dsrl": dsrl,
+    "dsrl-sac": dsrl,
+    "rlpd": scratch,
+    "sac": scratch,
+    "ppo-denoise": ppo_denoise,
+    "iql": recorded,
+    "td3-bc": recorded,
+    "fql": recorded,
+    "qc": recorded,
+    "recap": recorded,
+}
 """How each method of the command line is made."""
 
 
@@ -126,6 +173,34 @@ def _learner(config: type[LoopConfig], args: Args) -> Any:
 
     usual = config().learner
     return usual if args.reward == "sparse" else replace(usual, target_low=None, target_high=None)
+
+
+def _at_every_tick(
+    policy: Any,
+    learned: Any,
+    train: Callable[..., LoopResult],
+    config: LoopConfig,
+    interface: TaskInterface,
+    args: Args,
+    demos: Path | None,
+    device: torch.device,
+) -> Callable[[], Learn]:
+    """What `Chosen.prepare` does for methods that decide at every tick on a base's plans."""
+    import policies
+    from policies.executor import CorrectedPlans
+
+    def prepare() -> Learn:
+        told = {"device": device, "instruction": interface.task_text}
+        executor = CorrectedPlans(policies.ChunkExecutor(policy.base, args.num_envs, seed=args.seed, **told))
+        ring = None
+        if demos:
+            planner = CorrectedPlans(policies.ChunkExecutor(policy.base, WORLDS_PLANNED, seed=args.seed, **told))
+            ring = _remember(demos, policy, args, planner)
+        return lambda env, run, gate, progress: train(
+            env, executor, learned, policy.observe, run, config, demos=ring, evaluate=gate, progress=progress
+        )
+
+    return prepare
 
 
 def _remember(root: Path, policy: Residual | Direct, args: Args, planner: Executor | None = None) -> Ring:

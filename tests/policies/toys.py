@@ -11,13 +11,17 @@ import torch
 from torch import Tensor, nn
 
 import policies
+from policies.advantage import AdvantageConditioned
 from policies.base import EmbeddingContext, PolicyModule
 from policies.best_of import BestOfN
+from policies.bootstrapped import Bootstrapped
 from policies.composed import Composed
 from policies.consistency import ConsistencyPolicy
 from policies.counts import CountConfig, make_counts
+from policies.decorated import Decorated
 from policies.denoising import DenoisingPolicy
 from policies.encoders import ImageConfig
+from policies.flow_q import FlowQ
 from policies.goals import GoalSettings
 from policies.guided import Guided
 from policies.residual import Residual
@@ -131,11 +135,18 @@ CASES = (
     "steered-edm-transformer",
     "residual-steered-flow-unet-camera",
     "composed-guided-edm-transformer+flow-mlp",
+    "bootstrapped-flow-unet-camera",
+    "decorated-flow-mlp",
+    "flow_q-flow-mlp-vit",
+    "advantage-flow-mlp",
+    "advantage-edm-transformer",
+    "advantage-vla-causal",
+    "residual-advantage-diffusion-unet",
 )
 """Every registered policy, in its variants; the contract suite checks that none is left out."""
 
 
-WRAPPERS = ("composed-", "best_of-", "guided-", "steered-")
+WRAPPERS = ("composed-", "best_of-", "guided-", "steered-", "bootstrapped-", "decorated-", "flow_q-", "advantage-")
 
 
 def wrapped(case: str) -> tuple[PolicyModule, ToyData]:
@@ -152,7 +163,36 @@ def wrapped(case: str) -> tuple[PolicyModule, ToyData]:
         policy = LatentSteered(base, knots=2, hidden=(16,))
         policy.actor.active.fill_(True)
         return policy.eval(), data
+    if kind in ("bootstrapped", "decorated"):
+        return learned(kind, base), data
+    if kind == "flow_q":
+        return FlowQ(base, (16,)).eval(), data
+    if kind == "advantage":
+        return told(base), data
     return Guided(base, goal_scale=1.5, reach=1.0).eval(), data
+
+
+def learned(kind: str, base: PolicyModule) -> PolicyModule:
+    """A base that is corrected by something that is not zero."""
+    policy = Bootstrapped(base, (16,), (16,)) if kind == "bootstrapped" else Decorated(base, 0.3, (16,))
+    part: Any = policy.chooser if isinstance(policy, Bootstrapped) else policy.actor
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        for parameter in part.parameters():
+            nn.init.normal_(parameter, std=0.5)
+    part.active.fill_(True)
+    return policy.eval()
+
+
+def told(base: PolicyModule) -> PolicyModule:
+    """A policy that prefers better actions, more than it was taught."""
+    policy = AdvantageConditioned(base, guidance=1.0 if base.assets() else 1.5)
+    policy.active.fill_(True)
+    if not policy.speaks:
+        with torch.random.fork_rng():
+            torch.manual_seed(1)
+            nn.init.normal_(policy.words, std=0.5)
+    return policy.eval()
 
 
 def make(case: str) -> tuple[PolicyModule, ToyData]:

@@ -31,8 +31,8 @@ SHORT = IbrlConfig(
     checkpoint_every=400,
 )
 LEARNS = replace(
-    SHORT, steps=10_000, random_steps=1_500, critic_only_updates=500, critic_hidden=(64, 64), batch_size=128, evaluate_every=1_000,
-    checkpoint_every=1_000, stop_success=0.96,
+    SHORT, steps=5_000, random_steps=1_500, critic_only_updates=500, updates_per_step=1.0, critic_hidden=(64, 64), critic_heads=2,
+    batch_size=128, evaluate_every=1_000, checkpoint_every=1_000, stop_success=0.96,
 )  # fmt: skip
 
 
@@ -71,11 +71,19 @@ def same(a: torch.nn.Module, b: torch.nn.Module) -> bool:
     return all(torch.equal(p, q) for p, q in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
 
 
-def test_a_base_beside_the_goal_is_surpassed(tmp_path):
-    result, chooser = learn(tmp_path / "run", LEARNS, demos=demonstrations())
-    fresh = point_mass.rollout(Residue(chooser), episodes=200, seed=5_000_000)
-    assert result.base is not None and result.base.rate < 0.9
-    assert fresh["k"] > 185, (result.base, fresh, result.reason)
+def test_a_base_that_rarely_hits_is_surpassed(tmp_path):
+    """Far beside the goal, with noise: what the base reaches by luck, and demonstrations, are what the actor starts from."""
+    chooser = chooser_for(LEARNS)
+
+    def play(episodes: int, seed: int) -> dict[str, int]:
+        return point_mass.rollout(Residue(chooser), episodes, seed, bias_m=0.25)
+
+    base, run = play(200, 5_000_000), RunDir.create(tmp_path / "run", LEARNS)
+    env, executor = point_mass.PointMass(8), point_mass.BiasedExecutor(8, bias_m=0.25)
+    gate = lambda: play(50, 1_000_000)  # noqa: E731
+    result = train_ibrl(env, executor, chooser, point_mass.observe, run, LEARNS, demos=demonstrations(), evaluate=gate)
+    fresh = play(200, 5_000_000)
+    assert base["k"] < 60 and fresh["k"] > 120, (base, fresh, result.history)
     assert bool(chooser.active)
 
 
