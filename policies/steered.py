@@ -43,10 +43,14 @@ class SteeredConfig:
     """Widths of the actor."""
     steps: int | None = None
     """Sampling steps of the base while it is steered; None for its own."""
+    act_steps: int | None = None
+    """Actions that are kept of each chunk, so that the next one is chosen sooner; None for all."""
 
     def __post_init__(self) -> None:
         if not self.bound > 0 or self.knots < 0 or (self.steps is not None and self.steps < 1):
             raise SpecError(f"steering needs bound > 0, knots >= 0 and steps >= 1, given {self.bound}, {self.knots} and {self.steps}")
+        if self.act_steps is not None and self.act_steps < 1:
+            raise SpecError(f"steering act_steps {self.act_steps} must be at least 1")
         if not self.hidden or min(self.hidden) < 1:
             raise SpecError(f"steering hidden widths {self.hidden} must be at least 1")
 
@@ -122,9 +126,10 @@ class LatentSteered(Wrapper):
         knots: see `SteeredConfig`.
         hidden: see `SteeredConfig`.
         steps: see `SteeredConfig`.
+        act_steps: see `SteeredConfig`; the horizon of this policy.
 
     Raises:
-        SpecError: the base lacks a capability, or there are more knots than actions in a chunk.
+        SpecError: the base lacks a capability, or there are more knots or act_steps than actions in a chunk.
 
     Source: Wagenmaker et al. 2025, arXiv:2506.15799.
     """
@@ -132,23 +137,32 @@ class LatentSteered(Wrapper):
     Config = SteeredConfig
 
     def __init__(
-        self, base: PolicyModule, bound: float = 1.5, knots: int = 0, hidden: Sequence[int] = (256, 256), steps: int | None = None
+        self,
+        base: PolicyModule,
+        bound: float = 1.5,
+        knots: int = 0,
+        hidden: Sequence[int] = (256, 256),
+        steps: int | None = None,
+        act_steps: int | None = None,
     ) -> None:
         require(base, "noise", "latent steering")
         require(base, "observe", "latent steering")
-        config = SteeredConfig(bound=float(bound), knots=knots, hidden=tuple(hidden), steps=steps)
+        config = SteeredConfig(bound=float(bound), knots=knots, hidden=tuple(hidden), steps=steps, act_steps=act_steps)
         length, *rest = base.spec.noise_shape
         if knots > length:
             raise SpecError(f"{knots} knots are more than the {length} steps of the noise of a chunk")
+        horizon = act_steps or base.spec.horizon
+        if horizon > base.spec.horizon:
+            raise SpecError(f"act_steps {horizon} are more than the {base.spec.horizon} actions of a chunk")
         left = tuple(capability for capability in base.spec.capabilities if capability not in TAKEN)
-        super().__init__(replace(base.spec, capabilities=left), config, base.requires_grad_(False))
+        super().__init__(replace(base.spec, capabilities=left, horizon=horizon), config, base.requires_grad_(False))
         self.rows = knots or length
         self.actor = NoiseActor(self.observation_dim, self.rows * math.prod(rest), config.hidden, config.bound).to(base.device)
 
     @classmethod
     def rebuild(cls, spec: PolicySpec, config: Any, bases: Sequence[PolicyModule]) -> LatentSteered:
         """See `PolicyModule.rebuild`."""
-        return cls(bases[0], config.bound, config.knots, config.hidden, config.steps)
+        return cls(bases[0], config.bound, config.knots, config.hidden, config.steps, config.act_steps)
 
     def encode(self, obs: Mapping[str, Any]) -> SteeredContext:
         """The base's context and the features of the newest observation."""
@@ -174,7 +188,8 @@ class LatentSteered(Wrapper):
             steps = self.config.steps if steps is None else steps
             chosen = self.noise(self.actor(ctx.features))
             used = chosen.unsqueeze(1).expand(-1, drawn.numel() // chosen.numel(), *chosen.shape[1:]).reshape_as(drawn)
-        return replace(self.base.sample(ctx.inner, n=n, noise=used, steps=steps, features=features), noise=drawn)
+        chunk = self.base.sample(ctx.inner, n=n, noise=used, steps=steps, features=features)
+        return replace(chunk, actions=chunk.actions[:, :, : self.spec.horizon], noise=drawn)
 
     def noise(self, u: Tensor) -> Tensor:
         """What the actor chose, (B, U), as noise (B, *noise_shape)."""
@@ -192,10 +207,11 @@ class Steering:
         policy: the policy.
         executor: keeps its observation history; it is not asked to act.
         act_steps: actions of a chunk that are executed.
+        half: keep the context's tensors in half precision, for contexts that are large: keys and values of a language model.
     """
 
-    def __init__(self, policy: LatentSteered, executor: ChunkExecutor, act_steps: int) -> None:
-        self.policy, self.executor, self.act_steps = policy, executor, act_steps
+    def __init__(self, policy: LatentSteered, executor: ChunkExecutor, act_steps: int, *, half: bool = False) -> None:
+        self.policy, self.executor, self.act_steps, self.half = policy, executor, act_steps, half
         self.actor = policy.actor
         self._template: Any = None
 
@@ -207,11 +223,15 @@ class Steering:
         """{"features": (N, D), and the context's tensors (N, ...)}: all that `decode` needs of these observations."""
         context = self.executor.context(obs, ids, remember=remember)
         packed, self._template = pack(context.inner)
+        if self.half:
+            packed = {key: value.half() if value.dtype == torch.float32 else value for key, value in packed.items()}
         return {"features": context.features, **packed}
 
     def decode(self, frames: Mapping[str, Tensor], u: Tensor) -> Tensor:
-        """Frames and choices (B, U) → the actions that are executed, (B, act_steps, A) in [-1, 1]; without gradient."""
-        with torch.no_grad():
+        """Frames and choices (B, U) → the actions that are executed, (B, act_steps, A) in [-1, 1]; differentiable in `u` where it asks."""
+        with torch.set_grad_enabled(u.requires_grad):
+            if self.half:
+                frames = {key: value.float() if value.dtype == torch.float16 else value for key, value in frames.items()}
             context = unpack(self._template, frames, len(u))
             chunk = self.policy.base.sample(context, noise=self.policy.noise(u).unsqueeze(1), steps=self.policy.config.steps)  # type: ignore[operator]
             return chunk.actions[:, 0, : self.act_steps].clamp(-1, 1)

@@ -32,7 +32,7 @@ class Batch:
     span: Tensor
     """(B,) int64: environment steps covered, at least 1."""
     source: Tensor
-    """(B,) uint8: source bits of the first step."""
+    """(B,) uint8: source bits of the first decision, those of all its steps together for a chunk."""
     slot: Tensor
     """(B,) int64: flat slot of the start, time * N + world, to relabel or to prioritise."""
 

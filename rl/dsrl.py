@@ -1,9 +1,9 @@
 """Latent steering by off-policy reinforcement learning: an actor chooses the noise of a frozen policy.
 
-Two ways to learn it. With noise aliasing ("na") the critics judge the chunks that were executed, so that what any policy did
-can be learned from, and a second critic, fitted to the first through the frozen policy, judges noise: the actor climbs that
-one, and nothing is differentiated through the policy. Without ("sac") the critics judge noise at once: cheaper per update,
-and blind to which noises lead to the same actions.
+Three ways to learn it. With noise aliasing ("na") critics judge the executed chunks, so that what anybody did can be learned
+from, and the actor climbs a critic of noise that is fitted to them; nothing is differentiated through the policy. Where it can
+be, the actor climbs the critics of chunks themselves ("grad"). Or critics judge noise at once ("sac"): cheaper per update, and
+blind to which noises lead to the same actions.
 
 Source: DSRL, Wagenmaker et al. 2025, arXiv:2506.15799.
 """
@@ -12,19 +12,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from rl.batch import Batch, FrameSpec
 from rl.critic import Critic
-from rl.engine import make_engine
-from rl.learner import Frames, Judge, Learner, LearnerConfig
+from rl.learner import Frames, Learner, LearnerConfig
 from rl.loop_config import LoopConfig, LoopResult
+from rl.noise_judge import NoiseJudge, with_executed
 from rl.runner import Runner
+from sinew.errors import SpecError
 from sinew.progress import SILENT, Progress
-from sinew.protocols import Obs, VecEnv
+from sinew.protocols import Obs, Steering, VecEnv
 from sinew.rundir import RunDir
 
 
@@ -32,67 +33,18 @@ from sinew.rundir import RunDir
 class DsrlConfig(LoopConfig):
     """Settings of latent steering; the warm-up draws noise as the policy alone does, within the actor's bound."""
 
-    variant: Literal["na", "sac"] = "na"
+    variant: Literal["na", "grad", "sac"] = "na"
     """How noise is judged, see the module."""
+    fresh_share: float = 0.25
+    """Part of every fit of the judge of "na" that is noise of the prior, for which the policy is asked; the rest costs nothing."""
     steps: int = 10_000
-    random_steps: int = 3_000
+    random_steps: int = 1_500
+    updates_per_step: float = 1.0
     critic_only_updates: int = 0
     n_step: int = 1
     learner: LearnerConfig = field(
-        default_factory=lambda: LearnerConfig(smoothing_std=0.0, output_l2=0.0, target_actor=False, target_entropy=0.0)
+        default_factory=lambda: LearnerConfig(actor_lr=3e-4, smoothing_std=0.0, output_l2=0.0, target_actor=False, target_entropy=0.0)
     )
-
-
-class Steering(Protocol):
-    """The frozen policy as learning sees it; `policies.steered.Steering` is one."""
-
-    actor: Any
-    """Features → noise, with `draw(features, normal) → (u, log probability)`, `size`, `bound` and the buffer `active`."""
-    act_steps: int
-
-    def reset(self, ids: Sequence[int] | None) -> None:
-        """Worlds `ids` (None for all) begin new episodes."""
-        ...
-
-    def frames(self, obs: Obs, ids: Sequence[int] | None = None, *, remember: bool = True) -> dict[str, Tensor]:
-        """"features" (N, D) and whatever `decode` needs."""
-        ...
-
-    def decode(self, frames: Frames, u: Tensor) -> Tensor:
-        """Frames and noise (B, U) → executed actions (B, act_steps, A)."""
-        ...
-
-
-class NoiseJudge(Judge):
-    """A critic of noise that is fitted to the critics of actions through the frozen policy."""
-
-    def __init__(self, critic: Critic, learning_rate: float, decode: Callable[[Frames, Tensor], Tensor]) -> None:
-        engine = make_engine(critic.net)
-        super().__init__(critic, engine, lambda frames, u: torch.cat((frames["features"], u), -1))
-        self.optimizer = torch.optim.Adam(critic.parameters(), lr=learning_rate, fused=True)
-        self.decode = decode
-
-    def fit(self, learner: Learner, frames: Frames) -> None:
-        """One step towards what the critics say of the chunks of half drawn, half chosen noise, all within the actor's bound."""
-        actor, features = learner.actor, frames["features"]
-        normal = torch.randn(len(features), actor.size, generator=learner.generator).to(features)  # type: ignore[arg-type]
-        with torch.no_grad():
-            chosen, _ = actor.draw(features, normal)  # type: ignore[operator]
-            half = (torch.arange(len(features), device=features.device) % 2 == 0)[:, None]
-            u = torch.where(half, normal.clamp(-actor.bound, actor.bound), chosen)  # type: ignore[operator]
-            out = learner.engine.evaluate(learner.critic_input(frames, self.decode(frames, u)))
-            wanted = learner.critic.head.value(out).clone()[..., None]
-        error = self.engine.forward(self.see(frames, u)) - wanted
-        self.engine.backward(error * (2.0 / error.numel()), parameters=True, inputs=False)
-        self.optimizer.step()
-
-    def modules(self) -> dict[str, nn.Module]:
-        """The critic of noise."""
-        return {"noise_critic": self.critic}
-
-    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        """Its optimiser."""
-        return {"noise_optimizer": self.optimizer}
 
 
 class DsrlMethod:
@@ -101,8 +53,7 @@ class DsrlMethod:
     def __init__(self, steering: Steering, num_envs: int, action_dim: int, config: DsrlConfig) -> None:
         self.steering, self.actor, self.config = steering, steering.actor, config
         self.stride, self.action_dim = steering.act_steps, action_dim
-        self._queue = torch.zeros(num_envs, self.stride, action_dim)
-        self._u = torch.zeros(num_envs, self.actor.size)
+        self._queue, self._u = torch.zeros(num_envs, self.stride, action_dim), torch.zeros(num_envs, self.actor.size)
         self._used = torch.full((num_envs,), self.stride)
 
     def reset(self, ids: Sequence[int] | None, seeds: Sequence[int]) -> None:
@@ -145,34 +96,36 @@ class DsrlMethod:
 
     def prepare(self, batch: Batch) -> Batch:
         """What the critics judge as the action: the executed chunk in one vector, or the noise behind it."""
-        return replace(batch, action=batch.action.flatten(1) if self.config.variant == "na" else batch.frames["u"])
+        return replace(batch, action=batch.frames["u"]) if self.config.variant == "sac" else with_executed(batch)
 
     def make_learner(self, frames: Frames) -> Learner:
-        """Critics of chunks with a judge of noise, or critics of noise."""
-        config, actor, na = self.config, self.actor, self.config.variant == "na"
+        """Critics of chunks with a judge of noise or without, or critics of noise."""
+        config, actor, variant = self.config, self.actor, self.config.variant
         generator, width = torch.Generator().manual_seed(config.seed), frames["features"].shape[1]
-        device = frames["features"].device
-
-        def critic(inputs: int) -> Critic:
-            return Critic(width + inputs, config.critic_hidden, config.critic_heads, generator=generator).to(device)
+        device, chosen = frames["features"].device, actor.size if variant == "sac" else self.stride * self.action_dim
 
         def chunk(frames: Frames, u: Tensor) -> Tensor:
             return self.steering.decode(frames, u).flatten(1)
 
         def propose(actor: Any, frames: Frames) -> tuple[Tensor, Tensor]:
-            features = frames["features"]
-            return actor.draw(features, torch.randn(len(features), actor.size, generator=generator).to(features))
+            return actor.draw(frames["features"], torch.randn(len(frames["features"]), actor.size, generator=generator).to(device))
 
+        if variant == "grad" and not chunk(frames, frames["u"].detach().requires_grad_()).requires_grad:
+            raise SpecError("the policy's chunks cannot be differentiated in their noise, so it is steered with dsrl or dsrl-sac only")
+        critic, judge = config.make_critic(width + chosen, generator).to(device), None
+        if variant == "na":
+            of_noise = Critic(width + actor.size, config.critic_hidden, config.critic_heads, generator=generator).to(device)
+            judge = NoiseJudge(of_noise, config.learner.critic_lr, chunk, config.fresh_share)
         actor.active.fill_(True)
         made = Learner(
             actor,
-            config.make_critic(width + (self.stride * self.action_dim if na else actor.size), generator).to(device),
+            critic,
             propose=propose,
-            decode=chunk if na else lambda frames, u: u,
+            decode=judge.decode if judge else (lambda frames, u: u) if variant == "sac" else chunk,
             critic_input=lambda frames, action: torch.cat((frames["features"], action), -1),
             config=config.learner,
             generator=generator,
-            judge=NoiseJudge(critic(actor.size), config.learner.critic_lr, chunk) if na else None,
+            judge=judge,
         )
         actor.active.fill_(False)
         return made
@@ -190,12 +143,9 @@ def train_dsrl(
     """Learn to steer; the actor ends with the best weights, inactive where nothing beat the policy alone.
 
     Args:
-        env: worlds to learn in; reset here.
+        env, run, evaluate, progress: as for `rl.residual.train_residual`; errors are the same.
         steering: the frozen policy; its actor is changed in place.
-        run: as for `rl.residual.train_residual`; errors are the same.
         config: settings.
-        evaluate: as there.
-        progress: as there.
     """
     method = DsrlMethod(steering, env.num_envs, env.action_spec.dim, config)
     return Runner(env, method, run, config, None, evaluate, progress).run_to_end()

@@ -11,6 +11,7 @@ are `margin` slots more than are remembered, so that what a checkpoint remembers
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import reduce
 from typing import Any
 
 import torch
@@ -333,7 +334,7 @@ class Ring:
             discount=discount,
             next_frames={k: v[after] for k, v in self._frames.items()},
             span=span,
-            source=self.source[slot],
+            source=reduce(torch.bitwise_or, (self.source[flat[:, :stride]] * inside[:, :stride]).unbind(1)),
             slot=slot,
         )
 

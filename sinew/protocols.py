@@ -107,6 +107,19 @@ class HasEnergy(Protocol):
 
 
 @runtime_checkable
+class HasLogProb(Protocol):
+    """A sampler whose every step is random and has a density; `policies.chain.DenoisingChain` makes one of every denoiser."""
+
+    def chain(self, ctx: Context, noise: Tensor) -> Tensor:
+        """Noise (B, K + 1, H, A), N(0, I) → chunks (B, K + 1, H, A) before the first random step and after each."""
+        ...
+
+    def step_logp(self, ctx: Context, x: Tensor, following: Tensor, k: int) -> Tensor:
+        """Logarithm of the density (B,) of step k from chunks x (B, H, A) to `following` (B, H, A)."""
+        ...
+
+
+@runtime_checkable
 class HasFeatures(Protocol):
     """Capability "observe": the frozen observation features that a critic or residual actor sees."""
 
@@ -141,6 +154,26 @@ class Executor(Protocol):
 
     def peek(self, obs: Obs, ids: Sequence[int]) -> Tensor:
         """Actions (len(ids), A) that `plan` would give for worlds `ids`, changing nothing. obs: {key: (len(ids), ...)}."""
+        ...
+
+
+class Steering(Protocol):
+    """A frozen policy whose noise is chosen, as learning sees it; `policies.steered.Steering` is one."""
+
+    actor: Any
+    """Features → noise, with `draw(features, normal) → (u, log probability)`, `size`, `bound` and the buffer `active`."""
+    act_steps: int
+
+    def reset(self, ids: Sequence[int] | None) -> None:
+        """Worlds `ids` (None for all) begin new episodes."""
+        ...
+
+    def frames(self, obs: Obs, ids: Sequence[int] | None = None, *, remember: bool = True) -> dict[str, Tensor]:
+        """"features" (N, D) and whatever `decode` needs."""
+        ...
+
+    def decode(self, frames: Mapping[str, Tensor], u: Tensor) -> Tensor:
+        """Frames and noise (B, U) → executed actions (B, act_steps, A)."""
         ...
 
 

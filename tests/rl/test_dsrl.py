@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rl.dsrl import DsrlConfig, DsrlMethod, NoiseJudge, train_dsrl
+from rl.dsrl import DsrlConfig, DsrlMethod, train_dsrl
+from rl.noise_judge import NoiseJudge
 from sinew.errors import InputError
 from sinew.rundir import RunDir
 
@@ -143,11 +144,21 @@ def test_noise_is_judged_as_the_chunks_that_come_of_it(tmp_path):
     learner = method.make_learner({"features": features, "u": torch.zeros(256, DIM)})
     judge, decoded = learner.judge, []
     assert isinstance(judge, NoiseJudge)
-    decode = judge.decode
-    judge.decode = lambda frames, u: decoded.append(u) or decode(frames, u)
+    decode = judge._decode
+    judge._decode = lambda frames, u: decoded.append(u) or decode(frames, u)
     before = [p.clone() for p in learner.critic.parameters()]
+
+    def some() -> tuple[dict[str, Tensor], Tensor]:
+        return {"features": torch.rand(256, 4, generator=stream) * 1.6 - 0.8}, torch.rand(256, DIM, generator=stream) * 3 - 1.5
+
     for _ in range(1500):
-        judge.fit(learner, {"features": torch.rand(256, 4, generator=stream) * 1.6 - 0.8})
+        frames, u = some()
+        judge.decode(*some())  # as the critics' target does
+        asked = len(decoded)
+        own = (torch.rand(256, generator=stream) < 0.9).float()
+        executed = decode(frames, u) + 9.0 * (1 - own[:, None])  # somebody else's chunks tell nothing of the noise beside them
+        judge.fit(learner, {**frames, "u": u, "executed": executed, "own": own})
+        assert [len(u) for u in decoded[asked:]] == [64], "only the noise of the prior is decoded anew"
     assert all(u.abs().max() <= 1.5 for u in decoded)
     assert all(torch.equal(a, b) for a, b in zip(before, learner.critic.parameters(), strict=True)), "the critics learn from rewards alone"
     u = torch.rand(256, DIM, generator=stream) * 2 - 1
