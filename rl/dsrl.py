@@ -57,7 +57,7 @@ class DsrlMethod:
         self._used = torch.full((num_envs,), self.stride)
 
     def reset(self, ids: Sequence[int] | None, seeds: Sequence[int]) -> None:
-        """New chunks are due; noise comes from the runner's stream, not from `seeds`."""
+        """New chunks are due."""
         self.steering.reset(ids)
         self._used[slice(None) if ids is None else list(ids)] = self.stride
 
@@ -143,9 +143,12 @@ def train_dsrl(
     """Learn to steer; the actor ends with the best weights, inactive where nothing beat the policy alone.
 
     Args:
-        env, run, evaluate, progress: as for `rl.residual.train_residual`; errors are the same.
+        env: worlds to learn in.
         steering: the frozen policy; its actor is changed in place.
+        run: as for `rl.residual.train_residual`; errors are the same.
         config: settings.
+        evaluate: as there.
+        progress: as there.
     """
     method = DsrlMethod(steering, env.num_envs, env.action_spec.dim, config)
     return Runner(env, method, run, config, None, evaluate, progress).run_to_end()

@@ -38,11 +38,11 @@ class Args:
     task: str | None = None
     """Task; the one the run was trained on if left out."""
     method: Literal[
-        "residual", "decorator", "ibrl", "dsrl", "dsrl-sac", "rlpd", "sac", "ppo-denoise", "iql", "td3-bc", "fql", "qc", "recap"
+        "residual", "decorator", "ibrl", "dsrl", "dsrl-grad", "dsrl-sac", "rlpd", "sac", "ppo-denoise", "iql", "td3-bc", "fql", "qc", "recap"
     ] = "residual"
     """residual corrects every action, and decorator by soft actor-critic; ibrl learns actions of its own and executes those or the
-    policy's, as its critics say; dsrl chooses the noise behind every chunk, judged by the actions that come of it, and
-    dsrl-sac judged as noise; rlpd starts from nothing but demonstrations and sac from nothing, for comparison; ppo-denoise changes
+    policy's, as its critics say; dsrl chooses the noise behind every chunk, judged by the actions that come of it, dsrl-grad
+    the same with gradients through the policy, where it has them, and dsrl-sac judged as noise; rlpd starts from nothing but demonstrations and sac from nothing, for comparison; ppo-denoise changes
     the policy's own weights, by policy gradients through its denoising. iql, td3-bc, fql (flow Q-learning) and qc (the same on
     chunks) learn a policy of their own from recorded episodes, without a step in the world unless --steps is given; recap teaches
     the policy itself which recorded steps went well, in rounds of rollouts."""
@@ -59,6 +59,10 @@ class Args:
     """Largest element of the noise that dsrl chooses."""
     knots: int = 0
     """Vectors that the noise of dsrl is interpolated from; 1 repeats one over the chunk, 0 has one for each action."""
+    act_steps: int | None = None
+    """Actions of a chunk that are executed before dsrl chooses again; half of them if left out."""
+    sampling_steps: int = 5
+    """Steps in which the policy makes a chunk of the noise that dsrl chose."""
     num_envs: int = 4
     """Worlds stepped side by side."""
     target: float = 0.99
@@ -72,7 +76,7 @@ class Args:
     guidance: float = 1.0
     """recap: how far actions are drawn towards better ones; above 1 more than taught, for twice the cost."""
     robot: Literal["sim", "dds"] | None = None
-    """Learn on one robot, in real time and through the safety gate, with residual, dsrl or dsrl-sac: sim, one in this process; dds,
+    """Learn on one robot, in real time and through the safety gate, with residual or any dsrl: sim, one in this process; dds,
     one on the network, in ROS 2's wire format. Without it, in worlds stepped side by side."""
     intervene: Literal["keyboard", "gamepad", "spacemouse", "expert"] | None = None
     """Who may take over on the robot: a person, or the task's scripted expert in a person's place."""

@@ -67,8 +67,9 @@ def dsrl(base: PolicyModule, interface: TaskInterface, args: Args, demos: Path |
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(args.seed)
-        policy = policies.LatentSteered(base, bound=args.bound, knots=args.knots).to(device)
-    variant = "sac" if args.method == "dsrl-sac" else "na"
+        act_steps = args.act_steps or max(1, base.spec.horizon // 2)
+        policy = policies.LatentSteered(base, args.bound, args.knots, steps=args.sampling_steps, act_steps=act_steps).to(device)
+    variant: Any = {"dsrl-grad": "grad", "dsrl-sac": "sac"}.get(args.method, "na")
     config = DsrlConfig(steps=args.steps or DsrlConfig.steps, variant=variant, learner=_learner(DsrlConfig, args), **_shared(args))
 
     def prepare() -> Learn:
@@ -77,7 +78,8 @@ def dsrl(base: PolicyModule, interface: TaskInterface, args: Args, demos: Path |
         steering = Steering(policy, executor, policy.spec.horizon)
         return lambda env, run, gate, progress: train_dsrl(env, steering, run, config, evaluate=gate, progress=progress)
 
-    return Chosen(policy, config, {"bound": args.bound, "knots": args.knots, "dsrl": config}, prepare)
+    shape = {"bound": args.bound, "knots": args.knots, "act_steps": act_steps, "sampling_steps": args.sampling_steps}
+    return Chosen(policy, config, {**shape, "dsrl": config}, prepare)
 
 
 def scratch(base: PolicyModule, interface: TaskInterface, args: Args, demos: Path | None, device: torch.device) -> Chosen:
@@ -150,6 +152,7 @@ METHODS: dict[str, Callable[..., Chosen]] = {
     "decorator": decorator,
     "ibrl": ibrl,
     "dsrl": dsrl,
+    "dsrl-grad": dsrl,
     "dsrl-sac": dsrl,
     "rlpd": scratch,
     "sac": scratch,
