@@ -181,7 +181,7 @@ class Runner:
             self._obey()
             if self.stopped or (self.step >= config.steps and int(self.update_debt) < 1):
                 return
-            if self.step < config.steps:
+            if self.step < config.steps and (self.update_debt < SLICE or self.source.together or self.source.forgets):
                 self._gather()
             if self.step >= config.random_steps:
                 self._update()
@@ -221,6 +221,8 @@ class Runner:
             if self.memory.full:
                 self._save(finished=False)
             self._take(arrival)
+        if self.source.forgets:
+            self.update_debt = min(self.update_debt, SLICE)
 
     def _take(self, arrival: Arrival) -> None:
         made = arrival.step

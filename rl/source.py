@@ -40,6 +40,8 @@ class Source:
     """Is told what happens to those who act."""
     together: bool = True
     """Whether acting waits for learning: then every update that is due is made before the next step."""
+    forgets: bool = False
+    """Whether updates that could not be made in time are not made up for."""
 
     def open(self, block: int, step: int, saved: Saved | None) -> Mapping[str, Tensor]:
         """Begin, or go on from what `state` gave. Gives frames {key: (N, ...)} to learn their shapes from."""
