@@ -1,33 +1,34 @@
-"""How an ensemble is evaluated and differentiated. The mathematics is one; which way is fastest depends on the machine.
+"""How networks are evaluated and differentiated. The mathematics is one; which way is fastest depends on the machine.
 
-- `loop` (CPU): head after head, forward and backward written out over buffers that are made once. On a CPU the products
-  are bound by arithmetic, so batching them gains nothing; what costs besides is fresh memory for activations and gradients
-  (page faults), gradients nobody asked for, and bookkeeping. This does without.
+- `loop` (CPU): network after network, forward and backward written out over buffers made once (`rl.loop_engine`).
 - `loop_bf16` (CPU): the same with bfloat16 factors in the products between hidden layers; faster, not the same numbers.
 - `autograd`: batched products under PyTorch's autograd. The reference, and the way on an accelerator.
 - `compile`: the same through `torch.compile`; the first call takes a while and needs a C++ compiler on a CPU.
+- `graph` (CUDA): the same, and the whole update is recorded once and replayed (`rl.graph`).
+
+All of them compute the one update of `rl.learner`, and so do the actor's plain networks while they are entered (`Swapped`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from rl.critic import LAYER_NORM_EPS, EnsembleMLP
+from rl.critic import EnsembleMLP
+from rl.loop_engine import Bfloat16LoopEngine, LoopEngine, PlainForward, PlainNetwork
 from sinew.errors import InputError
 
-EngineName = Literal["auto", "loop", "loop_bf16", "autograd", "compile"]
-_layer_norm_backward = torch.ops.aten.native_layer_norm_backward.default
-_threshold_backward = torch.ops.aten.threshold_backward.grad_input
+EngineName = Literal["auto", "loop", "loop_bf16", "autograd", "compile", "graph"]
+LOOPS = {"loop": LoopEngine, "loop_bf16": Bfloat16LoopEngine}
 
 
 class Engine(Protocol):
     """Evaluates one ensemble whose parameters change in place."""
 
-    def evaluate(self, x: Tensor, heads: Sequence[int] | None = None) -> Tensor:
+    def evaluate(self, x: Tensor, heads: Tensor | Sequence[int] | None = None) -> Tensor:
         """(B, in) → (K, B, out) without any gradient; overwritten by the next call."""
         ...
 
@@ -40,22 +41,32 @@ class Engine(Protocol):
         ...
 
 
-def make_engine(net: EnsembleMLP, name: EngineName = "auto") -> Engine:
-    """The engine called `name`; "auto" is `loop` on a CPU and `autograd` elsewhere.
+def resolve(name: EngineName, device: torch.device) -> EngineName:
+    """The engine that `name` is on `device`: "auto" is `loop` on a CPU and `autograd` elsewhere.
 
     Raises:
-        InputError: no such engine, or `loop` on an accelerator.
+        InputError: no such engine, or not there.
     """
-    on_cpu = net.weight[0].device.type == "cpu"
+    on_cpu = device.type == "cpu"
     if name == "auto":
-        name = "loop" if on_cpu else "autograd"
-    if name in ("loop", "loop_bf16"):
-        if not on_cpu:
-            raise InputError(f"engine {name!r} is for the CPU but the critic is on {net.weight[0].device}; use 'autograd' or 'compile'")
-        return LoopEngine(net) if name == "loop" else Bfloat16LoopEngine(net)
-    if name in ("autograd", "compile"):
-        return AutogradEngine(net, compiled=name == "compile")
-    raise InputError(f"unknown engine {name!r}: known are auto, loop, loop_bf16, autograd, compile")
+        return "loop" if on_cpu else "autograd"
+    if name in LOOPS and not on_cpu:
+        raise InputError(f"engine {name!r} is for the CPU but the networks are on {device}; use 'autograd', 'compile' or 'graph'")
+    if name == "graph" and device.type != "cuda":
+        raise InputError(f"engine 'graph' records CUDA graphs but the networks are on {device}; use 'loop' or 'compile', or --device cuda")
+    if name not in (*LOOPS, "autograd", "compile", "graph"):
+        raise InputError(f"unknown engine {name!r}: known are auto, loop, loop_bf16, autograd, compile, graph")
+    return name
+
+
+def make_engine(net: EnsembleMLP, name: EngineName = "auto") -> Engine:
+    """The engine called `name` for an ensemble.
+
+    Raises:
+        InputError: see `resolve`.
+    """
+    name = resolve(name, net.weight[0].device)
+    return LOOPS[name](net) if name in LOOPS else AutogradEngine(net, compiled=name == "compile")
 
 
 class AutogradEngine:
@@ -68,12 +79,14 @@ class AutogradEngine:
         self._x: Tensor | None = None
         self._out: Tensor | None = None
 
-    def evaluate(self, x: Tensor, heads: Sequence[int] | None = None) -> Tensor:
+    def evaluate(self, x: Tensor, heads: Tensor | Sequence[int] | None = None) -> Tensor:
+        """See `Engine`. Heads come as an index: inductor of PyTorch 2.13 fails where a drawn permutation takes all of them."""
         index = None if heads is None or len(heads) == self.net.heads else torch.as_tensor(heads, device=x.device)
         with torch.no_grad():
             return self._call(x, index)
 
     def forward(self, x: Tensor) -> Tensor:
+        """See `Engine`."""
         with torch.enable_grad():
             self._x = x.detach().requires_grad_()
             out = self._call(self._x)
@@ -81,6 +94,7 @@ class AutogradEngine:
         return out.detach()
 
     def backward(self, grad: Tensor, *, parameters: bool, inputs: bool) -> Tensor | None:
+        """See `Engine`."""
         if self._out is None or self._x is None:
             raise RuntimeError("backward needs a forward before it, and each forward has one backward")
         wanted = [*(self._parameters if parameters else ()), *((self._x,) if inputs else ())]
@@ -92,172 +106,28 @@ class AutogradEngine:
         return grads[-1] if inputs else None
 
 
-class LoopEngine:
-    """Head after head over buffers made once, backward written out."""
+class Swapped:
+    """While entered, the plain networks inside a module run in the engine's way; outside, the module is as it was.
 
-    def __init__(self, net: EnsembleMLP) -> None:
-        self.net = net
-        self.depth = len(net.hidden)
-        heads = range(net.heads)
-        with torch.no_grad():
-            self._w = [[w[e] for w in net.weight] for e in heads]
-            self._wt = [[w[e].t() for w in net.weight] for e in heads]
-            self._b = [[b[e] for b in net.bias] for e in heads]
-            self._g = [[g[e, 0] for g in net.gain] for e in heads]
-            self._s = [[s[e, 0] for s in net.shift] for e in heads]
-        self._batch = -1
-        self._kept = False
-        self._gradients: list[list[list[Tensor]]] | None = None
-
-    def _buffers(self, batch: int) -> None:
-        """Buffers for batches of this size, where they differ from the last."""
-        if batch == self._batch:
-            return
-        net, new = self.net, self.net.weight[0].new_empty
-        self._batch, self._kept = batch, False
-        # one buffer per layer, shared by all heads, so that it stays in the cache
-        self._scratch = [new(batch, h) for h in net.hidden]
-        self._value = new(net.heads, batch, net.out_dim)
-        self._out = new(net.heads, batch, net.out_dim)
-        self._z = [[new(batch, h) for h in net.hidden] for _ in range(net.heads)]
-        self._h: list[list[Tensor]] = [[new(0)] * self.depth for _ in range(net.heads)]
-        self._stats: list[list[tuple[Tensor, Tensor]]] = [[(new(0), new(0))] * self.depth for _ in range(net.heads)]
-
-    @torch.no_grad()
-    def evaluate(self, x: Tensor, heads: Sequence[int] | None = None) -> Tensor:
-        self._buffers(x.shape[0])
-        chosen = range(self.net.heads) if heads is None else heads
-        norm, widths, last = self.net.layer_norm, self.net.hidden, self.depth
-        for k, e in enumerate(chosen):
-            h, w, b = x, self._w[e], self._b[e]
-            for layer, width in enumerate(widths):
-                z = self._affine(e, layer, h, self._scratch[layer])
-                h = (
-                    torch.native_layer_norm(z, (width,), self._g[e][layer], self._s[e][layer], LAYER_NORM_EPS)[0].relu_()
-                    if norm
-                    else z.relu_()
-                )
-            torch.addmm(b[last], h, w[last], out=self._value[k])
-        return self._value[: len(chosen)]
-
-    @torch.no_grad()
-    def forward(self, x: Tensor) -> Tensor:
-        self._buffers(x.shape[0])
-        norm, widths, last = self.net.layer_norm, self.net.hidden, self.depth
-        for e in range(self.net.heads):
-            h, w, b, kept = x, self._w[e], self._b[e], self._h[e]
-            for layer, width in enumerate(widths):
-                h = self._affine(e, layer, h, self._z[e][layer])
-                if norm:
-                    h, mean, rstd = torch.native_layer_norm(h, (width,), self._g[e][layer], self._s[e][layer], LAYER_NORM_EPS)
-                    self._stats[e][layer] = (mean, rstd)
-                kept[layer] = h.relu_()
-            torch.addmm(b[last], h, w[last], out=self._out[e])
-        self._x, self._kept = x, True
-        return self._out
-
-    @torch.no_grad()
-    def backward(self, grad: Tensor, *, parameters: bool, inputs: bool) -> Tensor | None:
-        if not self._kept:
-            raise RuntimeError("backward needs a forward before it, and each forward has one backward")
-        self._kept = False
-        if parameters:
-            self._set_gradients()
-        grad_x = None
-        for e in range(self.net.heads):
-            g = self._head_backward(e, grad[e], parameters, inputs)
-            if inputs:
-                grad_x = g if grad_x is None else grad_x.add_(g)
-        return grad_x
-
-    def _set_gradients(self) -> None:
-        """Point `.grad` of every parameter to its buffer, made once."""
-        net = self.net
-        if self._gradients is None:
-            groups = (net.weight, net.bias, net.gain, net.shift)
-            self._stacked = [[torch.zeros_like(p) for p in group] for group in groups]
-            self._gradients = [[[g[e] for g in group] for e in range(net.heads)] for group in self._stacked]
-        for group, grads in zip((net.weight, net.bias, net.gain, net.shift), self._stacked, strict=True):
-            for p, g in zip(group, grads, strict=True):
-                p.grad = g
-
-    def _head_backward(self, e: int, g: Tensor, parameters: bool, inputs: bool) -> Tensor:
-        kept, wt, norm = self._h[e], self._wt[e], self.net.layer_norm
-        grads = self._gradients
-        for layer in range(self.depth, -1, -1):
-            if layer < self.depth:
-                h = kept[layer]
-                g = _threshold_backward(g, h, 0.0, grad_input=g)
-                if norm:
-                    mean, rstd = self._stats[e][layer]
-                    mask = [True, parameters, parameters]
-                    g, g_gain, g_shift = _layer_norm_backward(
-                        g, self._z[e][layer], (g.shape[1],), mean, rstd, self._g[e][layer], self._s[e][layer], mask
-                    )
-                    if parameters and grads is not None:
-                        grads[2][e][layer].copy_(g_gain)
-                        grads[3][e][layer].copy_(g_shift)
-            below = kept[layer - 1] if layer else self._x
-            if parameters and grads is not None:
-                self._weight_gradient(layer, below, g, grads[0][e][layer])
-                torch.sum(g, 0, keepdim=True, out=grads[1][e][layer])
-            if not layer:
-                return torch.mm(g, wt[0]) if inputs else g
-            g = self._input_gradient(e, layer, g, self._scratch[layer - 1])  # free here: only `evaluate` uses it besides
-        return g
-
-    # the products that cost the time
-
-    def _affine(self, e: int, layer: int, h: Tensor, out: Tensor) -> Tensor:
-        """Hidden layer `layer` of head `e` before its norm: h w + b."""
-        return torch.addmm(self._b[e][layer], h, self._w[e][layer], out=out)
-
-    def _weight_gradient(self, layer: int, below: Tensor, g: Tensor, out: Tensor) -> None:
-        """Transposed `below` times g; below (B, in), g (B, out)."""
-        torch.mm(below.t(), g, out=out)
-
-    def _input_gradient(self, e: int, layer: int, g: Tensor, out: Tensor) -> Tensor:
-        """Gradient g (B, out) times the transposed weights of layer `layer` in head `e`."""
-        return torch.mm(g, self._wt[e][layer], out=out)
-
-
-class Bfloat16LoopEngine(LoopEngine):
-    """`LoopEngine` whose products between hidden layers take bfloat16 factors; sums, norms, weights and updates stay float32.
-
-    About half the cost per product on a CPU with AVX-512 BF16 or AMX, slower on others. Values differ in the third digit.
+    Args:
+        module: any module; what is no plain network in it (`rl.loop_engine.PlainNetwork`) is left alone.
+        name: engine.
     """
 
-    def __init__(self, net: EnsembleMLP) -> None:
-        super().__init__(net)
-        self._whalf = [[torch.empty_like(w, dtype=torch.bfloat16) for w in head] for head in self._w]
+    def __init__(self, module: nn.Module, name: EngineName = "auto") -> None:
+        parameter = next(module.parameters(), None)
+        name = resolve(name, torch.device("cpu") if parameter is None else parameter.device)
+        make: Callable[[Any], Callable[[Tensor], Tensor]] | None = None
+        if name in LOOPS:
+            make = lambda plain: PlainForward(plain, LOOPS[name])  # noqa: E731
+        elif name == "compile":
+            make = lambda plain: torch.compile(nn.Sequential.forward.__get__(plain), dynamic=False)  # noqa: E731
+        self._pairs = [(m, make(m)) for m in module.modules() if PlainNetwork.fits(m)] if make else []
 
-    def _buffers(self, batch: int) -> None:
-        if batch == self._batch:
-            return
-        super()._buffers(batch)
-        shapes = {(batch, h) for h in self.net.hidden} | {tuple(w.shape) for w in self._w[0]}
-        # a factor of each shape, and a result of each
-        self._left, self._right, self._result = ({s: torch.empty(s, dtype=torch.bfloat16) for s in shapes} for _ in range(3))
+    def __enter__(self) -> None:
+        for module, call in self._pairs:
+            module.__dict__["forward"] = call
 
-    def _inner(self, layer: int) -> bool:
-        return 0 < layer < self.depth
-
-    def _affine(self, e: int, layer: int, h: Tensor, out: Tensor) -> Tensor:
-        if not self._inner(layer):
-            return super()._affine(e, layer, h, out)
-        w = self._whalf[e][layer].copy_(self._w[e][layer])  # `backward` uses it again: weights do not change in between
-        result = torch.mm(self._left[tuple(h.shape)].copy_(h), w, out=self._result[tuple(out.shape)])
-        return torch.add(result, self._b[e][layer], out=out)
-
-    def _weight_gradient(self, layer: int, below: Tensor, g: Tensor, out: Tensor) -> None:
-        if not self._inner(layer):
-            super()._weight_gradient(layer, below, g, out)
-            return
-        left, right = self._left[tuple(below.shape)].copy_(below), self._right[tuple(g.shape)].copy_(g)
-        out.copy_(torch.mm(left.t(), right, out=self._result[tuple(out.shape)]))
-
-    def _input_gradient(self, e: int, layer: int, g: Tensor, out: Tensor) -> Tensor:
-        if not self._inner(layer):
-            return super()._input_gradient(e, layer, g, out)
-        right = self._right[tuple(g.shape)].copy_(g)
-        return out.copy_(torch.mm(right, self._whalf[e][layer].t(), out=self._result[tuple(out.shape)]))
+    def __exit__(self, *error: object) -> None:
+        for module, _ in self._pairs:
+            del module.__dict__["forward"]

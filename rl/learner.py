@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from rl.checkpoint import load_module_state, load_optimizer_state, module_state, optimizer_state
 from rl.critic import Critic, polyak
-from rl.engine import Engine, EngineName, make_engine
+from rl.engine import Engine, EngineName, Swapped, make_engine, resolve
+from rl.graph import GraphedUpdate
 from rl.heads import Backup, Reduce, reduce_values
 from rl.replay import Batch
 from sinew.errors import InputError
@@ -69,7 +70,7 @@ class LearnerConfig:
     entropy_in_target: bool = False
     """Whether targets count the entropy; with sparse rewards it pays the actor for staying alive."""
     engine: EngineName = "auto"
-    """How the critics are computed: auto, loop, loop_bf16, autograd, compile (`rl.engine`)."""
+    """How networks are computed: auto, loop, loop_bf16, autograd, compile, graph (`rl.engine`)."""
 
     def __post_init__(self) -> None:
         if self.actor_every < 1 or self.target_heads < 1 or not 0 < self.tau <= 1:
@@ -115,7 +116,7 @@ class Learner:
         decode: makes the executed action of the actor's output.
         critic_input: what the critic sees.
         config: settings.
-        generator: of all randomness of the updates; on the CPU, noise is moved where it is needed.
+        generator: of all randomness of the updates; noise is moved where it is needed, engine "graph" needs it on the device.
         judge: what the actor climbs; the critics' value of the decoded action if left out.
     """
 
@@ -141,30 +142,50 @@ class Learner:
         targets = dict(self.actor_target.named_parameters())
         self._actor_target = [targets[n] for n in trained]
         self._critic, self._critic_target = list(critic.parameters()), list(self.critic_target.parameters())
-        self.actor_optimizer = torch.optim.Adam(self._actor, lr=config.actor_lr, fused=True)
-        self.critic_optimizer = torch.optim.Adam(self._critic, lr=config.critic_lr, fused=True)
-        self.engine = make_engine(critic.net, config.engine)
-        self.target_engine = make_engine(self.critic_target.net, config.engine)
+        device = self._critic[0].device
+        engine = resolve(config.engine, device)
+        graphed = engine == "graph"
+        self.actor_optimizer = torch.optim.Adam(self._actor, lr=config.actor_lr, fused=True, capturable=graphed)
+        self.critic_optimizer = torch.optim.Adam(self._critic, lr=config.critic_lr, fused=True, capturable=graphed)
+        self.engine = make_engine(critic.net, engine)
+        self.target_engine = make_engine(self.critic_target.net, engine)
+        self._actor_swap, self._actor_target_swap = Swapped(actor, engine), Swapped(self.actor_target, engine)
         self.judge = judge or Judge(critic, self.engine, lambda frames, u: critic_input(frames, decode(frames, u)))
-        self.log_temperature = torch.full((1,), math.log(config.temperature), device=self._critic[0].device, requires_grad=True)
-        self.temperature_optimizer = torch.optim.Adam([self.log_temperature], lr=config.temperature_lr)
+        self.log_temperature = torch.full((1,), math.log(config.temperature), device=device, requires_grad=True)
+        self.temperature_optimizer = torch.optim.Adam([self.log_temperature], lr=config.temperature_lr, fused=True, capturable=graphed)
         self.updates = 0
-        self._sums = torch.zeros(len(METRICS), device=self._critic[0].device)
+        self._sums = torch.zeros(len(METRICS), device=device)
         self._critic_updates = self._actor_updates = 0
+        self._graph = GraphedUpdate(self._step, self._recordable()) if graphed else None
 
     # ------------------------------------------------------------ updates
 
     def update(self, batch: Batch, *, train_actor: bool = True) -> None:
         """One critic update and, every `actor_every`-th time, one actor update; then the targets follow."""
-        self.critic_step(batch, self.target(batch))
         self.updates += 1
-        if train_actor and self.updates % self.config.actor_every == 0:
+        with_actor = train_actor and self.updates % self.config.actor_every == 0
+        if self._graph is None:
+            self._step(batch, with_actor)
+        elif self._graph(batch, with_actor):
+            self._critic_updates += 1
+            self._actor_updates += with_actor
+
+    def _step(self, batch: Batch, with_actor: bool) -> None:
+        """The update, the same for every engine: no value is read back, and nothing depends on the host but the arguments."""
+        self.critic_step(batch, self.target(batch))
+        if with_actor:
             self.actor_step(batch.frames)
             polyak(self._actor_target, self._actor, self.config.tau)
         polyak(self._critic_target, self._critic, self.config.tau)
 
+    def _recordable(self) -> torch.Generator:
+        """The generator, if an update is nothing but `_step`."""
+        if type(self).update is not Learner.update or type(self.judge) is not Judge:
+            raise InputError("engine 'graph' records the plain update and this method does more in one; use 'compile'")
+        return self.generator
+
     @torch.no_grad()
-    def target(self, batch: Batch, heads: list[int] | None = None, noise: Tensor | None = None) -> Tensor:
+    def target(self, batch: Batch, heads: Tensor | list[int] | None = None, noise: Tensor | None = None) -> Tensor:
         """Bootstrapped targets, as the critic's head takes them: (B,) for the scalar one.
 
         Args:
@@ -192,17 +213,26 @@ class Learner:
     def next_action(self, frames: Frames, noise: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """What would be executed in `frames`, as targets see it: (B, A), and its log probability (B,) where the actor has one."""
         config = self.config
-        u, log_p = _proposal(self.propose(self.actor_target if config.target_actor else self.actor, frames))
+        u, log_p = self.proposal(frames, target=config.target_actor)
         if config.smoothing_std > 0:
             if noise is None:
-                noise = torch.randn(u.shape, generator=self.generator).to(u.device).mul_(config.smoothing_std)
+                noise = torch.randn(u.shape, generator=self.generator, device=self.generator.device).to(u.device).mul_(config.smoothing_std)
             u = u + noise.clamp(-config.smoothing_clip, config.smoothing_clip)
         return self.decode(frames, u), log_p
 
-    def draw_heads(self) -> list[int] | None:
-        """A random subset of the target heads, drawn on the host; None for all."""
-        total, wanted = self.critic.net.heads, self.config.target_heads
-        return None if wanted >= total else torch.randperm(total, generator=self.generator)[:wanted].tolist()
+    def proposal(self, frames: Frames, *, target: bool = False) -> tuple[Tensor, Tensor | None]:
+        """What the actor, or its target, puts out for `frames`, (B, U), and its log probability (B,) where it has one."""
+        with self._actor_target_swap if target else self._actor_swap:
+            given = self.propose(self.actor_target if target else self.actor, frames)
+        return given if isinstance(given, tuple) else (given, None)
+
+    def draw_heads(self) -> Tensor | list[int] | None:
+        """A random subset of the target heads, a list where it is drawn on the host; None for all."""
+        total, wanted, where = self.critic.net.heads, self.config.target_heads, self.generator.device
+        if wanted >= total:
+            return None
+        drawn = torch.rand(total, generator=self.generator, device=where).topk(wanted).indices
+        return drawn.tolist() if where.type == "cpu" else drawn
 
     def critic_step(self, batch: Batch, target: Tensor) -> None:
         """One Adam step of all heads towards what `target` gave."""
@@ -218,7 +248,7 @@ class Learner:
         """One Adam step of the actor up the judge's value. The judge gets no gradient."""
         judge = self.judge
         judge.fit(self, frames)
-        u, log_p = _proposal(self.propose(self.actor, frames))
+        u, log_p = self.proposal(frames)
         x = judge.see(frames, u)
         out = judge.engine.forward(x.detach()).detach().requires_grad_()
         value = reduce_values(judge.critic.head.value(out), self.config.actor_reduce).mean()
@@ -285,7 +315,3 @@ class Learner:
     def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
         names = ("actor_optimizer", "critic_optimizer", "temperature_optimizer")
         return {name: getattr(self, name) for name in names} | self.judge.optimizers()
-
-
-def _proposal(given: Tensor | tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor | None]:
-    return given if isinstance(given, tuple) else (given, None)

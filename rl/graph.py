@@ -1,0 +1,78 @@
+"""A whole update as a CUDA graph: recorded once, then replayed over the same memory with no work left for the host."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from rl.batch import Batch
+from sinew.errors import InputError
+
+WARM_UP = 3
+"""Updates of each kind that run as they are before one is recorded: they make the optimisers' moments and choose kernels."""
+
+
+class GraphedUpdate:
+    """Calls `step(batch, with_actor)`, from its fourth call of either kind on by replaying what the device did.
+
+    `step` must read nothing back from the device, take nothing new from the host but the batch, and draw from `generator`.
+
+    Args:
+        step: the update.
+        generator: of all randomness in it, on the device.
+
+    Raises:
+        InputError: the generator is on the host.
+    """
+
+    def __init__(self, step: Callable[[Batch, bool], None], generator: torch.Generator) -> None:
+        if generator.device.type != "cuda":
+            raise InputError("engine 'graph' needs all noise drawn on the device; this method draws on the host: use 'compile'")
+        self.step, self.generator = step, generator
+        self._done = {False: 0, True: 0}
+        self._batch: Batch | None = None
+        self._graphs: dict[bool, torch.cuda.CUDAGraph] = {}
+        self._stream = torch.cuda.Stream()
+
+    def __call__(self, batch: Batch, with_actor: bool) -> bool:
+        """One update; whether it was a replay.
+
+        Raises:
+            InputError: the batch is of another size than the one recorded.
+        """
+        if self._done[with_actor] < WARM_UP:
+            self._done[with_actor] += 1
+            self._stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(self._stream):
+                self.step(batch, with_actor)
+            torch.cuda.current_stream().wait_stream(self._stream)
+            return False
+        if self._batch is None:
+            self._batch = batch.map(torch.clone)
+        copy_batch(self._batch, batch)
+        recorded = with_actor in self._graphs
+        if not recorded:
+            graph = torch.cuda.CUDAGraph()
+            graph.register_generator_state(self.generator)
+            with torch.cuda.graph(graph, stream=self._stream):
+                self.step(self._batch, with_actor)
+            self._graphs[with_actor] = graph
+        self._graphs[with_actor].replay()
+        return recorded
+
+
+def copy_batch(into: Batch, batch: Batch) -> None:
+    """Overwrite the tensors of a batch by those of another.
+
+    Raises:
+        InputError: shapes differ.
+    """
+    if into.reward.shape != batch.reward.shape:
+        raise InputError(f"engine 'graph' recorded batches of {len(into.reward)} and got one of {len(batch.reward)}; keep batch_size fixed")
+    mine: list[torch.Tensor] = []
+    theirs: list[torch.Tensor] = []
+    into.map(mine.append)
+    batch.map(theirs.append)
+    for a, b in zip(mine, theirs, strict=True):
+        a.copy_(b, non_blocking=True)

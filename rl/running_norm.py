@@ -1,0 +1,59 @@
+"""Features divided by statistics that are gathered while learning, as a part of the actor that is saved with it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class RunningNorm(nn.Module):
+    """Mean and variance of all that was seen, as buffers; `forward` takes the one away and divides by the root of the other."""
+
+    mean: Tensor
+    variance: Tensor
+    count: Tensor
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(size))
+        self.register_buffer("variance", torch.ones(size))
+        self.register_buffer("count", torch.zeros((), dtype=torch.float64))
+
+    @torch.no_grad()
+    def update(self, x: Tensor) -> None:
+        """Take in x (B, size), by the parallel algorithm of Chan et al. 1979."""
+        share = (len(x) / (self.count + len(x))).to(x.dtype)
+        variance, mean = torch.var_mean(x, 0, correction=0)
+        apart = mean - self.mean
+        self.variance.lerp_(variance, share).addcmul_(apart.square(), share * (1 - share))
+        self.mean.add_(apart * share)
+        self.count.add_(len(x))
+
+    def scale(self) -> Tensor:
+        """What is multiplied by; features that hardly vary are not blown up."""
+        return (self.variance + 1e-4).rsqrt()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, size) → (B, size)."""
+        return (x - self.mean) * self.scale()
+
+
+class NormalisedActor(nn.Module):
+    """An actor that begins with a linear layer, behind running statistics."""
+
+    def __init__(self, actor: nn.Module, feature_dim: int) -> None:
+        super().__init__()
+        self.actor = actor
+        self.norm = RunningNorm(feature_dim).to(next(actor.parameters()).device)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Features (N, D) → actions (N, A) in [-1, 1]."""
+        return self.actor(self.norm(features))
+
+    @torch.no_grad()
+    def fold(self) -> nn.Module:
+        """The actor alone with the statistics in its first layer: the same function; this one is used up."""
+        first = next(m for m in self.actor.modules() if isinstance(m, nn.Linear))
+        first.weight.mul_(self.norm.scale())
+        first.bias.sub_(first.weight @ self.norm.mean)
+        return self.actor
