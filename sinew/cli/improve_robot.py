@@ -1,0 +1,307 @@
+"""Improve a policy on one robot, with a person beside it who may take over, label, pause and set the scene up."""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from sinew.cli.scenes import first_scene
+from sinew.errors import InputError
+from sinew.progress import SILENT, Progress
+
+if TYPE_CHECKING:
+    from policies import PolicyModule
+    from rl.interventions import Judged
+    from rl.replay import Ring
+    from rl.supervised import SupervisedRunner
+    from rl.worlds import Method
+    from robot_bridge.attended import AttendedRobot, Help
+    from robot_bridge.clock import Clock
+    from robot_bridge.learning_env import LearningEnv
+    from robot_bridge.scene import Scene
+    from robot_bridge.takeover import Takeover
+    from sim import TaskInterface
+    from sinew.cli.improve import Args
+    from sinew.cli.improve_methods import Chosen
+    from sinew.protocols import Robot
+    from sinew.rundir import RunDir
+
+METHODS = ("residual", "dsrl", "dsrl-grad", "dsrl-sac")
+HELP_FILE = "interventions.jsonl"
+"""Every step that a person chose, in the frame in which it was given and as it was executed."""
+CHECKPOINT_STEPS = 500
+"""Steps of a robot are dear: no more than about this many are ever lost."""
+EXPERT_PATIENCE = 0.6
+"""Share of an episode that the expert leaves the policy alone for."""
+HELPED_LENGTH = 1.5
+"""Episodes with somebody who takes over may last this much longer than the task's: help comes late."""
+
+
+def improve_robot(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
+    """Learn on a robot; what comes of it is a run like any other.
+
+    Raises:
+        InputError: no such run, task, robot or device, or options that do not go together.
+        SafetyStop: the robot holds and nobody lets it go on; the run can be gone on with.
+    """
+    import policies
+    from policies.parallel import own_device
+    from robot_bridge.learning_env import LearningEnv
+    from sinew.cli.assembly import open_source
+    from sinew.cli.eval import interface_of
+    from sinew.cli.improve_methods import METHODS as MAKERS
+    from sinew.cli.resetting import make_reset
+    from sinew.rundir import RunDir
+
+    _check(args)
+    source = open_source(args.run, args.task, args.action)
+    task = args.task or source.task()
+    if task.startswith("gym:"):
+        raise InputError(f"--robot {args.robot}: {task} is a world of Gymnasium and no robot's task")
+    interface, device = interface_of(source.policy, task), own_device(args.device)
+    args = replace(args, num_envs=1)
+    demos = _demos(args, source)
+    chosen = MAKERS[args.method](source.policy, interface, args, demos, device)
+    chosen = replace(chosen, config=replace(chosen.config, checkpoint_every=CHECKPOINT_STEPS))
+    described = {"verb": "improve", "task": task, "base": str(args.run), "demos": str(demos) if demos else None, "robot": args.robot}
+    described |= {"intervene": args.intervene, "reset": args.reset, "reset_policy": str(args.reset_policy) if args.reset_policy else None}
+    with ExitStack() as stack:
+        stopping = stack.enter_context(asked_to_stop(progress))
+        arm, scene = _robot(args, task, interface, progress, stopping)
+        stack.callback(arm.robot.close)
+        stack.callback(arm.close)
+        unattended = args.intervene in (None, "expert")
+        reset = make_reset(args.reset, args.reset_policy, arm, scene, interface, unattended=unattended)
+        longer = None if args.intervene is None else round(HELPED_LENGTH * interface.max_episode_steps)
+        env = LearningEnv(arm, scene, restore=reset, max_steps=longer)
+        method, judged, ring = _method(args, chosen, interface, demos, device)
+        run = RunDir.create(args.out, described | chosen.described, seeds={"improve": args.seed})
+        stack.enter_context(run.held())
+        arm.on_help = _help_writer(run)
+        runner, gate = _runner(args, env, chosen, method, judged, ring, run, interface, device, progress)
+        stack.callback(gate.close)
+        arm.on_label = runner.label
+        result = runner.run_to_end()
+        policies.save(chosen.policy, run)
+        told = {**arm.report(), "reset": vars(reset.counts) if reset is not None else None}
+    best = result.best
+    return {
+        "run": str(args.out),
+        "task": task,
+        "method": args.method,
+        "robot": args.robot,
+        "steps": result.steps,
+        "updates": result.updates,
+        "reason": result.reason,
+        "gate": {"k": best.k, "n": best.n} if best else None,
+        "curve": [[e.step, e.k / e.n, e.n] for e in result.history],
+        "human_steps": _human_steps(run),
+        "report": told,
+    }
+
+
+def _check(args: Args) -> None:
+    if args.method not in METHODS:
+        raise InputError(f"--method {args.method} does not learn on a robot yet: {', '.join(METHODS)} do")
+    if args.reward != "sparse":
+        raise InputError(f"--reward {args.reward}: on a robot the reward is success, as the scene or a person tells it")
+    if not args.scene and args.intervene in (None, "expert"):
+        raise InputError("--no-scene: somebody must say what was a success: give --intervene keyboard, gamepad or spacemouse")
+    if args.robot == "sim" and not args.scene:
+        raise InputError("--no-scene is for --robot dds: the robot in this process always has its scene")
+    if args.gate_episodes < 1:
+        raise InputError(f"--gate-episodes {args.gate_episodes}: at least 1 is needed")
+
+
+def _demos(args: Args, source: Any) -> Path | None:
+    from sinew.cli.improve import _own_demos
+
+    if args.method != "residual":
+        if args.demos is not None:
+            raise InputError(f"--demos {args.demos}: {args.method} learns from what is done here; leave it out, or use --method residual")
+        return None
+    return args.demos or _own_demos(source, args.method)
+
+
+@contextmanager
+def asked_to_stop(progress: Progress) -> Iterator[Callable[[], bool]]:
+    """Ctrl-C, a closed terminal and SIGTERM ask to stop, which the robot and the loop see to; a second Ctrl-C does not wait."""
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked.is_set
+        return
+
+    def ask(number: int, frame: Any) -> None:
+        if asked.is_set() and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        asked.set()
+        progress.note("stopping: the robot comes to rest and the run is saved; Ctrl-C again does not wait for it")
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield asked.is_set
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _robot(
+    args: Args, task: str, interface: TaskInterface, progress: Progress, stopping: Callable[[], bool]
+) -> tuple[AttendedRobot, Scene | None]:
+    """The robot with whoever stands beside it. In this process it runs in real time for a person, else as fast as it can."""
+    import robot_bridge
+    from robot_bridge.attended import AttendedRobot, LearningConfig
+
+    takeover = _takeover(args, task, interface)
+    clock: Clock = robot_bridge.MonotonicClock()
+    robot: Robot
+    if args.robot == "sim":
+        import sim
+
+        if args.intervene in (None, "expert"):
+            clock = robot_bridge.SteppedClock()
+        robot = simulated = robot_bridge.SimRobot(sim.RobotSim(task), interface.robot_spec, cameras=interface.cameras, clock=clock)
+        scene: Scene | None = robot_bridge.SimScene(simulated)
+    else:
+        robot = remote = robot_bridge.DdsRobot(
+            interface.robot_spec, objects=interface.objects, cameras=interface.cameras, domain=args.domain, reach=args.reach
+        )
+        scene = robot_bridge.DdsScene(remote) if args.scene else None
+    attended = args.intervene not in (None, "expert")
+    config = LearningConfig(patience_s=LearningConfig.patience_s if attended else 5.0)
+    try:
+        arm = AttendedRobot(robot, interface, takeover=takeover, config=config, clock=clock, tell=progress.note, stopping=stopping)
+    except BaseException:
+        robot.close()
+        if takeover is not None:
+            takeover.close()
+        raise
+    return arm, scene
+
+
+def _takeover(args: Args, task: str, interface: TaskInterface) -> Takeover | None:
+    if args.intervene is None:
+        return None
+    if args.intervene == "expert":
+        from sinew.cli.stand_in import ExpertTakeover
+
+        return ExpertTakeover(task, interface, patience=round(EXPERT_PATIENCE * interface.max_episode_steps))
+    from robot_bridge.takeover import open_takeover
+
+    return open_takeover(args.intervene, frame=args.frame, arms=len(interface.chains))
+
+
+@dataclass(frozen=True)
+class Gate:
+    """Measures the policy as it is now, and where."""
+
+    measure: Callable[[], Mapping[str, Any]] | None
+    here: bool
+    """Whether it is measured on the robot that learns."""
+    close: Callable[[], None] = lambda: None
+
+
+def _gate(args: Args, env: LearningEnv, policy: PolicyModule, interface: TaskInterface, device: Any) -> Gate:
+    where = args.gate_on or ("sim" if args.robot == "sim" else "robot")
+    if where == "none":
+        return Gate(None, False)
+    first, told = first_scene("gate"), {"device": device, "instruction": interface.task_text}
+    if where == "sim":
+        import sim
+        from policies.evaluate import evaluate
+        from sinew.cli.eval import WORLDS
+        from sinew.cli.improve import GATE_EPISODES
+
+        worlds = sim.MujocoVecEnv(interface, WORLDS)
+
+        def in_worlds() -> Mapping[str, Any]:
+            outcome = evaluate(policy, worlds, range(first, first + GATE_EPISODES), executor_kwargs=told)
+            return {"k": outcome.k, "n": outcome.n}
+
+        return Gate(in_worlds, False, worlds.close)
+
+    def on_robot() -> Mapping[str, Any]:
+        return play_episodes(env, policy, range(first, first + args.gate_episodes), told)
+
+    return Gate(on_robot, True)
+
+
+def play_episodes(env: LearningEnv, policy: PolicyModule, seeds: range, told: Mapping[str, Any]) -> dict[str, int]:
+    """Episodes of a policy on the robot; one that a person had to help in counts as a failure."""
+    import torch
+
+    from policies import ChunkExecutor
+    from rl.replay import HUMAN
+
+    executor, successes = ChunkExecutor(policy, 1, **told), 0
+    for seed in seeds:
+        obs, alone, over = env.reset([seed]), True, False
+        executor.reset(seeds=[seed])
+        while not over and env.control() is None:
+            with torch.no_grad():
+                action = env.action_spec.denormalize(executor.act(obs))
+            obs, _, terminated, truncated, info = env.step(action)
+            helped = bool(info["source"][0] & HUMAN)
+            alone, over = alone and not helped, bool(terminated | truncated)
+            if helped or bool(info["interrupted"]):
+                executor.reset(seeds=[seed])
+            successes += int(over and alone and bool(info["success"]))
+    return {"k": successes, "n": len(seeds)}
+
+
+def _method(args: Args, chosen: Chosen, interface: TaskInterface, demos: Path | None, device: Any) -> tuple[Method, Judged, Ring | None]:
+    """What acts and learns, what its critics judge, and demonstrations as replay."""
+    import policies
+    from policies.executor import CorrectedPlans
+    from policies.steered import Steering
+    from rl.dsrl import DsrlMethod
+    from rl.residual import ResidualMethod
+    from sinew.cli.improve_methods import WORLDS_PLANNED, _remember
+
+    policy: Any = chosen.policy
+    config: Any = chosen.config
+    told = {"device": device, "instruction": interface.task_text}
+    if args.method != "residual":
+        executor = policies.ChunkExecutor(policy, 1, seed=args.seed, **told)
+        steering = Steering(policy, executor, policy.spec.horizon)
+        judged: Literal["actions", "choices"] = "choices" if args.method == "dsrl-sac" else "actions"
+        return DsrlMethod(steering, 1, policy.spec.action_dim, config), judged, None
+    planner = CorrectedPlans(policies.ChunkExecutor(policy.base, WORLDS_PLANNED, seed=args.seed, **told))
+    ring = _remember(demos, policy, args, planner) if demos else None
+    plans = CorrectedPlans(policies.ChunkExecutor(policy.base, 1, seed=args.seed, **told))
+    return ResidualMethod(plans, policy.actor, policy.observe, config), "actions", ring
+
+
+def _runner(
+    args: Args, env: LearningEnv, chosen: Chosen, method: Method, judged: Judged, ring: Ring | None, run: RunDir, interface: TaskInterface,
+    device: Any, progress: Progress,
+) -> tuple[SupervisedRunner, Gate]:  # fmt: skip
+    from rl.supervised import SupervisedRunner
+
+    gate = _gate(args, env, chosen.policy, interface, device)
+    runner = SupervisedRunner(env, method, run, chosen.config, ring, gate.measure, progress, judged=judged, evaluates_here=gate.here)
+    return runner, gate
+
+
+def _help_writer(run: RunDir) -> Callable[[Help], None]:
+    """Appends what a person did to the run's file."""
+
+    def write(help_: Help) -> None:
+        given = help_.given
+        line = {"episode": help_.episode, "step": help_.step, "frame": given.frame, "given": list(given.values)}
+        line |= {"open": given.open, "arm": given.arm, "action": help_.action.tolist()}
+        with open(run / HELP_FILE, "ab") as f:
+            f.write(json.dumps(line).encode() + b"\n")
+
+    return write
+
+
+def _human_steps(run: RunDir) -> int:
+    path = run / HELP_FILE
+    return len(path.read_bytes().splitlines()) if path.exists() else 0
