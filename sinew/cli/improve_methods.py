@@ -75,7 +75,7 @@ def dsrl(base: PolicyModule, interface: TaskInterface, args: Args, demos: Path |
     def prepare() -> Learn:
         told = {"device": device, "instruction": interface.task_text}
         executor = policies.ChunkExecutor(policy, args.num_envs, seed=args.seed, **told)
-        steering = Steering(policy, executor, policy.spec.horizon)
+        steering = Steering(policy, executor, policy.spec.horizon, half="language" in base.spec.capabilities)
         return lambda env, run, gate, progress: train_dsrl(env, steering, run, config, evaluate=gate, progress=progress)
 
     shape = {"bound": args.bound, "knots": args.knots, "act_steps": act_steps, "sampling_steps": args.sampling_steps}

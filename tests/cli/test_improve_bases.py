@@ -1,0 +1,144 @@
+"""What `sinew improve` builds on: methods that decide beside a base, and bases that are no run of ours."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+
+import policies
+import sim
+from sinew.cli import collect, eval, improve, train
+from sinew.errors import InputError, MissingDependency
+from sinew.rundir import RunDir
+from sinew.specs import STATE, PolicySpec
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A dataset of lift and a policy that has hardly learned."""
+    folder = tmp_path_factory.mktemp("improve")
+    collect.collect(collect.Args(task="lift", out=folder / "data", episodes=4))
+    train.train(train.Args(data=(folder / "data",), out=folder / "bc", steps=30, batch_size=32))
+    return folder
+
+
+@pytest.fixture
+def short(monkeypatch):
+    """Learning that is over in seconds, with a gate of a few scenes."""
+    import rl.dsrl
+    import rl.ibrl
+    import rl.policy_decorator
+    import rl.residual
+
+    monkeypatch.setattr(improve, "GATE_EPISODES", 4)
+    named = ((rl.ibrl, "IbrlConfig"), (rl.policy_decorator, "DecoratorConfig"), (rl.residual, "ResidualConfig"), (rl.dsrl, "DsrlConfig"))
+    for module, name in named:
+        kind = getattr(module, name)
+        small = {"random_steps": 40, "critic_only_updates": 10, "updates_per_step": 0.1, "batch_size": 16, "critic_hidden": (16,)}
+
+        def made(kind=kind, small=small, **settings):
+            return kind(**{**settings, **small, "evaluate_every": 60})
+
+        made.steps = kind.steps  # type: ignore[attr-defined]
+        monkeypatch.setattr(module, name, made)
+
+
+@pytest.mark.parametrize(("method", "kind"), [("ibrl", "bootstrapped"), ("decorator", "decorated")])
+def test_what_was_learned_beside_a_base_is_saved_evaluated_and_compared(folder, short, method, kind):
+    args = improve.Args(run=folder / "bc", out=folder / method, method=method, steps=120)
+    made = improve.improve(args)
+    assert made["steps"] == 120 and made["updates"] > 0 and made["gate"]["n"] == 4
+    assert json.loads((folder / method / "policy.json").read_text())["type"] == kind
+    policy = policies.load(folder / method)
+    assert "correct" in policy.spec.capabilities
+    config = json.loads((folder / method / "config.json").read_text())
+    assert config["task"] == "lift" and method in config
+    assert config["demos"] == (str(folder / "data") if method == "ibrl" else None)  # the decorator's own method has none
+    assert eval.evaluate(eval.Args(run=folder / method, episodes=2))["n"] == 2
+    assert improve.improve(args) == made  # finished: nothing is learned again
+
+
+def test_options_that_do_not_go_together_leave_the_folder_free(folder):
+    out = folder / "never"
+    with pytest.raises(InputError, match="does not say which task it is for; name it with --task"):
+        improve.improve(improve.Args(run="hf:somewhere/policy", out=out))
+    with pytest.raises(MissingDependency, match="no package 'nowhere' is installed"):
+        improve.improve(improve.Args(run=folder / "bc", out=out, task="gym:nowhere/Thing-v0"))
+    assert not out.exists()
+
+
+def test_a_policy_that_could_not_be_saved_is_refused_before_anything_is_learned(folder):
+    class Foreign(policies.PolicyModule):
+        """Of no registered type."""
+
+    base = policies.load(folder / "bc")
+    stranger = Foreign(base.spec, base.config)
+    with pytest.raises(InputError, match="Foreign is not a registered policy"):
+        improve._check_kept(stranger)
+
+
+# ---------------------------------------------------------------- worlds of Gymnasium
+
+
+class Dense(gymnasium.Env):
+    """A point to be brought to the origin, with a reward that is never zero."""
+
+    observation_space = gymnasium.spaces.Box(-2, 2, (2,), np.float32)
+    action_space = gymnasium.spaces.Box(-0.3, 0.3, (2,), np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.place = self.np_random.uniform(-1, 1, 2).astype(np.float32)
+        return self.place.copy(), {}
+
+    def step(self, action):
+        self.place = (self.place + np.asarray(action, np.float32)).clip(-2, 2)
+        distance = float(np.linalg.norm(self.place))
+        return self.place.copy(), -distance, distance < 0.3, False, {"success": distance < 0.3}
+
+
+TASK = "gym:SinewDense-v0"
+
+
+@pytest.fixture
+def dense(tmp_path) -> Path:
+    """The run of an untrained policy for it."""
+    if "SinewDense-v0" not in gymnasium.registry:
+        gymnasium.register("SinewDense-v0", Dense, max_episode_steps=12)
+    task = sim.GymnasiumTask(TASK)
+    spec = PolicySpec(observation=task.observation_spec, action=task.action_spec, horizon=4)
+    stats = {STATE: {"mean": np.zeros(2), "std": np.ones(2)}}
+    policies.save(policies.make("flow", spec, stats, {"hidden": [32]}), RunDir.create(tmp_path / "bc", {"task": TASK}))
+    return tmp_path / "bc"
+
+
+def test_the_reward_of_a_gymnasium_world_is_its_success_not_its_own(dense):
+    args: Any = improve.Args(run=dense, out=dense / "never", num_envs=3)
+    env = improve._practice(sim.GymnasiumTask(TASK), args, 0.99)
+    env.reset([1, 2, 3])
+    rewards, success = [], []
+    for _ in range(30):
+        _, reward, terminated, _, info = env.step(0.6 * torch.rand(3, 2) - 0.3)
+        rewards.append(reward)
+        success.append(info["success"])
+        assert torch.equal(terminated, info["success"])
+    assert torch.equal(torch.stack(rewards), torch.stack(success).float()) and bool(torch.stack(success).any())
+    with pytest.raises(
+        InputError, match="--reward shaped draws the tool to an object that is known for our tasks, not for gym:SinewDense-v0"
+    ):
+        improve.improve(improve.Args(run=dense, out=dense.parent / "out", reward="shaped"))
+    assert not (dense.parent / "out").exists()
+
+
+@pytest.mark.parametrize("method", ["residual", "ibrl", "dsrl"])
+def test_a_gymnasium_world_is_learned_in_and_evaluated(dense, short, method):
+    out = dense.parent / method
+    made = improve.improve(improve.Args(run=dense, out=out, method=method, steps=120))
+    assert made["task"] == TASK and made["updates"] > 0 and made["gate"]["n"] == 4
+    assert eval.evaluate(eval.Args(run=out, episodes=3))["n"] == 3
