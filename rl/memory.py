@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -157,9 +158,8 @@ class Memory:
 
     def forget_files(self) -> None:
         """Delete mapped files; nothing is learned any more."""
-        for ring in self.rings:
-            if ring.store is not None:
-                ring.store.remove()
+        for folder in {ring.store.folder.parent for ring in self.rings if ring.store is not None}:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def make_memory(layout: FrameSpec, source: Source, config: LoopConfig, device: torch.device, files: Files) -> Memory:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import threading
 import time
 from collections import deque
@@ -15,7 +16,6 @@ from torch import Tensor
 from rl.loop_config import LoopConfig, LoopResult
 from rl.parcels import Record, unpack_tensors
 from rl.worlds import Method, Step, Worlds
-from sinew.progress import SILENT, Progress
 from sinew.protocols import VecEnv
 
 BUFFER_BYTES = 256 * 2**20
@@ -29,12 +29,11 @@ class Outbox:
     checkpoint, it says what it has, and everything after that is sent again.
 
     Args:
-        life: a name for this stream of numbers that no other has.
         room: bytes. What the learner has received is dropped first; where it has not, acting waits.
     """
 
-    def __init__(self, life: str, room: int = BUFFER_BYTES) -> None:
-        self.life, self.room = life, room
+    def __init__(self, room: int = BUFFER_BYTES) -> None:
+        self.life, self.room = secrets.token_hex(4), room
         self.base: tuple[int, Mapping[str, Tensor]] = (0, {})
         """Number of the last step that was dropped, and the frames after it."""
         self.like: Mapping[str, Tensor] | None = None
@@ -150,11 +149,10 @@ class Outpost:
         env: the worlds.
         outbox: what was done goes there, and weights come from there.
         place: number of this place, from 0.
-        progress: told when it waits.
     """
 
-    def __init__(self, env: VecEnv, outbox: Outbox, place: int, progress: Progress = SILENT) -> None:
-        self.env, self.outbox, self.place, self.progress = env, outbox, place, progress
+    def __init__(self, env: VecEnv, outbox: Outbox, place: int) -> None:
+        self.env, self.outbox, self.place, self._paused = env, outbox, place, False
         self.num_envs, self.action_spec = env.num_envs, env.action_spec
         self.max_episode_steps, self.observation_spec = env.max_episode_steps, env.observation_spec
 
@@ -195,8 +193,6 @@ class Outpost:
             asked = worlds.control() if worlds.control is not None else "resume"
         self._paused = False
         return asked != "stop"
-
-    _paused = False
 
 
 def _kept(frames: Mapping[str, Tensor], keys: Sequence[str]) -> dict[str, Tensor]:

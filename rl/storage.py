@@ -56,7 +56,7 @@ class MappedFolder:
             there, here = found["owner"].get(key), self.owner.get(key)
             if there != here:
                 raise DataError(
-                    f"the replay in {self.folder} is of another run: {key} is {there!r} there, {here!r} here; choose another --out"
+                    f"the replay in {self.folder} is of another task or run: {key} is {there!r} there, {here!r} here; choose another --out"
                 )
         if found.get("identity") != opened:
             raise DataError(f"the replay in {self.folder} is not the one that the checkpoint belongs to; restore it or delete the run")
@@ -97,7 +97,3 @@ class MappedFolder:
                 mapped.flush()
         except OSError as e:
             raise InputError(f"cannot write the replay in {self.folder}: {e.strerror}; the last checkpoint is kept") from None
-
-    def remove(self) -> None:
-        """Delete the files; tensors made before keep working until they are let go."""
-        shutil.rmtree(self.folder, ignore_errors=True)

@@ -35,8 +35,6 @@ class Endpoint:
 
     def write(self, path: Path) -> None:
         """Keep it in a file that only this user reads; a learner that is started again listens there again."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch(mode=0o600)
         old = os.umask(0o177)
         try:
             atomic_write(path, f'{{"host": "{self.host}", "port": {self.port}, "token": "{self.token}"}}\n')

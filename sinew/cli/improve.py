@@ -65,6 +65,11 @@ class Args:
     """Steps in which the policy makes a chunk of the noise that dsrl chose."""
     num_envs: int = 4
     """Worlds stepped side by side."""
+    actors: int = 0
+    """Processes that act while this one learns, each with --num-envs worlds; 0 for one process that does both in turns, and
+    computes the same again with the same --seed."""
+    address: str | None = None
+    """Where Ray is, to have the actors on its machines: ray://host:port, or local for a Ray of this machine's own."""
     target: float = 0.99
     """Stop early when the gate's success rate reaches this twice."""
     stages: tuple[Literal["offline", "online"], ...] = ("offline", "online")
@@ -72,7 +77,9 @@ class Args:
     updates: int | None = None
     """Updates on recorded episodes: 20 000 for iql, td3-bc, fql and qc, 4 000 in each round for recap if left out."""
     rounds: int = 2
-    """Rounds of recap."""
+    """Rounds of recap; a finished run goes on where more are asked for."""
+    rollouts: int = 100
+    """Episodes that recap rolls out in each round."""
     guidance: float = 1.0
     """recap: how far actions are drawn towards better ones; above 1 more than taught, for twice the cost."""
     robot: Literal["sim", "dds"] | None = None
@@ -130,6 +137,7 @@ def improve(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
     import policies
     from policies.evaluate import evaluate
     from policies.parallel import own_device
+    from sinew.cli import improve_actors
     from sinew.cli.assembly import open_source
     from sinew.cli.eval import WORLDS
     from sinew.cli.improve_methods import METHODS
@@ -161,6 +169,7 @@ def improve(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
         "demos": str(demos) if demos else None,
         "reward": args.reward,
         "num_envs": args.num_envs,
+        **improve_actors.described(args),
         **method.described,
     }
     try:
@@ -168,8 +177,8 @@ def improve(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
         learn = method.prepare()
         # The folder comes into being when nothing can be wrong with the arguments any more, so that --out stays free.
         run = RunDir.create(args.out, described, seeds={"improve": args.seed}, inputs={"base": _base_hash(source)})
-        with run.held():
-            result = learn(env, run, gate, progress)
+        with run.held(), improve_actors.worlds(args, env, run) as worlds:
+            result = learn(worlds, run, gate, progress)  # type: ignore[arg-type]  # a source stands for its worlds
             policies.save(method.policy, run)
     finally:
         env.close()

@@ -1,0 +1,151 @@
+"""`sinew improve --actors N`: worlds in processes of their own, and what such a process runs."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sinew.errors import InputError
+from sinew.progress import Progress
+
+if TYPE_CHECKING:
+    from rl.outpost import Outpost
+    from rl.source import Source
+    from sinew.cli.improve import Args
+    from sinew.cli.improve_methods import Learn
+    from sinew.protocols import VecEnv
+    from sinew.rundir import RunDir
+
+METHODS = ("residual", "decorator", "ibrl", "dsrl", "dsrl-grad", "dsrl-sac", "rlpd", "sac")
+"""Methods whose acting and learning may be apart."""
+
+
+def described(args: Args) -> dict[str, Any]:
+    """What a run's config says of its actors; nothing where there are none.
+
+    Raises:
+        InputError: the method acts and learns in turns, or there is an address and nobody to find there.
+    """
+    if args.actors < 0 or (args.address is not None and not args.actors):
+        raise InputError(f"--actors {args.actors}: give the number of processes that act, 1 or more, and 0 for none beside this one")
+    if args.actors and args.method not in METHODS:
+        raise InputError(
+            f"--actors {args.actors}: --method {args.method} acts and learns in turns; {', '.join(METHODS)} may do both at once"
+        )
+    return {"actors": args.actors} if args.actors else {}
+
+
+@contextmanager
+def worlds(args: Args, env: VecEnv, run: RunDir) -> Iterator[VecEnv | Source]:
+    """What a method is given to learn in: the worlds here, or those of actors, which end with the context.
+
+    Args:
+        args: of the command line.
+        env: worlds in this process; where there are actors they say only what the others are like.
+        run: the run, which keeps what the actors have to say.
+    """
+    if not args.actors:
+        yield env
+        return
+    source = _source(args, env, run)
+    try:
+        yield source
+    finally:
+        source.close()
+
+
+def _source(args: Args, env: VecEnv, run: RunDir) -> Source:
+    from rl.crew import Crew, CrewConfig
+
+    config, told = CrewConfig(actors=args.actors), tell(args)
+    if args.address is not None:
+        from rl.on_ray import RayCrew
+
+        return RayCrew(run, config, env.num_envs, env.action_spec, args.address, f"{__name__}:act", {"args": told})
+
+    def launch(place: int, endpoint: Path, log: Path) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", __name__, str(endpoint), str(place), json.dumps(told)]
+        with open(log, "ab") as file:  # in a session of its own: Ctrl-C is for the learner, which tells its actors to end
+            return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True)
+
+    return Crew(run, config, env.num_envs, env.action_spec, launch)
+
+
+def tell(args: Args) -> dict[str, Any]:
+    """Arguments as JSON, for an actor to read."""
+    from sinew.config import to_json
+
+    return to_json(args) | {"run": str(args.run), "out": str(args.out), "demos": None, "actors": 0, "address": None}
+
+
+def act(place: int, told: Mapping[str, Any], outpost: Any) -> Any:
+    """Make worlds and method of `{"args": tell(…)}` and act for the learner behind an outpost.
+
+    Args:
+        place: number of this actor.
+        told: arguments.
+        outpost: (worlds) → the outpost.
+    """
+    env, learn = build(told["args"])
+    try:
+        return learn(outpost(env), None, None, Progress())  # type: ignore[arg-type]  # an outpost needs neither run nor gate
+    finally:
+        env.close()
+
+
+def build(told: Mapping[str, Any]) -> tuple[VecEnv, Learn]:
+    """Worlds and method as the learner has them, without demonstrations, which only it needs."""
+    import torch
+
+    from policies.parallel import own_device
+    from sinew.cli.assembly import open_source
+    from sinew.cli.improve import Args, _interface, _practice
+    from sinew.cli.improve_methods import METHODS as MAKERS
+
+    torch.set_num_threads(1)
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in told.items()}
+    args = Args(**values | {"out": Path(told["out"])})
+    source = open_source(args.run, args.task, args.action)
+    interface = _interface(source.policy, args.task or source.task())
+    method = MAKERS[args.method](source.policy, interface, args, None, own_device(args.device))
+    return _practice(interface, args, method.config.gamma), method.prepare()
+
+
+class Told(Progress):
+    """Says what happens on standard error, which is the actor's log."""
+
+    def note(self, text: str) -> None:
+        """One line."""
+        print(text, file=sys.stderr, flush=True)
+
+
+def main(argv: list[str]) -> int:
+    """Act for the learner that started this process: endpoint's file, place, arguments."""
+    from rl.link import Link
+    from rl.outpost import Outbox, Outpost
+    from sinew.errors import SinewError
+
+    endpoint, place, told = Path(argv[0]), int(argv[1]), json.loads(argv[2])
+    progress = Told()
+    outbox = Outbox()
+    link = Link(outbox, endpoint, place, progress)
+
+    def outpost(env: VecEnv) -> Outpost:
+        return Outpost(env, outbox, place)
+
+    try:
+        with link:
+            act(place, {"args": told}, outpost)
+    except SinewError as e:
+        progress.note(f"actor {place}: {e}")
+        return e.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
