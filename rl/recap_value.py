@@ -30,12 +30,12 @@ class ValueConfig:
     """Widths of the networks."""
     folds: int = 4
     """Networks; each judges the episodes that it did not learn from. 1 learns from what it judges."""
-    updates: int = 1_500
+    updates: int = 1_000
     """Adam steps."""
     batch_size: int = 256
     """Frames per step."""
     learning_rate: float = 3e-4
-    """Adam step size."""
+    """Adam step size at the start; falls to zero along a line."""
     weight_decay: float = 1e-2
     """Decoupled decay of the weights."""
     failure_steps: int | None = None
@@ -145,7 +145,8 @@ def fit_value(experience: Experience, config: ValueConfig, seed: int = 0, progre
     engine = make_engine(made.net)
     optimizer = torch.optim.AdamW(made.net.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     progress.start("value", config.updates)
-    for _ in range(config.updates):
+    for update in range(config.updates):
+        optimizer.param_groups[0]["lr"] = config.learning_rate * (1 - update / config.updates)
         rows = torch.randint(len(target), (config.batch_size,), generator=generator)
         learns = (fold[rows][None] != torch.arange(config.folds)[:, None]) if config.folds > 1 else torch.ones(1, len(rows))
         with torch.no_grad():

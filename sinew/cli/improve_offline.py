@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sinew.cli.improve_methods import Chosen, Learn, _remember, _shared
+from sinew.cli.improve_methods import Chosen, Learn, _shared
 from sinew.cli.scenes import first_scene
 from sinew.errors import InputError
 from sinew.progress import Progress
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from rl.gate import Evaluation
     from rl.offline import OfflineMethod
     from rl.recap_value import Experience
+    from rl.replay import Ring
     from sim import GymnasiumTask, TaskInterface
     from sinew.cli.improve import Args
     from sinew.rundir import RunDir
@@ -54,9 +55,10 @@ def from_data(base: PolicyModule, interface: Interface, args: Args, demos: Path 
     method = make(args.num_envs)
 
     def prepare() -> Learn:
+        from demos import Dataset
         from rl.offline import train_offline
 
-        ring = _remember(demos, policy, args)  # type: ignore[arg-type]
+        ring = remembered(Dataset(demos), policy, str(args.run))
         before = _measure(base, interface, device)
 
         def learn(env: Any, run: RunDir, gate: Any, progress: Progress) -> Any:
@@ -104,6 +106,29 @@ def offline_method(
     return flow, lambda worlds: FlowQMethod(flow.actor(), flow.observe, width, chosen, num_envs=worlds, stride=stride)
 
 
+def remembered(data: Dataset, policy: Any, name: str = "the policy") -> Ring:
+    """Recorded episodes as replay: what the policy sees, and what was done.
+
+    Raises:
+        SpecError: data and policy do not fit.
+    """
+    import torch
+
+    from rl.episodes import add_episode
+    from rl.replay import Ring
+    from sinew.specs import check_action_join, check_observation_join
+
+    check_observation_join(str(data.root), data.observation_spec, name, policy.spec.observation)
+    check_action_join(str(data.root), data.action_spec, name, policy.spec.action)
+    features = features_of(policy, data, policy.device)
+    action = policy.spec.action.normalize(torch.from_numpy(np.array(data.column("action")))).float()
+    ring = Ring(max(2, len(data)), 1, {"features": (tuple(features.shape[1:]), torch.float32)}, policy.spec.action_dim)
+    for info in (data.episode(i) for i in range(data.num_episodes)):
+        span = slice(info.start, info.start + info.length)
+        add_episode(ring, features[span], action[span], success=bool(info.success))
+    return ring
+
+
 def _measure(policy: PolicyModule, interface: Interface, device: torch.device) -> Evaluation:
     """A policy on the gate's scenes."""
     from policies.evaluate import evaluate
@@ -130,7 +155,7 @@ def recap(base: PolicyModule, interface: Interface, args: Args, demos: Path | No
     from rl.recap import RecapConfig, improve_by_experience
 
     policy = AdvantageConditioned(base, guidance=args.guidance).to(device)
-    config = RecapConfig(rounds=args.rounds, seed=args.seed, stop_success=args.target)
+    config = RecapConfig(rounds=args.rounds, episodes=args.rollouts, seed=args.seed, stop_success=args.target)
     training = policies.TrainConfig(steps=args.updates or 4_000, seed=args.seed)
     described = {k: v for k, v in _plain(config).items() if k != "rounds"}  # more rounds may follow
 
