@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from sinew.bench import Row
 
-NAMES = ("demo", "sim", "data", "policies", "learning", "rl", "rewards", "loop", "faults", "calibration")
+NAMES = ("demo", "sim", "data", "policies", "learning", "rl", "actors", "offline", "rewards", "loop", "faults", "calibration")
 COLUMNS = ("name", "unit", "ours", "peer", "peer_value", "ratio", "target", "holds")
 
 
@@ -29,17 +29,17 @@ class Args:
     """Measure: our figure beside the peer's, taken in the same run."""
 
     name: Annotated[str | None, tyro.conf.Positional] = None
-    """demo, sim, data, policies, learning, rl, rewards, loop, faults or calibration; with --write it may be left out."""
+    """demo, sim, data, policies, learning, rl, actors, offline, rewards, loop, faults or calibration; with --write it may be left out."""
     quick: bool = False
     """End within a minute; figures are rougher."""
     policies: tuple[str, ...] = ()
-    """learning: only these kinds of policy."""
+    """learning: only these kinds of policy; offline: only these methods."""
     tasks: tuple[str, ...] = ()
-    """learning: only these tasks."""
+    """learning and offline: only these tasks; for offline also one kind of data of a task, as lift:mixed."""
     seeds: tuple[int, ...] = ()
-    """learning: only these seeds."""
+    """learning and offline: only these seeds."""
     out: Path | None = None
-    """learning: folder where finished parts are kept, so that they are not made again."""
+    """learning and offline: folder where finished parts are kept, so that they are not made again."""
     write: Path | None = None
     """Markdown page to bring up to date, for example docs/benchmarks.md; the figures are kept in a folder beside it."""
     json: bool = False
