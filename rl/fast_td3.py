@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rl.batch import Batch, FrameSpec
 from rl.heads import HeadName
@@ -64,7 +64,8 @@ class FastTd3Method:
     stride = 1
 
     def __init__(self, actor: NormalisedActor, observe: Callable[[Obs], Tensor], num_envs: int, config: FastTd3Config) -> None:
-        self.actor, self.observe, self.config = actor, observe, config
+        self.actor: nn.Module = actor
+        self.norm, self.observe, self.config = actor.norm, observe, config
         self.noise = torch.zeros(num_envs, 1)
         """Standard deviation of each world's exploration."""
 
@@ -93,12 +94,12 @@ class FastTd3Method:
 
     def prepare(self, batch: Batch) -> Batch:
         """As it is; the statistics take it in."""
-        self.actor.norm.update(batch.frames["features"])
+        self.norm.update(batch.frames["features"])
         return batch
 
     def make_learner(self, frames: Frames) -> Learner:
         """Twin critics that see what the actor sees."""
-        features, norm = frames["features"], self.actor.norm
+        features, norm = frames["features"], self.norm
         generator = torch.Generator(features.device).manual_seed(self.config.seed)
         width = features.shape[1] + self.actor(features).shape[1]
         return Learner(

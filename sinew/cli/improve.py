@@ -38,11 +38,13 @@ class Args:
     task: str | None = None
     """Task; the one the run was trained on if left out."""
     method: Literal[
-        "residual", "decorator", "ibrl", "dsrl", "dsrl-grad", "dsrl-sac", "rlpd", "sac", "ppo-denoise", "iql", "td3-bc", "fql", "qc", "recap"
-    ] = "residual"
+        "residual", "decorator", "ibrl", "dsrl", "dsrl-grad", "dsrl-sac", "rlpd", "sac", "fasttd3", "ppo-denoise",
+        "iql", "td3-bc", "fql", "qc", "recap",
+    ] = "residual"  # fmt: skip
     """residual corrects every action, and decorator by soft actor-critic; ibrl learns actions of its own and executes those or the
     policy's, as its critics say; dsrl chooses the noise behind every chunk, judged by the actions that come of it, dsrl-grad
-    the same with gradients through the policy, where it has them, and dsrl-sac judged as noise; rlpd starts from nothing but demonstrations and sac from nothing, for comparison; ppo-denoise changes
+    the same with gradients through the policy, where it has them, and dsrl-sac judged as noise; rlpd starts from nothing but
+    demonstrations and sac from nothing, for comparison, and fasttd3 from nothing in many worlds at once; ppo-denoise changes
     the policy's own weights, by policy gradients through its denoising. iql, td3-bc, fql (flow Q-learning) and qc (the same on
     chunks) learn a policy of their own from recorded episodes, without a step in the world unless --steps is given; recap teaches
     the policy itself which recorded steps went well, in rounds of rollouts."""
@@ -55,6 +57,10 @@ class Args:
     """sparse success, or with a potential that draws the tool to the task's object."""
     scale: float = 0.5
     """Largest correction of residual and decorator, in normalised action units."""
+    base_noise: Literal["sample", "zero"] = "sample"
+    """Noise from which residual and decorator let the policy plan: drawn, as alone, or zero, which leaves nothing to chance."""
+    relative: bool = True
+    """Whether actors and critics also see how the positions named in the observation lie to each other, as fine as millimetres."""
     bound: float = 1.5
     """Largest element of the noise that dsrl chooses."""
     knots: int = 0
@@ -70,6 +76,12 @@ class Args:
     computes the same again with the same --seed."""
     address: str | None = None
     """Where Ray is, to have the actors on its machines: ray://host:port, or local for a Ray of this machine's own."""
+    critic_head: Literal["scalar", "c51", "hl-gauss", "gaussian"] | None = None
+    """What critics put out: a number, a distribution over bins (two ways), or mean and spread; c51 for fasttd3 and scalar for the
+    others if left out."""
+    engine: Literal["auto", "loop", "loop_bf16", "autograd", "compile", "graph"] = "auto"
+    """How updates are computed: loop on a CPU (loop_bf16 for less exact products), autograd or compile anywhere, graph on a GPU;
+    auto is loop on a CPU and autograd on a GPU."""
     target: float = 0.99
     """Stop early when the gate's success rate reaches this twice."""
     stages: tuple[Literal["offline", "online"], ...] = ("offline", "online")
@@ -146,6 +158,8 @@ def improve(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
     remembers = args.method in ("residual", "decorator", "ibrl", "rlpd", "ppo-denoise", *RECORDED)
     if args.demos and not remembers:
         raise InputError(f"--demos {args.demos}: {args.method} learns from what it does itself; leave it out, or use --method residual")
+    if (args.critic_head or args.engine != "auto") and args.method in (*RECORDED, "ppo-denoise"):
+        raise InputError(f"--critic-head and --engine are for methods that learn by doing; leave them out for {args.method}")
     source = open_source(args.run, args.task, args.action)
     base, task = source.policy, args.task or source.task()
     interface = _interface(base, task)

@@ -41,6 +41,22 @@ class Chosen:
     """Does what takes time before the run's folder is made."""
 
 
+def seen_finely(base: PolicyModule, args: Args) -> PolicyModule:
+    """The base with relative positions among its features, where its observation names any."""
+    from policies.relative import Relative, named_points
+
+    if not args.relative or len(named_points(base.spec.observation)) < 2 or "observe" not in base.spec.capabilities:
+        return base
+    return Relative(base)
+
+
+def planning(base: PolicyModule, args: Args) -> PolicyModule:
+    """The base as it plans for a correction."""
+    from policies.zero_noise import ZeroNoise
+
+    return base if args.base_noise == "sample" else ZeroNoise(base)
+
+
 def residual(base: PolicyModule, interface: TaskInterface, args: Args, demos: Path | None, device: torch.device) -> Chosen:
     """A correction of every action."""
     import torch
@@ -50,11 +66,11 @@ def residual(base: PolicyModule, interface: TaskInterface, args: Args, demos: Pa
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(args.seed)
-        policy = policies.Residual(base, scale=args.scale).to(device)
+        policy = policies.Residual(seen_finely(planning(base, args), args), scale=args.scale).to(device)
     config = ResidualConfig(steps=args.steps or 40_000, learner=_learner(ResidualConfig, args), **_shared(args))
 
     prepare = _at_every_tick(policy, policy.actor, train_residual, config, interface, args, demos, device)
-    return Chosen(policy, config, {"scale": args.scale, "residual": config}, prepare)
+    return Chosen(policy, config, {"scale": args.scale, "base_noise": args.base_noise, "relative": args.relative, "residual": config}, prepare)
 
 
 def dsrl(base: PolicyModule, interface: TaskInterface, args: Args, demos: Path | None, device: torch.device) -> Chosen:
@@ -68,7 +84,7 @@ def dsrl(base: PolicyModule, interface: TaskInterface, args: Args, demos: Path |
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(args.seed)
         act_steps = args.act_steps or max(1, base.spec.horizon // 2)
-        policy = policies.LatentSteered(base, args.bound, args.knots, steps=args.sampling_steps, act_steps=act_steps).to(device)
+        policy = policies.LatentSteered(seen_finely(base, args), args.bound, args.knots, steps=args.sampling_steps, act_steps=act_steps).to(device)
     variant: Any = {"dsrl-grad": "grad", "dsrl-sac": "sac"}.get(args.method, "na")
     config = DsrlConfig(steps=args.steps or DsrlConfig.steps, variant=variant, learner=_learner(DsrlConfig, args), **_shared(args))
 
@@ -78,7 +94,7 @@ def dsrl(base: PolicyModule, interface: TaskInterface, args: Args, demos: Path |
         steering = Steering(policy, executor, policy.spec.horizon, half="language" in base.spec.capabilities)
         return lambda env, run, gate, progress: train_dsrl(env, steering, run, config, evaluate=gate, progress=progress)
 
-    shape = {"bound": args.bound, "knots": args.knots, "act_steps": act_steps, "sampling_steps": args.sampling_steps}
+    shape = {"bound": args.bound, "knots": args.knots, "act_steps": act_steps, "sampling_steps": args.sampling_steps, "relative": args.relative}
     return Chosen(policy, config, {**shape, "dsrl": config}, prepare)
 
 
@@ -113,9 +129,35 @@ def ibrl(base: PolicyModule, interface: TaskInterface, args: Args, demos: Path |
     config = IbrlConfig(steps=args.steps or IbrlConfig.steps, learner=_learner(IbrlConfig, args), **_shared(args))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(args.seed)
-        policy = Bootstrapped(base, critic_hidden=config.critic_hidden, critic_heads=config.critic_heads).to(device)
+        policy = Bootstrapped(seen_finely(base, args), critic_hidden=config.critic_hidden, critic_heads=config.critic_heads).to(device)
     prepare = _at_every_tick(policy, policy.chooser, train_ibrl, config, interface, args, demos, device)
     return Chosen(policy, config, {"ibrl": config}, prepare)
+
+
+def fast_td3(base: PolicyModule, interface: TaskInterface, args: Args, demos: Path | None, device: torch.device) -> Chosen:
+    """From nothing, in many worlds: an action from what the base sees."""
+    import torch
+
+    import policies
+    from rl.fast_td3 import FastTd3Config, train_fast_td3
+    from rl.running_norm import NormalisedActor
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(args.seed)
+        policy = policies.Direct.seeing_as(base).to(device)
+    own: dict[str, Any] = {**_shared(args), "evaluate_every": 20_000, "checkpoint_every": 20_000, "updates_per_step": 2 / args.num_envs}
+    if device.type != "cpu":
+        own |= {"batch_size": 32_768, "critic_hidden": (1024, 512, 256)}
+    config = FastTd3Config(steps=args.steps or FastTd3Config.steps, learner=_learner(FastTd3Config, args), **own)
+
+    def learn(env: VecEnv, run: RunDir, gate: Callable[[], Mapping[str, Any]], progress: Progress) -> LoopResult:
+        actor: Any = NormalisedActor(policy.actor, policy.observation_dim)
+        policy.actor = actor  # the gate measures it behind its statistics
+        result = train_fast_td3(env, actor, policy.observe, run, config, evaluate=gate, progress=progress)
+        policy.actor = actor.fold()
+        return result
+
+    return Chosen(policy, config, {"fasttd3": config}, lambda: learn)
 
 
 def decorator(base: PolicyModule, interface: TaskInterface, args: Args, demos: Path | None, device: torch.device) -> Chosen:
@@ -128,7 +170,7 @@ def decorator(base: PolicyModule, interface: TaskInterface, args: Args, demos: P
     config = DecoratorConfig(steps=args.steps or DecoratorConfig.steps, learner=_learner(DecoratorConfig, args), **_shared(args))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(args.seed)
-        policy = Decorated(base, scale=args.scale).to(device)
+        policy = Decorated(seen_finely(planning(base, args), args), scale=args.scale).to(device)
     prepare = _at_every_tick(policy, policy.actor, train_decorator, config, interface, args, demos, device)
     return Chosen(policy, config, {"scale": args.scale, "decorator": config}, prepare)
 
@@ -156,6 +198,7 @@ METHODS: dict[str, Callable[..., Chosen]] = {
     "dsrl-sac": dsrl,
     "rlpd": scratch,
     "sac": scratch,
+    "fasttd3": fast_td3,
     "ppo-denoise": ppo_denoise,
     "iql": recorded,
     "td3-bc": recorded,
@@ -167,14 +210,17 @@ METHODS: dict[str, Callable[..., Chosen]] = {
 
 
 def _shared(args: Args) -> dict[str, Any]:
-    return {"seed": args.seed, "stop_success": args.target, "evaluate_every": 2_500}
+    head: dict[str, Any] = {} if args.critic_head is None else {"critic_head": args.critic_head}
+    if args.reward == "shaped":  # the potential lies in [-0.5, 0], so that shaped returns leave [0, 1] by half
+        head |= {"critic_low": -0.5, "critic_high": 1.5}
+    return {"seed": args.seed, "stop_success": args.target, "evaluate_every": 2_500, **head}
 
 
 def _learner(config: type[LoopConfig], args: Args) -> Any:
     """Settings of the updates: sparse returns lie in [0, 1] and are clipped to it; shaped ones do not."""
     from dataclasses import replace
 
-    usual = config().learner
+    usual = replace(config().learner, engine=args.engine)
     return usual if args.reward == "sparse" else replace(usual, target_low=None, target_high=None)
 
 
