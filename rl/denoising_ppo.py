@@ -30,7 +30,7 @@ Metrics = dict[str, float]
 class PpoConfig:
     """Settings of the updates."""
 
-    learning_rate: float = 1e-4
+    learning_rate: float = 2e-5
     """Adam step size of the policy."""
     value_learning_rate: float = 1e-3
     """Adam step size of the value function."""
@@ -40,7 +40,7 @@ class PpoConfig:
     """Decisions in an update; all steps of their chains are in it."""
     decay: float = 0.95
     """Lambda of the generalised advantage."""
-    target_divergence: float = 0.02
+    target_divergence: float = 0.05
     """A round ends when the mean divergence of a step of the chain from the policy that walked it reaches this."""
     gradient_norm: float = 1.0
     """Gradients are shortened to this norm."""
@@ -103,8 +103,8 @@ class ChainLearner:
         self.parameters = [p for p in actor.policy.parameters() if p.requires_grad]
         device = self.parameters[0].device
         self.value = Critic(actor.feature_dim, config.value_hidden, 1, generator=generator).to(device)
-        self.optimizer = torch.optim.Adam(self.parameters, lr=config.learning_rate)
-        self.value_optimizer = torch.optim.Adam(self.value.parameters(), lr=config.value_learning_rate)
+        self.optimizer = torch.optim.Adam(self.parameters, lr=config.learning_rate, fused=True)
+        self.value_optimizer = torch.optim.Adam(self.value.parameters(), lr=config.value_learning_rate, fused=True)
         self.updates = 0
 
     def learn(self, table: Decisions, generator: torch.Generator, *, train_policy: bool = True) -> Metrics:

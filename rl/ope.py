@@ -35,14 +35,12 @@ from rl.decisions import ChainActor, Decisions
 from rl.surrogate import generalised_advantage
 from sinew.errors import InputError
 
-LOG_WEIGHT_LIMIT = 10.0
-
 
 @dataclass(frozen=True, kw_only=True)
 class CriticConfig:
     """Settings of critics that are fitted to data."""
 
-    updates: int = 3_000
+    updates: int = 1_500
     """Adam steps."""
     batch_size: int = 256
     """Decisions per step."""
@@ -52,7 +50,7 @@ class CriticConfig:
     """Of recorded chunks' values that a state is worth; 0.5 is their mean."""
     tau: float = 0.005
     """Share by which the target follows."""
-    heads: int = 5
+    heads: int = 3
     """Size of the ensemble."""
     hidden: tuple[int, ...] = (256, 256)
     """Widths of hidden layers."""
@@ -105,7 +103,7 @@ class ChunkCritics(nn.Module):
     def fit(self, table: Decisions, generator: torch.Generator) -> float:
         """Fit to decisions, whoever made them; the mean squared error of the last tenth of the updates."""
         config, target = self.config, copy.deepcopy(self.q).requires_grad_(False)
-        optimizer = torch.optim.Adam(self.parameters(), lr=config.learning_rate)
+        optimizer = torch.optim.Adam(self.parameters(), lr=config.learning_rate, fused=True)
         online, slow = list(self.q.parameters()), list(target.parameters())
         seen = torch.cat((table.frames["features"], table.action.flatten(1)), -1)
         tail = torch.zeros((), device=seen.device)
@@ -142,6 +140,8 @@ class OpeConfig:
     """Gain that is asked, as a share of the best value so far; RL-100 asks 0.05."""
     reach: float = 4.0
     """Largest divergence from the base that a candidate may have, summed over the chain and averaged over states, in nats."""
+    effective: float = 20.0
+    """Weighted returns say something as long as their weights are worth this many equal ones."""
 
     def __post_init__(self) -> None:
         if self.states < 2 or not self.reach > 0 or min(self.pessimism, self.confidence, self.delta) < 0:
@@ -164,7 +164,7 @@ class Verdict:
     divergence: float
     """From the base."""
     returns_gain: float
-    """By the returns of the base's chains, over the base; 0 where there are none."""
+    """By the weighted returns of the base's chains, over the base; 0 where they say nothing."""
     returns_error: float
     """Standard error of it."""
 
@@ -255,8 +255,9 @@ class OffPolicyGate:
             return 0.0, 0.0
         table, log_p, advantage = self.walked
         now = self.actor.log_prob(self.actor.means(table.frames, table.chain), table.chain).sum(1)
-        weight = (now - log_p).clamp(-LOG_WEIGHT_LIMIT, LOG_WEIGHT_LIMIT).exp()
-        share = weight / weight.sum()
+        share = (now - log_p).softmax(0)  # weights over their sum
+        if float(share.square().sum()) * self.config.effective > 1:
+            return 0.0, 0.0
         mean = (share * advantage).sum()
         spread = share * (advantage - mean) - (advantage - advantage.mean()) / len(advantage)
         _, episode = table.episode.unique(return_inverse=True)  # decisions of one episode are no independent evidence
