@@ -25,6 +25,8 @@ MODULES = (
     "policies.energy",
     "policies.act",
     "policies.consistency",
+    "policies.relative",
+    "policies.zero_noise",
     "policies.residual",
     "policies.steered",
     "policies.direct",

@@ -88,6 +88,8 @@ class Args:
     """Of ppo-denoise: offline follows critics of recorded and own episodes, behind a gate; online what the policy does then."""
     updates: int | None = None
     """Updates on recorded episodes: 20 000 for iql, td3-bc, fql and qc, 4 000 in each round for recap if left out."""
+    candidates: int = 0
+    """fql and qc: take the best of so many chunks of a flow, by the critics' values; 0 learns a policy in one step instead."""
     rounds: int = 2
     """Rounds of recap; a finished run goes on where more are asked for."""
     rollouts: int = 100

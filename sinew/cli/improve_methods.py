@@ -70,7 +70,8 @@ def residual(base: PolicyModule, interface: TaskInterface, args: Args, demos: Pa
     config = ResidualConfig(steps=args.steps or 40_000, learner=_learner(ResidualConfig, args), **_shared(args))
 
     prepare = _at_every_tick(policy, policy.actor, train_residual, config, interface, args, demos, device)
-    return Chosen(policy, config, {"scale": args.scale, "base_noise": args.base_noise, "relative": args.relative, "residual": config}, prepare)
+    shape = {"scale": args.scale, "base_noise": args.base_noise, "relative": args.relative}
+    return Chosen(policy, config, {**shape, "residual": config}, prepare)
 
 
 def dsrl(base: PolicyModule, interface: TaskInterface, args: Args, demos: Path | None, device: torch.device) -> Chosen:
@@ -84,7 +85,9 @@ def dsrl(base: PolicyModule, interface: TaskInterface, args: Args, demos: Path |
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(args.seed)
         act_steps = args.act_steps or max(1, base.spec.horizon // 2)
-        policy = policies.LatentSteered(seen_finely(base, args), args.bound, args.knots, steps=args.sampling_steps, act_steps=act_steps).to(device)
+        policy = policies.LatentSteered(
+            seen_finely(base, args), args.bound, args.knots, steps=args.sampling_steps, act_steps=act_steps
+        ).to(device)
     variant: Any = {"dsrl-grad": "grad", "dsrl-sac": "sac"}.get(args.method, "na")
     config = DsrlConfig(steps=args.steps or DsrlConfig.steps, variant=variant, learner=_learner(DsrlConfig, args), **_shared(args))
 
@@ -94,7 +97,8 @@ def dsrl(base: PolicyModule, interface: TaskInterface, args: Args, demos: Path |
         steering = Steering(policy, executor, policy.spec.horizon, half="language" in base.spec.capabilities)
         return lambda env, run, gate, progress: train_dsrl(env, steering, run, config, evaluate=gate, progress=progress)
 
-    shape = {"bound": args.bound, "knots": args.knots, "act_steps": act_steps, "sampling_steps": args.sampling_steps, "relative": args.relative}
+    shape = {"bound": args.bound, "knots": args.knots, "act_steps": act_steps, "sampling_steps": args.sampling_steps}
+    shape["relative"] = args.relative
     return Chosen(policy, config, {**shape, "dsrl": config}, prepare)
 
 

@@ -24,10 +24,12 @@ from policies.encoders import ImageConfig
 from policies.flow_q import FlowQ
 from policies.goals import GoalSettings
 from policies.guided import Guided
+from policies.relative import Relative
 from policies.residual import Residual
 from policies.steered import LatentSteered
 from policies.vla.policy import VlaConfig
 from policies.vla.tiny import TinyConfig
+from policies.zero_noise import ZeroNoise
 from sinew.protocols import Chunk
 from sinew.specs import ENVIRONMENT_STATE, STATE, ActionSpec, ObservationSpec, PolicySpec, TensorSpec
 
@@ -39,7 +41,8 @@ IMAGE = ImageConfig(channels=(8, 16), keypoints=8, feature_dim=8, groups=4, shif
 
 def policy_spec(*, camera: bool = False, horizon: int = 6, n_obs_steps: int = 1) -> PolicySpec:
     """A spec with two vectors and perhaps a camera of 16 x 20 pixels."""
-    tensors = {STATE: TensorSpec(shape=(4,), unit="rad"), ENVIRONMENT_STATE: TensorSpec(shape=(3,), unit="m")}
+    state = TensorSpec(shape=(4,), unit="m", names=("tool.x", "tool.y", "tool.z", "opening"))
+    tensors = {STATE: state, ENVIRONMENT_STATE: TensorSpec(shape=(3,), unit="m", names=("block.x", "block.y", "block.z"))}
     if camera:
         tensors[CAMERA] = TensorSpec(shape=(16, 20, 3), dtype="uint8")
     return PolicySpec(observation=ObservationSpec(tensors), action=ACTION_SPEC, horizon=horizon, n_obs_steps=n_obs_steps)
@@ -142,11 +145,16 @@ CASES = (
     "advantage-edm-transformer",
     "advantage-vla-causal",
     "residual-advantage-diffusion-unet",
+    "relative-flow-mlp",
+    "zero_noise-diffusion-mlp",
+    "residual-relative-zero_noise-edm-transformer",
+    "steered-relative-flow-unet-camera",
 )
 """Every registered policy, in its variants; the contract suite checks that none is left out."""
 
 
-WRAPPERS = ("composed-", "best_of-", "guided-", "steered-", "bootstrapped-", "decorated-", "flow_q-", "advantage-")
+PLAIN = ("relative-", "zero_noise-")
+WRAPPERS = (*PLAIN, "composed-", "best_of-", "guided-", "steered-", "bootstrapped-", "decorated-", "flow_q-", "advantage-")
 
 
 def wrapped(case: str) -> tuple[PolicyModule, ToyData]:
@@ -157,6 +165,8 @@ def wrapped(case: str) -> tuple[PolicyModule, ToyData]:
         data = more if two.spec.observation.images else data
         return Composed([one, two], (0.6, 0.4)).eval(), data
     base, data = make(inner)
+    if kind in ("relative", "zero_noise"):
+        return (Relative(base) if kind == "relative" else ZeroNoise(base)).eval(), data
     if kind == "best_of":
         return BestOfN(base, 4, make_counts(base.spec.feature_dim, CountConfig(hidden=16))).eval(), data
     if kind == "steered":
