@@ -302,7 +302,7 @@ def steered(tmp_path: Path, env: Recorded, **settings) -> tuple[Ring, list[dict[
 
     class Spy(Ring):
         def __init__(self, *args, **kwargs) -> None:
-            super().__init__(*args, **kwargs)
+            super().__init__(*args, **{k: v for k, v in kwargs.items() if k != "stride"})  # every frame is kept
             rings.append(self)
 
     class Watched(test_dsrl.Steering):
@@ -376,13 +376,14 @@ def dsrl_learner(**settings) -> tuple[DsrlMethod, Learner]:
     return method, method.make_learner({"features": torch.zeros(2, 4), "u": torch.zeros(2, 2)})
 
 
-def chunks(number: int = 16, seed: int = 0) -> Batch:
+def chunks(seed: int = 0, variant: str = "na") -> Batch:
     """Transitions of latent steering, as the learner takes them."""
     g = torch.Generator().manual_seed(seed)
-    frames = [{"features": torch.rand(number, 4, generator=g) - 0.5, "u": torch.randn(number, 2, generator=g)} for _ in range(2)]
-    action = torch.rand(number, CHUNK * 2, generator=g) * 2 - 1
-    flat = [torch.zeros(number)] * 3
-    return Batch(frames[0], action, torch.rand(number, generator=g), torch.full((number,), 0.9), frames[1], *flat)
+    frames = [{"features": torch.rand(16, 4, generator=g) - 0.5, "u": torch.randn(16, 2, generator=g)} for _ in range(2)]
+    action, flat = torch.rand(16, CHUNK, 2, generator=g) * 2 - 1, torch.zeros(16, dtype=torch.int64)
+    reward, discount = torch.rand(16, generator=g), torch.full((16,), 0.9)
+    batch = Batch(frames[0], action, reward, discount, frames[1], flat + CHUNK, flat.to(torch.uint8), flat)
+    return dsrl_learner(variant=variant)[0].prepare(batch)
 
 
 def test_the_noise_critics_optimiser_is_part_of_the_checkpoint(tmp_path):
@@ -408,8 +409,9 @@ def test_the_frozen_policy_decodes_once_for_the_target_and_once_for_its_distilla
     method.steering.decode = lambda frames, u: sizes.append(len(u)) or original(frames, u)  # type: ignore[method-assign]
     for i in range(4):
         learner.update(chunks(seed=i))
-    every = learner.config.actor_every
-    assert sizes == [16] * (4 + 4 // every), "a batch at a time, never a loop over samples or candidates"
+    every, share = learner.config.actor_every, round(16 * method.config.fresh_share)
+    wanted = [size for i in range(4) for size in ([16, share] if (i + 1) % every == 0 else [16])]
+    assert sizes == wanted, "a batch at a time, never a loop over samples or candidates"
 
 
 # ------------------------------------------------------------ every method on the one learner
@@ -427,11 +429,12 @@ def learners() -> dict[str, tuple[Learner, Batch]]:
         "decorator": (decorated.make_learner(frames[0]), batch),
         "ibrl": (test_ibrl.method_and_learner()[1], batch),
         "dsrl-na": (dsrl_learner()[1], chunks()),
-        "dsrl-sac": (dsrl_learner(variant="sac")[1], replace(chunks(), action=chunks().frames["u"])),
+        "dsrl-grad": (dsrl_learner(variant="grad")[1], chunks(variant="grad")),
+        "dsrl-sac": (dsrl_learner(variant="sac")[1], chunks(variant="sac")),
     }
 
 
-METHODS = ("residual", "decorator", "ibrl", "dsrl-na", "dsrl-sac")
+METHODS = ("residual", "decorator", "ibrl", "dsrl-na", "dsrl-grad", "dsrl-sac")
 
 
 @pytest.mark.parametrize("name", METHODS)
