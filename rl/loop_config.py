@@ -8,7 +8,7 @@ import torch
 
 from rl.critic import Critic
 from rl.gate import Evaluation
-from rl.heads import HeadName, make_head
+from rl.heads import HeadName, ValueHead, VectorHead, make_head
 from rl.learner import LearnerConfig
 from sinew.errors import InputError
 
@@ -51,12 +51,19 @@ class LoopConfig:
     """Highest return that c51 and hl-gauss can tell apart."""
     critic_bins: int = 51
     """Bins in between."""
+    reward_weights: tuple[float, ...] = ()
+    """Of the sum that the actor climbs, where worlds give R rewards at each step, (N, R); critics then have a value for each."""
+    normalise_rewards: bool = False
+    """Whether each of these values counts in units of how much it usually varies."""
     evaluate_every: int = 5_000
     """Steps between evaluations."""
     stop_success: float = 0.98
     """Learning ends early when evaluations reach this success rate …"""
     stop_evaluations: int = 2
     """… this many times in a row."""
+    floor: float | None = 0.1
+    """An actor whose success falls further than this below the base's gives way to the best one, and only critics learn for half
+    the steps to the next evaluation; None lets it fall."""
     checkpoint_every: int = 5_000
     """Steps between checkpoints."""
     learner: LearnerConfig = field(default_factory=LearnerConfig)
@@ -72,12 +79,20 @@ class LoopConfig:
                 f"gamma {self.gamma} must be in (0, 1], demo_fraction {self.demo_fraction} in [0, 1], "
                 f"updates_per_step {self.updates_per_step} must not be negative"
             )
-        make_head(self.critic_head, self.critic_heads, self.critic_low, self.critic_high, self.critic_bins)  # refuses what cannot be
+        if self.floor is not None and not 0 <= self.floor <= 1:
+            raise InputError(f"floor {self.floor} is a difference of success rates, between 0 and 1")
+        self._head()  # refuses what cannot be
+
+    def _head(self) -> ValueHead:
+        if self.reward_weights:
+            if self.critic_head != "scalar":
+                raise InputError(f"critic_head {self.critic_head!r} is for one reward; leave it scalar for several")
+            return VectorHead(self.reward_weights, normalise=self.normalise_rewards)
+        return make_head(self.critic_head, self.critic_heads, self.critic_low, self.critic_high, self.critic_bins)
 
     def make_critic(self, in_dim: int, generator: torch.Generator | None = None) -> Critic:
         """The ensemble that these settings describe, for inputs (B, in_dim); its weights are drawn from `generator`."""
-        head = make_head(self.critic_head, self.critic_heads, self.critic_low, self.critic_high, self.critic_bins)
-        return Critic(in_dim, self.critic_hidden, self.critic_heads, head=head, generator=generator)
+        return Critic(in_dim, self.critic_hidden, self.critic_heads, head=self._head(), generator=generator)
 
 
 @dataclass(frozen=True)

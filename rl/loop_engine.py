@@ -195,7 +195,7 @@ class Bfloat16LoopEngine(LoopEngine):
             return super()._affine(e, layer, h, out)
         w = self._whalf[e][layer].copy_(self._w[e][layer])  # `backward` uses it again: weights do not change in between
         result = torch.mm(self._left[tuple(h.shape)].copy_(h), w, out=self._result[tuple(out.shape)])
-        return torch.add(result, self._b[e][layer], out=out)
+        return out.copy_(result).add_(self._b[e][layer])
 
     def _weight_gradient(self, layer: int, below: Tensor, g: Tensor, out: Tensor) -> None:
         if not self._inner(layer):

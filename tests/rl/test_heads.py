@@ -1,7 +1,9 @@
 """Every critic head finds the values that can be worked out by hand, and its gradient is that of the loss as it is written."""
 
+import json
 import math
 
+import point_mass
 import pytest
 import torch
 from torch import Tensor, nn
@@ -11,7 +13,9 @@ from rl.heads import Backup, CategoricalHead, GaussianHead, HistogramHead, Scala
 from rl.learner import Learner, LearnerConfig
 from rl.loop_config import LoopConfig
 from rl.replay import Ring
+from rl.residual import ResidualConfig, train_residual
 from sinew.errors import InputError
+from sinew.rundir import RunDir
 
 FRAME = {"features": ((2,), torch.float32)}
 NAMES = ("scalar", "c51", "hl-gauss", "gaussian")
@@ -319,6 +323,23 @@ def test_rewards_of_several_steps_are_summed_apart():
     assert torch.equal(other.reward, ring.reward)
 
 
+def test_a_method_learns_from_worlds_with_several_rewards(tmp_path):
+    class Paid(point_mass.PointMass):
+        """Success, and what moving costs."""
+
+        def step(self, action):
+            obs, reward, *rest = super().step(action)
+            return obs, torch.stack((reward, action.square().sum(1)), 1), *rest
+
+    limits = {"steps": 160, "random_steps": 80, "critic_only_updates": 50, "batch_size": 16, "evaluate_every": 80}
+    free = LearnerConfig(target_low=None, target_high=None)
+    cfg = ResidualConfig(**limits, critic_hidden=(16,), reward_weights=(1.0, -0.5), normalise_rewards=True, learner=free)
+    run = RunDir.create(tmp_path / "run", cfg)
+    train_residual(Paid(4), point_mass.BiasedExecutor(4), point_mass.ToyActor(), point_mass.observe, run, cfg)
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert rows and all(math.isfinite(rows[-1][key]) for key in ("loss", "q", "target", "actor_q"))
+
+
 def test_the_lowest_sum_decides_whose_values_are_taken():
     head = VectorHead([1.0, -1.0])
     out = torch.tensor([[[3.0, 1.0]], [[2.0, 0.5]]])  # sums 2 and 1.5
@@ -351,6 +372,7 @@ def test_what_does_not_fit_is_refused_in_one_line():
         lambda: HistogramHead(0.0, 1.0, 7),
         lambda: make_head("quantile", 2),  # type: ignore[arg-type]
         lambda: LoopConfig(critic_head="c51", critic_low=1.0, critic_high=1.0),
+        lambda: LoopConfig(critic_head="c51", reward_weights=(1.0, 1.0)),
     ):
         with pytest.raises(InputError) as error:
             call()

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from sinew.bench import Row
+from sinew.cli.benchmarks import rl_peer
 
 if TYPE_CHECKING:
     from rl.engine import EngineName
@@ -20,7 +21,7 @@ LOOP = "ModuleList loop, fused Adam, foreach Polyak, all target heads (PyTorch, 
 
 
 def rows(quick: bool) -> list[Row]:
-    """CPU time of one thread, median over rounds; ours and the peer take turns, so that both see the same load."""
+    """CPU time of one thread, the least of all rounds; ours and the peer take turns, so that both see the same load."""
     import torch
 
     threads = torch.get_num_threads()
@@ -31,13 +32,13 @@ def rows(quick: bool) -> list[Row]:
         for heads, hidden, calls, at_least in ((10, (256, 256, 256), 10, 25.0), (2, (256, 256), 40, 210.0)):
             out += critic_rows(heads, hidden, calls, rounds, at_least)
         updates = [row for engine in ENGINES for row in update_rows(rounds, engine)]
-        return [*out, *updates, *replay_rows(rounds)]
+        return [*out, *updates, *rl_peer.rows(interleaved, rounds), *replay_rows(rounds)]
     finally:
         torch.set_num_threads(threads)
 
 
 def interleaved(functions: Sequence[Callable[[], object]], calls: int, rounds: int) -> list[float]:
-    """Median CPU milliseconds per call of each function, measured in turns."""
+    """Least CPU milliseconds per call of each function, measured in turns: what else runs on the machine only ever adds."""
     times: list[list[float]] = [[] for _ in functions]
     for function in functions:
         for _ in range(3):
@@ -48,7 +49,7 @@ def interleaved(functions: Sequence[Callable[[], object]], calls: int, rounds: i
             for _ in range(calls):
                 function()
             kept.append((time.thread_time() - start) / calls * 1e3)
-    return [sorted(t)[len(t) // 2] for t in times]
+    return [min(t) for t in times]
 
 
 def critic_rows(heads: int, hidden: tuple[int, ...], calls: int, rounds: int, at_least: float) -> list[Row]:
@@ -141,27 +142,14 @@ def peer_critic_update(heads: int, hidden: tuple[int, ...]) -> Callable[[], None
 def update_rows(rounds: int, engine: EngineName) -> list[Row]:
     """A whole residual update with sampling; the actor is updated every second time."""
     import torch
-    from torch import nn
 
+    from policies.residual import ResidualActor
     from rl.learner import LearnerConfig
     from rl.residual import ResidualConfig, make_learner
 
-    class Actor(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            layers: list[nn.Module] = []
-            width = FEATURES + ACTIONS
-            for h in (256, 256):
-                layers += [nn.Linear(width, h), nn.LayerNorm(h), nn.ReLU()]
-                width = h
-            self.layers = nn.Sequential(*layers, nn.Linear(width, ACTIONS))
-
-        def forward(self, features: torch.Tensor, base_action: torch.Tensor) -> torch.Tensor:
-            return 0.5 * torch.tanh(self.layers(torch.cat((features, base_action), -1)))
-
     ring, config = filled_ring(), ResidualConfig(learner=LearnerConfig(engine=engine))
     kind = "" if engine == "loop" else ", bfloat16 products (opt-in)"
-    learner = make_learner(Actor(), FEATURES, ACTIONS, config)
+    learner = make_learner(ResidualActor(FEATURES, ACTIONS, (256, 256), 0.5), FEATURES, ACTIONS, config)
     generator = torch.Generator().manual_seed(0)
 
     def two_updates() -> None:
