@@ -66,7 +66,8 @@ class Args:
     knots: int = 0
     """Vectors that the noise of dsrl is interpolated from; 1 repeats one over the chunk, 0 has one for each action."""
     act_steps: int | None = None
-    """Actions of a chunk that are executed before dsrl chooses again; half of them if left out."""
+    """Actions of a chunk that are executed before the policy plans again, or dsrl chooses; half of them for dsrl, all of them for
+    the others if left out."""
     sampling_steps: int = 5
     """Steps in which the policy makes a chunk of the noise that dsrl chose."""
     num_envs: int = 4
@@ -76,6 +77,8 @@ class Args:
     computes the same again with the same --seed."""
     address: str | None = None
     """Where Ray is, to have the actors on its machines: ray://host:port, or local for a Ray of this machine's own."""
+    learners: int = 1
+    """Processes that learn together on Ray, each with its share of the actors, the replay and every batch."""
     critic_head: Literal["scalar", "c51", "hl-gauss", "gaussian"] | None = None
     """What critics put out: a number, a distribution over bins (two ways), or mean and spread; c51 for fasttd3 and scalar for the
     others if left out."""
@@ -220,7 +223,9 @@ def _refuse_robot_options(args: Args) -> None:
     """
     for name in ("intervene", "reset_policy", "gate_on", "domain", "reach"):
         if getattr(args, name) is not None:
-            raise InputError(f"--{name.replace('_', '-')} {getattr(args, name)} is for learning on a robot: give --robot sim or --robot dds")
+            raise InputError(
+                f"--{name.replace('_', '-')} {getattr(args, name)} is for learning on a robot: give --robot sim or --robot dds"
+            )
     if args.reset != "scene" or not args.scene:
         raise InputError("--reset and --no-scene are for learning on a robot: give --robot sim or --robot dds")
 
@@ -261,12 +266,15 @@ def _practice(interface: TaskInterface | GymnasiumTask, args: Args, gamma: float
     from rewards.environment import Rewarded
     from rewards.shaping import DistancePotential
 
-    gymnasium = isinstance(interface, sim.GymnasiumTask)
-    if args.reward == "shaped" and gymnasium:
-        raise InputError(f"--reward shaped draws the tool to an object that is known for our tasks, not for {interface.name}: use sparse")
+    if isinstance(interface, sim.GymnasiumTask):
+        if args.reward == "shaped":
+            raise InputError(
+                f"--reward shaped draws the tool to an object that is known for our tasks, not for {interface.name}: use sparse"
+            )
+        return Rewarded(_worlds(interface, args.num_envs, first_scene("practice", args.seed)), rewards.make("sparse"))  # its own is dense
     env = _worlds(interface, args.num_envs, first_scene("practice", args.seed))
     if args.reward == "sparse":
-        return Rewarded(env, rewards.make("sparse")) if gymnasium else env  # rewards of Gymnasium's worlds are dense
+        return env
     potential = DistancePotential(interface.observation_spec, interface.objects[0])
     return Rewarded(env, rewards.make("shaped", potential=potential, gamma=gamma))
 
@@ -297,11 +305,13 @@ def _check_kept(policy: PolicyModule) -> None:
 
 def _base_hash(source: Source) -> str:
     """Of the weights of a run; of another policy, of its tensors as they were loaded."""
+    import torch
+
     if source.run is not None:
         return hashlib.sha256((source.run / "policy.safetensors").read_bytes()).hexdigest()
     whole = hashlib.sha256()
     for name, tensor in sorted(source.policy.state_dict().items()):
-        whole.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+        whole.update(name.encode() + tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return whole.hexdigest()
 
 
