@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from rl.memory import AT_ONCE
 from rl.parcels import pack, pack_tensors, unpack, unpack_steps, unpack_tensors
 from rl.source import Arrival, Saved, Source
 from rl.transport import Client, Endpoint, Server, new_token
@@ -32,8 +33,6 @@ STARTING_S = 300.0
 """An actor that was started and says nothing for so long will never."""
 LOOK_S = 0.1
 """Between two looks at who is there."""
-TAKEN_TOGETHER = 64
-"""Most arrivals between two updates."""
 REMEMBERED = 1_000
 """Sets of weights of which it is known after how many steps they came."""
 
@@ -104,7 +103,7 @@ class Crew(Source):
         self.launch = launch
         self.seats = [Seat() for _ in range(config.actors)]
         self.waited_s = 0.0
-        self.received_steps = 0
+        self.received_steps = self.updates = 0
         self._lock = threading.Condition()
         self._arrived: deque[Arrival] = deque()
         self._like: dict[str, Tensor] | None = None
@@ -115,7 +114,7 @@ class Crew(Source):
         self.forgets = config.lead_steps is None
         self._stopping = False
         self._looked_s = 0.0
-        self._server: Server | None = None
+        self._server: Any = None
 
     # ------------------------------------------------------------ learner's side
 
@@ -128,17 +127,21 @@ class Crew(Source):
         self._step = step
         if saved is not None:
             self._remember(saved[1])
-        path = self.run / ENDPOINT
-        before = path.exists()
-        endpoint = Endpoint.read(path) if before else Endpoint("127.0.0.1", 0, new_token())
-        self._server = Server(endpoint, self._answer, self._gone)
-        self._server.endpoint.write(path)
-        if before:
+        if self._listen():
             self._wait(lambda: all(seat.client is not None for seat in self.seats), GRACE_S)
         while self._like is None:
             self._supervise()
             self._wait(lambda: self._like is not None, 0.2)
         return self._like
+
+    def _listen(self) -> bool:
+        """Be there for actors; True if some may be there already."""
+        path = self.run / ENDPOINT
+        before = path.exists()
+        server = Server(Endpoint.read(path) if before else Endpoint("127.0.0.1", 0, new_token()), self._answer, self._gone)
+        server.endpoint.write(path)
+        self._server = server
+        return before
 
     def _remember(self, numbers: Mapping[str, Any]) -> None:
         found = numbers.get("places", [])
@@ -156,7 +159,7 @@ class Crew(Source):
                 started = time.monotonic()
                 self._lock.wait(0.2)
                 self.waited_s += time.monotonic() - started
-            found = [self._arrived.popleft() for _ in range(min(len(self._arrived), TAKEN_TOGETHER))]
+            found = [self._arrived.popleft() for _ in range(min(len(self._arrived), AT_ONCE))]
         yield from found
 
     def took(self, arrival: Arrival) -> None:
@@ -169,6 +172,7 @@ class Crew(Source):
 
     def publish(self, module: nn.Module, updates: int, step: int, *, now: bool = False) -> None:
         """Bring new weights to the actors with the next thing that each says."""
+        self.updates = updates
         if now or updates - self._version >= self.config.publish_every:
             weights = pack_tensors(module.state_dict())
             with self._lock:

@@ -21,6 +21,8 @@ from rl.storage import MappedFolder
 from rl.worlds import Step
 from sinew.errors import InputError
 
+AT_ONCE = 64
+"""Most steps of a place that are taken in between two looks at whether a checkpoint is due."""
 View = Callable[[Ring], Sampler]
 """How a ring is drawn from."""
 
@@ -57,8 +59,8 @@ class Memory:
 
     @property
     def full(self) -> bool:
-        """Whether a checkpoint is due before anything is added."""
-        return any(ring.full for ring in self.rings)
+        """Whether a checkpoint is due before much more is taken in, so that the last one stays whole."""
+        return any(ring.store is not None and ring.count - ring.saved >= ring.margin - AT_ONCE for ring in self.rings)
 
     def start(self, place: int, frames: Mapping[str, Tensor]) -> None:
         """All worlds of a place begin anew with `frames`; what was running there is cut, and bootstraps from where it was."""
@@ -174,7 +176,7 @@ def make_memory(layout: FrameSpec, source: Source, config: LoopConfig, device: t
     per_frame = sum(math.prod(shape) * dtype.itemsize for shape, dtype in layout.values())
     if per_frame * length * N * places <= config.replay_ram_gb * 2**30:
         return Memory([Ring(length, N, layout, source.action_spec.dim, device=device) for _ in range(places)], device)
-    margin = -(-config.checkpoint_every // N) + 2
+    margin = -(-config.checkpoint_every // N) + 2 * AT_ONCE
     owner = {**files.owner, "frames": {k: [list(shape), str(dtype)] for k, (shape, dtype) in sorted(layout.items())}}
     rings = []
     for place in range(places):

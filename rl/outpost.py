@@ -44,7 +44,9 @@ class Outbox:
         self.waited_s = 0.0
         self._weights: bytes | None = None
         self._records: deque[tuple[Record, int]] = deque()
-        self._number = self._received = self._bytes = 0
+        self.made = 0
+        """Steps so far."""
+        self._received = self._bytes = 0
         self._size = 1
         self._changed = threading.Condition()
 
@@ -67,8 +69,8 @@ class Outbox:
         with self._changed:
             parts = (step.action, step.reward, *step.frames.values(), *(step.final or {}).values())
             self._size = sum(v.nbytes for v in parts) + 64
-            self._number += 1
-            self._records.append((Record(self._number, step, version), self._size))
+            self.made += 1
+            self._records.append((Record(self.made, step, version), self._size))
             self._bytes += self._size
             self._make_room()
             self._changed.notify_all()
@@ -104,12 +106,12 @@ class Outbox:
     def wait(self, timeout_s: float) -> None:
         """Until there is something to send, or the time is over."""
         with self._changed:
-            self._changed.wait_for(lambda: self._number > self.sent or self.stop, timeout_s)
+            self._changed.wait_for(lambda: self.made > self.sent or self.stop, timeout_s)
 
     def has(self, received: int) -> bool:
         """Whether everything after step `received` is still here; if so it is what is sent next."""
         with self._changed:
-            there = self.base[0] <= received <= self._number
+            there = self.base[0] <= received <= self.made
             self.sent = self._received = received if there else self.base[0]
             return there
 

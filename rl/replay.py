@@ -90,11 +90,6 @@ class Ring:
         """(T, N, ...) view of the frames of `key`."""
         return self._frames[key][: self.length * self.num_envs].view(self.length, self.num_envs, *self.frame[key][0])
 
-    @property
-    def full(self) -> bool:
-        """Whether a checkpoint is due before anything is added, so that the last one stays whole."""
-        return self.store is not None and self.count - self.saved >= self.margin
-
     # ------------------------------------------------------------ writing
 
     def add(

@@ -12,9 +12,11 @@ a checkpoint cuts nothing, and what they did meanwhile is sent again.
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
+from rl.batch import FrameSpec
 from rl.checkpoint import read_state, write_state
 from rl.gate import Evaluation, Gate
 from rl.loop_config import LoopConfig, LoopResult
@@ -31,7 +34,7 @@ from rl.replay import Mix, Ring, Sampler
 from rl.source import Arrival, Here, Source
 from rl.worlds import REQUESTS, Method, Worlds
 from sinew.config import to_json
-from sinew.errors import InputError, unknown
+from sinew.errors import DataError, InputError, unknown
 from sinew.progress import Progress
 from sinew.protocols import VecEnv
 from sinew.rundir import RunDir, atomic_write, read_json
@@ -42,6 +45,7 @@ STATE_FILE = "train_state.safetensors"
 ACTOR_FILE = "actor.safetensors"
 SLICE = 50
 """Updates between two looks at what has arrived, where acting does not wait for learning."""
+PREVIOUS = ".previous.safetensors"
 PAUSE_S = 0.02
 """Between two questions while paused."""
 
@@ -75,9 +79,10 @@ class Runner:
         if isinstance(env, Outpost):
             return
         self.source = env if isinstance(env, Source) else Here(Worlds(env, method, (config.seed,), config.seed + 1))
+        self.group = self.source.group
         self.control = self.source.control
         """Asked for requests (`rl.worlds.REQUESTS`) before every step, never during updates; None to ask nobody."""
-        self.step = self.successes = self.block = self.stop_count = 0
+        self.step = self.successes = self.block = self.stop_count = self.actor_waits = 0
         self.update_debt = 0.0
         self.critic_only_done = self.stopped = self.finished = False
         self.history: list[Evaluation] = []
@@ -92,7 +97,7 @@ class Runner:
     def _open(self) -> None:
         """Worlds begin, and what learns is made for what they look like; goes on from the run's checkpoint if there is one."""
         config, path = self.config, self.run / STATE_FILE
-        saved = read_state(path) if path.exists() else None
+        saved = self._saved(path)
         acting = None
         if saved is not None:
             self._recall(*saved)
@@ -102,18 +107,49 @@ class Runner:
         self.learner = self.method.make_learner(frames)
         device = next(iter(frames.values())).device
         owner = {"task": _task(self.run), "action": list(self.source.action_spec.names)}
+        self._check_demos(self.method.layout(frames))
         layout, files = self.method.layout(frames), saved[1]["files"] if saved is not None and not self.finished else None
         self.memory = make_memory(layout, self.source, config, device, Files(self.run / "replay", owner, files))
         self.replay_rng = torch.Generator(self.memory.rings[0].device).manual_seed(config.seed + 2)
         self.draw_through(None)
         if saved is None or acting is None:
             self._trim_metrics()
+            self.group.attach(self.learner)
             return
         self.learner.load_state(saved[0], saved[1]["learner"])
+        self.group.attach(self.learner)
         self.replay_rng.set_state(saved[0]["replay_rng"])
         if not self.finished:
             self.memory.load_state({k.removeprefix("replay."): v for k, v in saved[0].items() if k.startswith("replay.")})
             self.source.go_on(self.block, self.step, acting)
+
+    def _check_demos(self, layout: FrameSpec) -> None:
+        """Refuse recorded episodes of another task.
+
+        Raises:
+            DataError: names what differs.
+        """
+        if self.demos is None:
+            return
+        here = {k: tuple(shape) for k, (shape, _) in layout.items()} | {"action": (self.source.action_spec.dim,)}
+        there = {k: tuple(shape) for k, (shape, _) in self.demos.frame.items()} | {"action": (self.demos.action_dim,)}
+        for key, shape in here.items():
+            if there.get(key) != shape:
+                found = there.get(key, "missing")
+                raise DataError(f"the recorded episodes are of another task or method: {key} is {found} there, {shape} here")
+
+    def _saved(self, path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """The run's checkpoint; where several learn, the one of the step that the leader's is of."""
+        found = read_state(path) if path.exists() else None
+        if self.group.size == 1:
+            return found
+        wanted = self.group.total([float(found[1]["step"]) if found is not None and self.group.leads else 0.0])[0]
+        for candidate in (path, path.with_suffix(PREVIOUS)):
+            if candidate.exists() and (state := read_state(candidate))[1]["step"] == wanted:
+                return state
+        if wanted:
+            raise InputError(f"{path.parent} has no checkpoint of step {wanted:.0f}, which the leader's is of; choose another --out")
+        return None
 
     def _recall(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
         """Counters, evaluations and the best weights of a checkpoint.
@@ -179,10 +215,12 @@ class Runner:
         while not self.reason:
             before = self.step
             self._obey()
-            if self.stopped or (self.step >= config.steps and int(self.update_debt) < 1):
+            if (self.stopped and self.group.size == 1) or (self.step >= config.steps and int(self.update_debt) < 1):
                 return
             if self.step < config.steps and (self.update_debt < SLICE or self.source.together or self.source.forgets):
                 self._gather()
+            if self.stopped:
+                return
             if self.step >= config.random_steps:
                 self._update()
             values = {"success": float(np.mean(self.recent[-100:]))} if self.recent else {}
@@ -217,10 +255,16 @@ class Runner:
         config = self.config
         behind = self.update_debt / config.updates_per_step if config.updates_per_step else 0.0
         nothing_due = self.step < config.random_steps or self.update_debt < 1
+        fresh = 0
         for arrival in self.source.gather(self.step, behind, nothing_due):
-            if self.memory.full:
-                self._save(finished=False)
             self._take(arrival)
+            fresh += 0 if arrival.step is None else self.source.num_envs
+        steps, full, stopped = self.group.total([fresh, self.memory.full, self.stopped])
+        self.step += int(steps)
+        self.update_debt += config.updates_per_step * steps if self.step > config.random_steps else 0.0
+        self.stopped = bool(stopped)
+        if full:
+            self._save(finished=False)
         if self.source.forgets:
             self.update_debt = min(self.update_debt, SLICE)
 
@@ -232,8 +276,6 @@ class Runner:
             self.memory.add(arrival.place, made)
             self.successes += int(sum(made.success))
             self.recent = (self.recent + list(made.success))[-200:]
-            self.step += self.source.num_envs
-            self.update_debt += self.config.updates_per_step * self.source.num_envs if self.step > self.config.random_steps else 0.0
         self.source.took(arrival)
 
     # ------------------------------------------------------------ updates
@@ -252,7 +294,7 @@ class Runner:
         whole = int(self.update_debt) if self.source.together else min(int(self.update_debt), SLICE)
         self.update_debt -= whole
         if whole:
-            self._update_many(whole, train_actor=True)
+            self._update_many(whole, train_actor=self.step >= self.actor_waits)
             self.source.publish(self.actor, self.learner.updates, self.step)
 
     def _wake(self) -> None:
@@ -264,7 +306,7 @@ class Runner:
     def _update_many(self, number: int, *, train_actor: bool) -> None:
         config = self.config
         for batch in self.sampler.sample(
-            config.batch_size,
+            self.group.share(config.batch_size),
             updates=number,
             n_step=config.n_step,
             gamma=config.gamma,
@@ -288,12 +330,24 @@ class Runner:
             evaluation = self._evaluate()
             row |= {"k": evaluation.k, "n": evaluation.n, "success": evaluation.rate, "kept": self.gate.best is evaluation}
             shown["success"] = evaluation.rate
+            row |= self._hold_floor(evaluation)
             self.stop_count = self.stop_count + 1 if evaluation.rate >= config.stop_success else 0
             if self.stop_count >= config.stop_evaluations:
                 self.reason = f"success {evaluation.k}/{evaluation.n} reached {config.stop_success:.2f} after {self.step} steps"
         row["wall_s"] = round(self.spent_s + time.monotonic() - self.started_s, 3)
         self._log(**row)
         self.progress.advance(0, **shown)
+
+    def _hold_floor(self, evaluation: Evaluation) -> dict[str, Any]:
+        """Go back to the best actor from one that fell too far below the base; what the critics saw of the fall, they keep."""
+        base, floor = self.gate.base, self.config.floor
+        if base is None or floor is None or evaluation.rate >= base.rate - floor:
+            return {}
+        self.learner.return_to(self.gate.weights)
+        self._wake()
+        self.actor_waits = self.step + self.config.evaluate_every // 2
+        self.source.publish(self.actor, self.learner.updates, self.step, now=True)
+        return {"went_back": True}
 
     def _log(self, **row: Any) -> None:
         try:
@@ -307,7 +361,7 @@ class Runner:
         """Measure the actor as it is now; the gate keeps its weights if they are the best."""
         if self.evaluate is None:
             raise RuntimeError("there is nothing to evaluate with")
-        evaluation = Evaluation.of(self.evaluate(), self.step)
+        evaluation = Evaluation.of(self.group.lead(self.evaluate), self.step)
         self.history.append(evaluation)
         if self.gate.consider(evaluation):
             self._write_actor()
@@ -370,7 +424,18 @@ class Runner:
         }
         best = None if self.gate.best is None else self.history.index(self.gate.best)
         state |= {"history": [asdict(e) for e in self.history], "best": best}
-        write_state(self.run / STATE_FILE, tensors, state)
+        path = self.run / STATE_FILE
+        if self.group.size > 1:  # the leader writes last; who has written before it and goes on without it needs what was there
+            previous = path.with_suffix(PREVIOUS)
+            previous.unlink(missing_ok=True)
+            if path.exists():
+                os.link(path, previous)
+        if self.group.leads:
+            self.group.barrier()
+        write_state(path, tensors, state)
+        if not self.group.leads:
+            self.group.barrier()
+        self.group.barrier()
         self.memory.kept()
         self.source.saved()
 
@@ -382,7 +447,7 @@ class Runner:
             atomic_write(self.run / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in kept))
 
 
-_NUMBERS = ("step", "successes", "block", "stop_count", "update_debt", "critic_only_done", "recent", "reason", "finished")
+_NUMBERS = ("step", "successes", "block", "stop_count", "actor_waits", "update_debt", "critic_only_done", "recent", "reason", "finished")
 
 
 def _task(run: RunDir) -> Any:

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from rl.group import ALONE, Group
 from rl.worlds import Control, Step, Worlds
 from sinew.progress import SILENT, Progress
 from sinew.specs import ActionSpec
@@ -36,6 +37,8 @@ class Source:
     num_envs: int
     action_spec: ActionSpec
     control: Control | None = None
+    group: Group = ALONE
+    """Learners that learn together, each from a source of its own."""
     progress: Progress = SILENT
     """Is told what happens to those who act."""
     together: bool = True

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from sinew.errors import DataError, InputError
 from sinew.rundir import atomic_write, read_json
@@ -122,7 +123,7 @@ def _framed(message: bytes) -> bytes:
 class Client:
     """Who is at the other end of a connection."""
 
-    socket: socket.socket
+    socket: Any
     known: bool = False
     """Whether the secret was said."""
     place: int | None = None

@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,21 +23,24 @@ if TYPE_CHECKING:
 
 METHODS = ("residual", "decorator", "ibrl", "dsrl", "dsrl-grad", "dsrl-sac", "rlpd", "sac")
 """Methods whose acting and learning may be apart."""
+REMEMBER = ("residual", "decorator", "ibrl", "rlpd")
+"""Those of them that demonstrations are mixed into."""
+MODULE = "sinew.cli.improve_actors"
 
 
 def described(args: Args) -> dict[str, Any]:
     """What a run's config says of its actors; nothing where there are none.
 
     Raises:
-        InputError: the method acts and learns in turns, or there is an address and nobody to find there.
+        InputError: the method acts and learns in turns, or options do not go together.
     """
     if args.actors < 0 or (args.address is not None and not args.actors):
         raise InputError(f"--actors {args.actors}: give the number of processes that act, 1 or more, and 0 for none beside this one")
     if args.actors and args.method not in METHODS:
-        raise InputError(
-            f"--actors {args.actors}: --method {args.method} acts and learns in turns; {', '.join(METHODS)} may do both at once"
-        )
-    return {"actors": args.actors} if args.actors else {}
+        raise InputError(f"--actors {args.actors}: {args.method} acts and learns in turns; {', '.join(METHODS)} may do both at once")
+    if args.learners < 1 or (args.learners > 1 and args.address is None) or args.actors % args.learners:
+        raise InputError(f"--learners {args.learners}: give --address, where they are, and --actors a multiple of it; 1 learns here")
+    return {"actors": args.actors, **({"learners": args.learners} if args.learners > 1 else {})} if args.actors else {}
 
 
 @contextmanager
@@ -52,24 +55,30 @@ def worlds(args: Args, env: VecEnv, run: RunDir) -> Iterator[VecEnv | Source]:
     if not args.actors:
         yield env
         return
-    source = _source(args, env, run)
-    try:
+    with ExitStack() as stack:
+        group = None
+        if args.learners > 1:
+            from rl.on_ray import learners
+
+            told = {"args": tell(args), "learners": args.learners, "actors": args.actors, "address": args.address}
+            group = stack.enter_context(learners(str(args.address), args.learners, f"{MODULE}:learn", told))
+        source = _source(args, env, run, args.actors // args.learners, args.address)
+        stack.callback(source.close)
+        source.group = group or source.group
         yield source
-    finally:
-        source.close()
 
 
-def _source(args: Args, env: VecEnv, run: RunDir) -> Source:
+def _source(args: Args, env: VecEnv, run: RunDir, actors: int, address: str | None) -> Source:
     from rl.crew import Crew, CrewConfig
 
-    config, told = CrewConfig(actors=args.actors), tell(args)
-    if args.address is not None:
+    config, told = CrewConfig(actors=actors), tell(args)
+    if address is not None:
         from rl.on_ray import RayCrew
 
-        return RayCrew(run, config, env.num_envs, env.action_spec, args.address, f"{__name__}:act", {"args": told})
+        return RayCrew(run, config, env.num_envs, env.action_spec, address, f"{MODULE}:act", {"args": told})
 
     def launch(place: int, endpoint: Path, log: Path) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", __name__, str(endpoint), str(place), json.dumps(told)]
+        command = [sys.executable, "-m", MODULE, str(endpoint), str(place), json.dumps(told)]
         with open(log, "ab") as file:  # in a session of its own: Ctrl-C is for the learner, which tells its actors to end
             return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True)
 
@@ -80,7 +89,9 @@ def tell(args: Args) -> dict[str, Any]:
     """Arguments as JSON, for an actor to read."""
     from sinew.config import to_json
 
-    return to_json(args) | {"run": str(args.run), "out": str(args.out), "demos": None, "actors": 0, "address": None}
+    demos = None if args.demos is None else str(Path(args.demos).absolute())
+    run = str(args.run) if str(args.run).startswith("hf:") else str(Path(args.run).absolute())
+    return to_json(args) | {"run": run, "out": str(args.out.absolute()), "demos": demos, "actors": 0, "learners": 1, "address": None}
 
 
 def act(place: int, told: Mapping[str, Any], outpost: Any) -> Any:
@@ -98,22 +109,49 @@ def act(place: int, told: Mapping[str, Any], outpost: Any) -> Any:
         env.close()
 
 
+def learn(rank: int, told: Mapping[str, Any], group: Any) -> None:
+    """Learn beside the command's process, with actors, replay and checkpoint of this learner's own.
+
+    Args:
+        rank: number of this learner, from 1.
+        told: `{"args": tell(…), "learners": …, "actors": …, "address": …}`.
+        group: all learners.
+    """
+    from sinew.rundir import RunDir
+
+    args, env, learn = _made(told["args"], demos=True)
+    run = RunDir.create(args.out / "learners" / str(rank), told)
+    source = _source(args, env, run, told["actors"] // told["learners"], told["address"])
+    source.group = group
+    try:
+        learn(source, run, dict, Progress())  # type: ignore[arg-type]  # the first learner evaluates for all
+    finally:
+        source.close()
+        env.close()
+
+
 def build(told: Mapping[str, Any]) -> tuple[VecEnv, Learn]:
     """Worlds and method as the learner has them, without demonstrations, which only it needs."""
+    return _made(told, demos=False)[1:]
+
+
+def _made(told: Mapping[str, Any], demos: bool) -> tuple[Args, VecEnv, Learn]:
     import torch
 
     from policies.parallel import own_device
     from sinew.cli.assembly import open_source
-    from sinew.cli.improve import Args, _interface, _practice
+    from sinew.cli.improve import Args, _interface, _own_demos, _practice
     from sinew.cli.improve_methods import METHODS as MAKERS
 
     torch.set_num_threads(1)
     values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in told.items()}
-    args = Args(**values | {"out": Path(told["out"])})
+    values |= {"out": Path(told["out"]), "demos": Path(told["demos"]) if told["demos"] else None}
+    args = Args(**values)
     source = open_source(args.run, args.task, args.action)
     interface = _interface(source.policy, args.task or source.task())
-    method = MAKERS[args.method](source.policy, interface, args, None, own_device(args.device))
-    return _practice(interface, args, method.config.gamma), method.prepare()
+    recorded = (args.demos or _own_demos(source, args.method)) if demos and args.method in REMEMBER else None
+    method = MAKERS[args.method](source.policy, interface, args, recorded, own_device(args.device))
+    return args, _practice(interface, args, method.config.gamma), method.prepare()
 
 
 class Told(Progress):
