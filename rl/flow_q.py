@@ -2,22 +2,22 @@
 
 The behaviour flow is only ever trained to imitate. The policy maps noise to an action in one step; it minimises
 alpha |pi(s, z) - flow(s, z)|^2 - Q(s, pi(s, z)) / mean |Q|, so nothing is differentiated through the flow's many steps. On chunks of
-h actions (Q-chunking) the critics judge whole chunks and bootstrap after them, h steps at once and without bias.
+h actions (Q-chunking) the critics judge whole chunks and bootstrap after them, h steps at once and without bias. Instead of learning a
+one-step policy, the best of several chunks of the flow may be taken, by the critics.
 
 Source: flow Q-learning, Park et al. 2025, arXiv:2502.02538; Q-chunking, Li et al. 2025, arXiv:2507.07969.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from rl.batch import Batch
-from rl.critic import Critic
+from rl.ibrl import share_weights
 from rl.learner import Frames, Learner, LearnerConfig
 from rl.offline import OfflineConfig, OfflineMethod
 from rl.td3_bc import ImitatingLearner, clamped, features_and_action
@@ -30,6 +30,8 @@ class FlowQConfig(OfflineConfig):
 
     alpha: float = 10.0
     """Weight of the distance from the behaviour flow, beside the value in units of its own mean size."""
+    candidates: int = 0
+    """Chunks of the flow of which the best is taken; 0 for the one-step policy."""
     learner: LearnerConfig = field(
         default_factory=lambda: LearnerConfig(
             actor_lr=3e-4, actor_every=1, target_reduce="mean", actor_reduce="mean", smoothing_std=0.0, output_l2=0.0, target_actor=False
@@ -38,30 +40,14 @@ class FlowQConfig(OfflineConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.alpha < 0:
-            raise InputError(f"alpha is {self.alpha}; it is a weight and must not be negative")
-
-
-class FlowActor(Protocol):
-    """What is learned; `policies.flow_q.FlowQActor` is one. Chunks are flat, (B, U)."""
-
-    def jump(self, features: Tensor, noise: Tensor) -> Tensor:
-        """The policy: features (B, D), noise (B, U) → chunk."""
-        ...
-
-    def velocity(self, features: Tensor, x: Tensor, t: Tensor) -> Tensor:
-        """The behaviour flow's velocity, noise minus chunk, at x = t noise + (1 - t) chunk; t (B,)."""
-        ...
-
-    def flow(self, features: Tensor, noise: Tensor) -> Tensor:
-        """Where the behaviour flow takes the noise, within [-1, 1]."""
-        ...
+        if self.alpha < 0 or self.candidates < 0 or (self.candidates and self.critic_head != "scalar"):
+            raise InputError(f"alpha {self.alpha} and candidates {self.candidates} must not be negative; candidates need scalar critics")
 
 
 class FlowQLearner(ImitatingLearner):
     """Critics, behaviour flow and one-step policy; the last noise that the policy was given is kept for its distillation."""
 
-    alpha: float
+    settings: FlowQConfig
     action_dim: int
 
     def update(self, batch: Batch, *, train_actor: bool = True) -> None:
@@ -77,21 +63,46 @@ class FlowQLearner(ImitatingLearner):
         """The policy's chunks (B, U) from fresh noise."""
         features = frames["features"]
         size = self.critic.net.in_dim - features.shape[1]
-        self._noise = torch.randn(len(features), size, generator=self.generator).to(features)
-        return actor.jump(features, self._noise)
+        self._noise = drawn(features, size, self.settings.candidates, self.generator)
+        return decide(actor, features, self._noise)
+
+    def actor_step(self, frames: Frames) -> None:
+        """One Adam step; the flow alone learns where the best of its chunks is taken."""
+        if not self.settings.candidates:
+            super().actor_step(frames)
+            return
+        self.actor_optimizer.zero_grad(set_to_none=True)
+        self.behaviour(self._batch).backward()
+        self.actor_optimizer.step()
+        self._actor_updates += 1
 
     def imitation(self, u: Tensor, batch: Batch) -> Tensor:
         """Distance of the policy from where the flow takes the same noise, and the flow's own loss."""
         actor: Any = self.actor
-        features, action = batch.frames["features"], batch.action
         with torch.no_grad():
-            wanted = actor.flow(features, self._noise)
+            wanted = actor.flow(batch.frames["features"], self._noise)
+        return self.settings.alpha * (u - wanted).square().mean() + self.behaviour(batch)
+
+    def behaviour(self, batch: Batch) -> Tensor:
+        """The flow's loss on recorded chunks, as far as they lie within their episodes."""
+        actor: Any = self.actor
+        action = batch.action
         noise = torch.randn(action.shape, generator=self.generator).to(action)
         t = torch.rand(len(action), generator=self.generator).to(action)
         x = t[:, None] * noise + (1 - t[:, None]) * action
-        error = (actor.velocity(features, x, t) - (noise - action)).square()
-        behaviour = error.mean() if self._past is None else (error * ~self._past).sum() / (~self._past).sum()
-        return self.alpha * (u - wanted).square().mean() + behaviour
+        error = (actor.velocity(batch.frames["features"], x, t) - (noise - action)).square()
+        return error.mean() if self._past is None else (error * ~self._past).sum() / (~self._past).sum()
+
+
+def drawn(features: Tensor, size: int, candidates: int, generator: torch.Generator) -> Tensor:
+    """Noise (B, U), or (B, N, U) for N candidates."""
+    shape = (len(features), candidates, size) if candidates else (len(features), size)
+    return torch.randn(shape, generator=generator).to(features)
+
+
+def decide(actor: Any, features: Tensor, noise: Tensor) -> Tensor:
+    """Chunks (B, U) of noise as `drawn` gives it."""
+    return actor.jump(features, noise) if noise.dim() == 2 else actor.best(features, noise)
 
 
 def _past_end(batch: Batch, action_dim: int) -> Tensor | None:
@@ -103,15 +114,16 @@ def _past_end(batch: Batch, action_dim: int) -> Tensor | None:
 
 
 class FlowQMethod(OfflineMethod):
-    """Chunks of `stride` actions from features; stride 1 is flow Q-learning, above 1 Q-chunking."""
+    """Chunks of `stride` actions from features; stride 1 is flow Q-learning, above 1 Q-chunking.
+
+    The actor is `policies.flow_q.FlowQActor`, or has its `jump`, `velocity` and `flow`, and for candidates `best` and `critic`.
+    """
 
     config: FlowQConfig
 
     def choose(self, features: Tensor, generator: torch.Generator) -> Tensor:
         """The policy's own draws explore."""
-        actor: Any = self.actor
-        noise = torch.randn(len(features), self.stride * self.action_dim, generator=generator).to(features)
-        return actor.jump(features, noise)
+        return decide(self.actor, features, drawn(features, self.stride * self.action_dim, self.config.candidates, generator))
 
     def build(self, frames: Frames) -> Learner:
         """Critics of chunks, and the actor."""
@@ -120,20 +132,17 @@ class FlowQMethod(OfflineMethod):
             raise InputError(f"a chunk of {self.stride} actions is judged as a whole; n_step is {config.n_step} and must be 1")
         generator = torch.Generator().manual_seed(config.seed)
         width = features.shape[1] + self.stride * self.action_dim
-        critic = Critic(width, config.critic_hidden, config.critic_heads, generator=generator).to(features.device)
         learner: FlowQLearner
-
-        def propose(actor: Any, frames: Mapping[str, Tensor]) -> Tensor:
-            return learner.draw(actor, frames)
-
         learner = FlowQLearner(
             self.actor,
-            critic,
-            propose=propose,
+            config.make_critic(width, generator).to(features.device),
+            propose=lambda actor, frames: learner.draw(actor, frames),
             decode=clamped,
             critic_input=features_and_action,
             config=config.learner,
             generator=generator,
         )
-        learner.alpha, learner.action_dim = config.alpha, self.action_dim
+        learner.settings, learner.action_dim = config, self.action_dim
+        if config.candidates:  # the policy keeps the slow copy of the critics
+            share_weights(self.actor.critic, learner.critic_target.net)  # type: ignore[arg-type]
         return learner

@@ -18,7 +18,7 @@ from rl.checkpoint import read_state, write_state
 from rl.gate import Evaluation, Gate
 from rl.learner import Frames, Learner
 from rl.loop_config import LoopConfig, LoopResult
-from rl.replay import Mix, Ring
+from rl.replay import Ring
 from rl.runner import ACTOR_FILE, Runner
 from sinew.config import to_json
 from sinew.errors import DataError, InputError
@@ -208,7 +208,7 @@ def train_offline(
         return result
     runner = Runner(env, method, run, config, data, evaluate, progress)
     if method.stride > 1:
-        runner.sampler = Mix(Overlapping(runner.ring), sampler, config.demo_fraction)
+        runner.draw_through(Overlapping)
     return runner.run_to_end()
 
 

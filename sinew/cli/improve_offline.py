@@ -46,11 +46,15 @@ def from_data(base: PolicyModule, interface: Interface, args: Args, demos: Path 
 
     if demos is None:
         raise InputError(f"--method {args.method} learns from recorded episodes, and {args.run} names none: give --demos DIR")
+    if args.candidates and args.method not in ("fql", "qc"):
+        raise InputError(f"--candidates {args.candidates}: chunks to choose from are drawn by fql and qc, not by {args.method}")
     if args.reward != "sparse":
         raise InputError(f"--reward {args.reward}: recorded episodes tell success alone; leave it out for --method {args.method}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(args.seed)
-        policy, make = offline_method(args.method, base, args.updates, **_shared(args), **({"steps": args.steps} if args.steps else {}))
+        own: dict[str, Any] = {"steps": args.steps} if args.steps else {}
+        own |= {"candidates": args.candidates} if args.method in ("fql", "qc") else {}
+        policy, make = offline_method(args.method, base, args.updates, **_shared(args), **own)
     policy = policy.to(device)
     method = make(args.num_envs)
 
@@ -101,8 +105,9 @@ def offline_method(
         kind, make = (IqlMethod, IqlConfig) if name == "iql" else (Td3BcMethod, Td3BcConfig)
         config = make(**settings)
         return direct, lambda worlds: kind(direct.actor, direct.observe, width, config, num_envs=worlds)  # type: ignore[arg-type]
-    flow, stride = FlowQ.seeing_as(base, base.spec.horizon if name == "qc" else 1), base.spec.horizon if name == "qc" else 1
-    chosen = FlowQConfig(**settings)
+    chosen, stride = FlowQConfig(**settings), base.spec.horizon if name == "qc" else 1
+    critics = {"critic_hidden": chosen.critic_hidden, "critic_heads": chosen.critic_heads}
+    flow = FlowQ.seeing_as(base, stride, candidates=chosen.candidates, **critics)
     return flow, lambda worlds: FlowQMethod(flow.actor(), flow.observe, width, chosen, num_envs=worlds, stride=stride)
 
 

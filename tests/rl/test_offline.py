@@ -8,6 +8,9 @@ import pytest
 import torch
 from torch import nn
 
+import policies.backbones
+import policies.flow_q
+from policies.bootstrapped import ValueHeads
 from rl.batch import Batch
 from rl.episodes import add_episode
 from rl.flow_q import FlowQConfig, FlowQMethod
@@ -241,6 +244,41 @@ def test_behaviour_flow_is_not_taught_what_lies_past_the_end():
     assert learner._past.tolist() == [[False, False, True, True]] * 8  # type: ignore[attr-defined]
 
 
+def test_the_best_of_several_chunks_is_taken_by_the_slow_critics():
+    """The flow puts out its noise, so that the best candidate is the noise that critics value most."""
+    base = policies.flow_q.FlowQActor(nn.Linear(1, 1), None, ValueHeads(3, (4,), 2), (1, 2), 1)
+    base.flow = lambda features, noise: noise  # type: ignore[method-assign]
+    config = FlowQConfig(candidates=5, critic_hidden=(4,))
+    learner = FlowQMethod(base, identity, 2, config).make_learner({"features": torch.ones(1, 1)})
+
+    def values(noise):
+        rows, number = noise.shape[:2]
+        return base.critic(torch.cat([torch.ones(rows * number, 1), noise.flatten(0, 1)], -1)).mean(0).view(rows, number)
+
+    noise = torch.randn(7, 5, 2, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(base.best(torch.ones(7, 1), noise), noise[torch.arange(7), values(noise).argmax(1)])
+    # targets bootstrap from the best chunk of fresh noise, as the slow critics see it
+    action, _ = learner.next_action(_bandit(torch.zeros(64, 2), torch.zeros(64)).frames)
+    fresh = learner._noise  # type: ignore[attr-defined]
+    assert torch.equal(action, fresh[torch.arange(64), values(fresh).argmax(1)].clamp(-1, 1))
+
+
+def test_only_the_flow_learns_where_candidates_are_chosen_from():
+    actor = policies.flow_q.FlowQActor(
+        policies.backbones.MlpBackbone(2, 1, 1, (16,), 4), None, ValueHeads(3, (8,), 2).requires_grad_(False), (2, 1), 3
+    )
+    config = FlowQConfig(candidates=4, critic_hidden=(8,), learner=LearnerConfig(
+        actor_lr=1e-2, actor_every=1, smoothing_std=0.0, output_l2=0.0, target_actor=False))  # fmt: skip
+    learner = FlowQMethod(actor, identity, 2, config).make_learner({"features": torch.ones(1, 1)})
+    before = [p.clone() for p in actor.behaviour.parameters()]
+    for _ in range(300):
+        learner.update(_bandit(torch.full((64, 2), 0.25), torch.ones(64)))
+    assert not any(torch.equal(a, b) for a, b in zip(before, actor.behaviour.parameters(), strict=True) if a.numel() > 1)
+    found = actor.best(torch.ones(50, 1), torch.randn(50, 4, 2, generator=torch.Generator().manual_seed(0)))
+    assert (found - 0.25).abs().mean() < 0.12
+    assert all(a.data_ptr() == b.data_ptr() for a, b in zip(actor.critic.parameters(), learner.critic_target.net.parameters(), strict=True))
+
+
 def test_judging_chunks_as_steps_ahead_is_refused():
     with pytest.raises(InputError, match="n_step is 3"):
         FlowQMethod(ToyFlow(4), identity, 2, FlowQConfig(n_step=3), stride=2).make_learner({"features": torch.ones(1, 1)})
@@ -256,10 +294,18 @@ def makers():
         "td3-bc": lambda: Td3BcMethod(Linear(LENGTH, 1), identity, 1, Td3BcConfig(**shared)),
         "fql": lambda: FlowQMethod(ToyFlow(1), identity, 1, FlowQConfig(**shared)),
         "qc": lambda: FlowQMethod(ToyFlow(3), identity, 1, FlowQConfig(**shared), stride=3),
+        "best": lambda: FlowQMethod(best_of_flow(), identity, 1, FlowQConfig(**shared, candidates=2), stride=3),
     }
 
 
-@pytest.mark.parametrize("name", ["iql", "td3-bc", "fql", "qc"])
+def best_of_flow():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = policies.backbones.MlpBackbone(3, 1, LENGTH, (8,), 2)
+        return policies.flow_q.FlowQActor(net, None, ValueHeads(LENGTH + 3, (16,), 2).requires_grad_(False), (3, 1), 2)
+
+
+@pytest.mark.parametrize("name", ["iql", "td3-bc", "fql", "qc", "best"])
 def test_resuming_equals_not_being_interrupted(tmp_path, name):
     scores = [{"k": k, "n": 10} for k in (4, 3)]
     whole = makers()[name]()
