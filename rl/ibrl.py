@@ -37,6 +37,8 @@ class IbrlConfig(LoopConfig):
     critic_heads: int = 5
     exploration_std: float = 0.1
     """Noise on the actor's own action while learning, in units of the normalised action."""
+    floor: float | None = None
+    """The base is always among the choices; what falls are the critics, and going back to an earlier actor does not mend them."""
     learner: LearnerConfig = field(default_factory=lambda: LearnerConfig(actor_lr=3e-4, output_l2=0.0))
 
     def __post_init__(self) -> None:
@@ -57,6 +59,10 @@ class IbrlLearner(Learner):
         better = self._least(frames, own) > self._least(frames, planned)
         return torch.where(better[:, None], own, planned), log_p
 
+    def return_to(self, weights: Mapping[str, Tensor]) -> None:
+        """The actor's share of the chooser's `weights`; critics go on from where they are, since they know more by now."""
+        super().return_to({k.removeprefix("actor."): v for k, v in weights.items() if k.startswith("actor.")})
+
     def _least(self, frames: Frames, action: Tensor) -> Tensor:
         """The least value (B,) of all target critics."""
         out = self.target_engine.evaluate(self.critic_input(frames, action))
@@ -73,7 +79,7 @@ class IbrlMethod(ResidualMethod):
         self.chooser = chooser
 
     def act(self, frames: Frames, step: int, generator: torch.Generator) -> Tensor:
-        """The planned action, or the actor's own with its exploration noise where the critics prefer it."""
+        """The planned action, or the actor's own with its noise where the critics prefer it."""
         features, planned = frames["features"], frames["base_action"]
         if step < self.config.random_steps:
             return planned
@@ -84,10 +90,8 @@ class IbrlMethod(ResidualMethod):
 
     def make_learner(self, frames: Frames) -> IbrlLearner:
         """Its target critics are the chooser's: both are one set of weights."""
-        config, chooser = self.config, self.chooser
-        generator = torch.Generator().manual_seed(config.seed)
-        features = frames["features"]
-        width = features.shape[1] + frames["base_action"].shape[1]
+        config, chooser, features = self.config, self.chooser, frames["features"]
+        generator, width = torch.Generator().manual_seed(config.seed), features.shape[1] + frames["base_action"].shape[1]
         learner = IbrlLearner(
             chooser.actor,
             config.make_critic(width, generator).to(features.device),
@@ -107,8 +111,7 @@ def share_weights(follower: torch.nn.Module, leader: torch.nn.Module) -> None:
     Raises:
         InputError: they are not of the same shape.
     """
-    theirs = dict(leader.named_parameters())
-    mine = dict(follower.named_parameters())
+    theirs, mine = (dict(module.named_parameters()) for module in (leader, follower))
     if {k: v.shape for k, v in mine.items()} != {k: v.shape for k, v in theirs.items()}:
         raise InputError(
             "the chooser's critics are of another size than those that learn: make it with the config's critic_hidden and heads"

@@ -185,3 +185,16 @@ def test_where_nothing_beats_the_base_it_is_left_as_it_was(tmp_path):
     scores = iter([30, 10, 29, 30, 5])
     result, chooser = learn(tmp_path / "run", SHORT, evaluate=lambda: {"k": next(scores), "n": 50})
     assert result.best == result.base and not bool(chooser.active)
+
+
+def test_going_back_takes_the_actor_and_leaves_the_critics():
+    method, learner, frames = method_and_learner()
+    weights = {k: v.clone() for k, v in method.chooser.state_dict().items()}
+    batch = Batch(frames, frames["base_action"], torch.rand(16), torch.full((16,), 0.9), frames, *[torch.zeros(16)] * 3)
+    for _ in range(6):
+        learner.update(batch)
+    critics = {k: v.clone() for k, v in learner.critic_target.state_dict().items()}
+    assert any(not torch.equal(v, weights[k]) for k, v in method.chooser.state_dict().items() if k.startswith("actor."))
+    learner.return_to(weights)
+    assert all(torch.equal(v, weights[k]) for k, v in method.chooser.state_dict().items() if k.startswith("actor."))
+    assert all(torch.equal(v, critics[k]) for k, v in learner.critic_target.state_dict().items())
