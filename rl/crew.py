@@ -81,6 +81,9 @@ class Seat:
     """Whether this process was heard."""
     deaths: int = 0
     last_word: str = ""
+    """What the process that is there says of its end."""
+    ended: str = ""
+    """How the one before it ended."""
     lost: int = 0
     """Steps that were made and never came."""
 
@@ -243,14 +246,14 @@ class Crew(Source):
                 again = seat.deaths <= self.config.restarts and self.launch is not None
                 what = f"started again ({seat.deaths} of {self.config.restarts})" if again else "given up"
                 self.progress.note(f"actor {place} DIED: {how}; {what}, the others go on")
-            seat.last_word = how or seat.last_word
+            seat.ended, seat.last_word = how or seat.ended, ""
             self._stop_process(seat)
             if self.launch is not None and seat.deaths <= self.config.restarts:
                 seat.heard_s, seat.met = time.monotonic(), False
                 (self.run / LOGS).mkdir(parents=True, exist_ok=True)
                 seat.process = self.launch(place, self.run / ENDPOINT, self.run / LOGS / f"{place}.log")
         if self.launch is not None and all(seat.deaths > self.config.restarts and seat.client is None for seat in self.seats):
-            word = next((seat.last_word for seat in self.seats if seat.last_word), "")
+            word = next((seat.ended for seat in self.seats if seat.ended), "")
             raise InputError(f"all {self.places} actors died: {word}; see {self.run / LOGS}; the last checkpoint is kept")
 
     def _death(self, seat: Seat) -> str | None:

@@ -22,7 +22,7 @@ from rl.worlds import Step
 from sinew.errors import InputError
 
 AT_ONCE = 64
-"""Most steps of a place that are taken in between two looks at whether a checkpoint is due."""
+"""Most steps that are taken in between two updates, where worlds act on their own."""
 View = Callable[[Ring], Sampler]
 """How a ring is drawn from."""
 
@@ -44,10 +44,11 @@ class Memory:
     Args:
         rings: one per place.
         device: where batches are wanted.
+        at_once: most steps of a place that are taken in before anybody asks whether a checkpoint is due.
     """
 
-    def __init__(self, rings: list[Ring], device: torch.device) -> None:
-        self.rings, self.device = rings, device
+    def __init__(self, rings: list[Ring], device: torch.device, at_once: int = 1) -> None:
+        self.rings, self.device, self.at_once = rings, device, at_once
         self.view: View | None = None
         """How rings are drawn from; None for as they are."""
         self._viewed: tuple[View, list[Sampler]] | None = None
@@ -60,7 +61,7 @@ class Memory:
     @property
     def full(self) -> bool:
         """Whether a checkpoint is due before much more is taken in, so that the last one stays whole."""
-        return any(ring.store is not None and ring.count - ring.saved >= ring.margin - AT_ONCE for ring in self.rings)
+        return any(ring.store is not None and ring.count - ring.saved >= ring.margin - self.at_once for ring in self.rings)
 
     def start(self, place: int, frames: Mapping[str, Tensor]) -> None:
         """All worlds of a place begin anew with `frames`; what was running there is cut, and bootstraps from where it was."""
@@ -74,11 +75,15 @@ class Memory:
         held = self._held[place]
         if held is None:
             raise RuntimeError(f"place {place} has not started")
-        self.rings[place].add(held, step.action, step.reward, step.terminated, step.truncated, final=step.final, source=step.source)
+        ring = self.rings[place]
+        if step.reward.device != ring.device:
+            step = step.to(ring.device)
+        ring.add(held, step.action, step.reward, step.terminated, step.truncated, final=step.final, source=step.source)
         self._held[place] = self._kept(place, step.frames)
 
     def _kept(self, place: int, frames: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {key: frames[key] for key in self.rings[place].frame}
+        ring = self.rings[place]
+        return {key: frames[key].to(ring.device) for key in ring.frame}
 
     # ------------------------------------------------------------ sampling
 
@@ -176,11 +181,12 @@ def make_memory(layout: FrameSpec, source: Source, config: LoopConfig, device: t
     per_frame = sum(math.prod(shape) * dtype.itemsize for shape, dtype in layout.values())
     if per_frame * length * N * places <= config.replay_ram_gb * 2**30:
         return Memory([Ring(length, N, layout, source.action_spec.dim, device=device) for _ in range(places)], device)
-    margin = -(-config.checkpoint_every // N) + 2 * AT_ONCE
+    at_once = 1 if source.together else AT_ONCE
+    margin = -(-config.checkpoint_every // N) + 2 + 2 * at_once
     owner = {**files.owner, "frames": {k: [list(shape), str(dtype)] for k, (shape, dtype) in sorted(layout.items())}}
     rings = []
     for place in range(places):
         known = None if files.known is None else files.known[place]
         store = MappedFolder(files.folder / str(place), owner, known)
         rings.append(Ring(length, N, layout, source.action_spec.dim, margin=margin, store=store))
-    return Memory(rings, device)
+    return Memory(rings, device, at_once)

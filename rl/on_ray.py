@@ -284,14 +284,28 @@ def connect(address: str) -> tuple[ModuleType, bool]:
     if ray.is_initialized():
         return ray, False
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    here: dict[str, Any] = {"env_vars": {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p), "OMP_NUM_THREADS": "1"}}
-    there: dict[str, Any] = {"env_vars": {"OMP_NUM_THREADS": "1"}}
     try:
         if address == LOCAL:
-            ray.init(include_dashboard=False, log_to_driver=False, runtime_env=here, num_cpus=os.cpu_count())
+            with _environment(PYTHONPATH=os.pathsep.join(p for p in sys.path if p), OMP_NUM_THREADS="1"):
+                ray.init(include_dashboard=False, log_to_driver=False, num_cpus=os.cpu_count())
         else:
-            ray.init(address=address, log_to_driver=False, runtime_env=there)
+            ray.init(address=address, log_to_driver=False, runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}})
     except Exception as e:  # Ray has a type of its own for every way to fail
         told = str(e).splitlines()
         raise InputError(f"no Ray at {address}: {told[0] if told else type(e).__name__}; start one with: ray start --head") from None
     return ray, True
+
+
+@contextmanager
+def _environment(**values: str) -> Iterator[None]:
+    """These variables for processes that are started meanwhile."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

@@ -383,6 +383,12 @@ class Ring:
         self.count = self.saved = count
         self._changed()
 
+    def moved(self, device: torch.device) -> Ring:
+        """A copy in the memory of a device."""
+        other = Ring(self.window, self.num_envs, self.frame, self.action_dim, device=device)
+        other.load_state(self.state())
+        return other
+
 
 class Mix:
     """Batches of which a fixed share comes from a second replay: online and demonstrations, half and half.

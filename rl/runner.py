@@ -82,7 +82,7 @@ class Runner:
         self.group = self.source.group
         self.control = self.source.control
         """Asked for requests (`rl.worlds.REQUESTS`) before every step, never during updates; None to ask nobody."""
-        self.step = self.successes = self.block = self.stop_count = self.actor_waits = 0
+        self.step = self.successes = self.block = self.stop_count = self.actor_waits = self.updates = 0
         self.update_debt = 0.0
         self.critic_only_done = self.stopped = self.finished = False
         self.history: list[Evaluation] = []
@@ -102,14 +102,22 @@ class Runner:
         if saved is not None:
             self._recall(*saved)
             acting = {k.removeprefix("source."): v for k, v in saved[0].items() if k.startswith("source.")}, saved[1]["source"]
+            self.updates = saved[1]["learner"]["updates"]
+            if self.finished and not self.source.together:
+                return  # nobody has to act any more
         self.source.progress = self.progress
         frames = self.source.open(self.block, self.step, acting)
+        if not self.source.together:  # what was sent is on the CPU
+            place = next((p.device for p in self.actor.parameters()), torch.device("cpu"))
+            frames = {k: v.to(place) for k, v in frames.items()}
         self.learner = self.method.make_learner(frames)
         device = next(iter(frames.values())).device
         owner = {"task": _task(self.run), "action": list(self.source.action_spec.names)}
         self._check_demos(self.method.layout(frames))
         layout, files = self.method.layout(frames), saved[1]["files"] if saved is not None and not self.finished else None
         self.memory = make_memory(layout, self.source, config, device, Files(self.run / "replay", owner, files))
+        if self.demos is not None and self.demos.device != self.memory.rings[0].device:
+            self.demos = self.demos.moved(self.memory.rings[0].device)
         self.replay_rng = torch.Generator(self.memory.rings[0].device).manual_seed(config.seed + 2)
         self.draw_through(None)
         if saved is None or acting is None:
@@ -202,13 +210,14 @@ class Runner:
         if self.finished:
             self.gate.restore()
         else:
+            self.source.publish(self.actor, self.learner.updates, self.step, now=True)
             if self.evaluate is not None and self.gate.base is None:
                 base = self._evaluate()
                 self._log(step=0, k=base.k, n=base.n, success=base.rate, kept=True)
-            self.source.publish(self.actor, self.learner.updates, self.step, now=True)
             self._learn()
             reason = self._stop() if self.stopped else self._finish()
-        return LoopResult(self.step, self.learner.updates, self.gate.base, self.gate.best, tuple(self.history), self.successes, reason)
+            self.updates = self.learner.updates
+        return LoopResult(self.step, self.updates, self.gate.base, self.gate.best, tuple(self.history), self.successes, reason)
 
     def _learn(self) -> None:
         config = self.config

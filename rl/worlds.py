@@ -82,6 +82,14 @@ class Step:
     success: Sequence[float]
     """1 or 0 for each of these M."""
 
+    def to(self, device: torch.device) -> Step:
+        """The same on a device."""
+        moved = {name: getattr(self, name).to(device) for name in ("action", "reward", "terminated", "truncated")}
+        source = self.source.to(device) if isinstance(self.source, Tensor) else self.source
+        frames = {k: v.to(device) for k, v in self.frames.items()}
+        final = None if self.final is None else {k: v.to(device) for k, v in self.final.items()}
+        return Step(**moved, source=source, frames=frames, final=final, success=self.success)
+
 
 class Worlds:
     """N worlds and what acts in them.

@@ -373,6 +373,26 @@ def test_a_learner_that_dies_is_waited_for_and_gets_everything_again(tmp_path):
         torch.testing.assert_close(arrived, torch.stack(env.executed[first_number - 1 :][: len(mine)]), atol=1e-5, rtol=0)
 
 
+class Mortal(point_mass.PointMass):
+    """Worlds whose process is killed once, at place 1; at place 0 nobody gets far before the other is back."""
+
+    def __init__(self, run: RunDir, place: int) -> None:
+        super().__init__(WORLDS)
+        self.run, self.place, self.steps = run, place, 0
+
+    def step(self, action):
+        self.steps += 1
+        died, back = self.run / "died", self.run / "back"
+        if self.place == 1 and died.exists() and self.steps == 5:
+            back.touch()
+        if self.place == 1 and not died.exists() and self.steps == 20:
+            died.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        while self.place == 0 and self.steps == 100 and (self.run / "waits").exists() and not back.exists():
+            time.sleep(0.02)
+        return super().step(action)
+
+
 SCRIPT = """
 import json, os, signal, sys
 from pathlib import Path
@@ -383,15 +403,7 @@ import point_mass, test_actors
 from sinew.rundir import RunDir
 what, run, place = sys.argv[1], RunDir(Path(sys.argv[2])), int(sys.argv[3])
 if what == "actor":
-    class Env(point_mass.PointMass):
-        steps = 0
-        def step(self, action):
-            self.steps += 1
-            if self.steps == 20 and place == 1 and not (run / "died").exists():
-                (run / "died").touch()
-                os.kill(os.getpid(), signal.SIGKILL)
-            return super().step(action)
-    test_actors.act(run, place, Env(test_actors.WORLDS), test_actors.residual, test_actors.Progress())
+    test_actors.act(run, place, test_actors.Mortal(run, place), test_actors.residual, test_actors.Progress())
 if what == "broken":
     class Broken(point_mass.PointMass):
         def step(self, action):
@@ -421,6 +433,7 @@ def launcher(run: RunDir, what: str):
 
 def test_an_actor_that_is_killed_is_said_and_started_again(tmp_path):
     run, notes = RunDir.create(tmp_path / "run", SHORT), Notes()
+    (run / "waits").touch()
     learner = crew(run, 2, launcher(run, "actor"))
     try:
         result, _ = residual(learner, run, replace(SHORT, steps=1_600), notes)

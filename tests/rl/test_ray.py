@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from rl.checkpoint import read_state
 from rl.crew import CrewConfig
-from rl.on_ray import LOCAL, RayCrew, learners
+from rl.on_ray import LOCAL, RayCrew, connect, learners
 from rl.runner import STATE_FILE
 from sinew.errors import InputError, MissingDependency
 from sinew.rundir import RunDir
@@ -25,22 +23,19 @@ from sinew.rundir import RunDir
 pytest.importorskip("ray", reason="ray is not installed: pip install 'sinew[distributed]'")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_ray():
+    """Starting Ray takes seconds: all these tests share one."""
+    ray, _ = connect(LOCAL)
+    yield
+    ray.shutdown()
+
+
 def act(place: int, told: Mapping[str, Any], outpost: Any) -> None:
     """Runs in Ray's process; place 1 is killed once."""
     torch.set_num_threads(1)
     run = RunDir(Path(told["run"]))
-
-    class Env(point_mass.PointMass):
-        steps = 0
-
-        def step(self, action):
-            self.steps += 1
-            if place == 1 and self.steps == 20 and not (run / "died").exists():
-                (run / "died").touch()
-                os.kill(os.getpid(), signal.SIGKILL)
-            return super().step(action)
-
-    test_actors.residual(outpost(Env(test_actors.WORLDS)), run)
+    test_actors.residual(outpost(test_actors.Mortal(run, place)), run)
 
 
 def broken(place: int, told: Mapping[str, Any], outpost: Any) -> None:
@@ -69,6 +64,7 @@ def ray_crew(run: RunDir, function: str, actors: int, **options: Any) -> RayCrew
 
 def test_two_actors_on_ray_act_and_one_is_killed(tmp_path):
     run, notes = RunDir.create(tmp_path / "run", {}), test_actors.Notes()
+    (run / "waits").touch()
     learner, kept = ray_crew(run, "act", 2), []
     taken = learner.took
     learner.took = lambda arrival: (kept.append(arrival), taken(arrival))[1]  # type: ignore[method-assign]
@@ -112,8 +108,19 @@ def test_what_ails_actors_is_told(tmp_path):
             test_actors.residual(learner, run)
     finally:
         learner.close()
-    with pytest.raises(InputError, match=r"no Ray at 127\.0\.0\.1:1"):
-        RayCrew(run, CrewConfig(actors=1), 1, point_mass.PointMass(1).action_spec, "127.0.0.1:1", "x:y", {})
+
+
+def test_no_ray_at_an_address_is_told(monkeypatch):
+    import ray
+
+    def refuse(**options: Any) -> None:
+        raise ConnectionError(f"ray client connection timeout at {options['address']}\nwith more lines")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", refuse)
+    with pytest.raises(InputError, match=r"no Ray at ray://nowhere:1: ray client .*; start one with: ray start --head") as told:
+        connect("ray://nowhere:1")
+    assert "\n" not in str(told.value)
 
 
 def test_a_missing_ray_is_told_with_the_command(tmp_path, monkeypatch):
