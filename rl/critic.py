@@ -47,10 +47,11 @@ class EnsembleMLP(nn.Module):
             raise InputError(f"an ensemble of {heads} heads with {in_dim} inputs and hidden layers {tuple(hidden)} has nothing to compute")
         self.in_dim, self.hidden, self.out_dim, self.heads, self.layer_norm = in_dim, tuple(hidden), out_dim, heads, layer_norm
         widths = (in_dim, *self.hidden, out_dim)
-        self.weight = nn.ParameterList(torch.empty(heads, a, b) for a, b in itertools.pairwise(widths))
-        self.bias = nn.ParameterList(torch.zeros(heads, 1, b) for b in widths[1:])
-        self.gain = nn.ParameterList(torch.ones(heads, 1, b) for b in self.hidden if layer_norm)
-        self.shift = nn.ParameterList(torch.zeros(heads, 1, b) for b in self.hidden if layer_norm)
+        where = None if generator is None else generator.device  # weights are drawn where the generator is
+        self.weight = nn.ParameterList(torch.empty(heads, a, b, device=where) for a, b in itertools.pairwise(widths))
+        self.bias = nn.ParameterList(torch.zeros(heads, 1, b, device=where) for b in widths[1:])
+        self.gain = nn.ParameterList(torch.ones(heads, 1, b, device=where) for b in self.hidden if layer_norm)
+        self.shift = nn.ParameterList(torch.zeros(heads, 1, b, device=where) for b in self.hidden if layer_norm)
         self.reset_parameters(generator)
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:

@@ -63,7 +63,7 @@ def features_base_and_action(frames: Frames, action: Tensor) -> Tensor:
 def make_learner(actor: nn.Module, feature_dim: int, action_dim: int, config: ResidualConfig) -> Learner:
     """The learner of the five slots as residual learning fills them, on the device of `actor`."""
     device = next(actor.parameters()).device
-    generator = torch.Generator().manual_seed(config.seed)
+    generator = torch.Generator(device).manual_seed(config.seed)
     width = feature_dim + action_dim * (2 if config.critic_sees_base else 1)
     critic = config.make_critic(width, generator).to(device)
     critic_input = features_base_and_action if config.critic_sees_base else features_and_action
