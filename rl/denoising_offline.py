@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 from rl.checkpoint import load_module_state, module_state
+from rl.chunk_critics import ChunkCritics, CriticConfig
 from rl.decisions import ChainActor, Decisions, concatenate
-from rl.denoising_ppo import ChainLearner, PpoConfig, Snapshot
-from rl.ope import ChunkCritics, CriticConfig, OffPolicyGate, OpeConfig
+from rl.denoising_ppo import ChainLearner, PpoConfig
+from rl.ope import OffPolicyGate, OpeConfig
+from rl.snapshot import Snapshot
 from sinew.errors import InputError
 
 Stream = Callable[..., torch.Generator]

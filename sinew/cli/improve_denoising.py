@@ -23,8 +23,9 @@ def ppo_denoise(base: PolicyModule, interface: TaskInterface, args: Args, demos:
     """The base's weights, in stages: from data behind a gate, then by doing."""
     from policies.chain import ChainActor, ChainConfig
     from rl.denoising_offline import OfflineConfig
-    from rl.ope import CriticConfig
-    from rl.rl100 import Rl100Config, train_rl100
+    from rl.chunk_critics import CriticConfig
+    from rl.rl100 import train_rl100
+    from rl.rl100_config import Rl100Config
     from sinew.cli.improve_methods import Chosen
 
     chain = ChainConfig()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 
@@ -50,7 +51,7 @@ def test_steps_are_ddims_own(toys, name, eta):
     with torch.no_grad():
         chain, means = walk.walk(ctx, noise(policy, walk))
         sigmas = policy.sigmas().double()
-        for k, (sigma, later) in enumerate(zip(sigmas[:-1], sigmas[1:])):
+        for k, (sigma, later) in enumerate(pairwise(sigmas)):
             abar, following = 1 / (1 + sigma**2), 1 / (1 + later**2)
             std = eta * ((1 - following) / (1 - abar)).sqrt() * (1 - abar / following).sqrt()
             y = chain[:, k].double()

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import json
 import math
+import signal
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from chain_toys import STATE, actor_of, cloned, fresh, success, windows, worlds
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from rl.chunk_critics import CriticConfig
 from rl.decisions import Collector, Decisions, concatenate
 from rl.denoising_offline import OfflineConfig
-from rl.denoising_ppo import ChainLearner, PpoConfig, Snapshot
-from rl.ope import CriticConfig
-from rl.rl100 import Rl100Config, train_rl100
+from rl.denoising_online import OnlineConfig
+from rl.denoising_ppo import ChainLearner, PpoConfig
+from rl.rl100 import train_rl100
+from rl.rl100_config import Rl100Config
+from rl.snapshot import Snapshot
 from rl.surrogate import SurrogateConfig, clip_schedule, discount_schedule, generalised_advantage, surrogate
 from sinew.errors import InputError
 from sinew.rundir import RunDir
@@ -293,15 +300,14 @@ SMALL = Rl100Config(
     offline=OfflineConfig(
         rounds=3, round_states=128, critics=CriticConfig(updates=30, hidden=(32,)), ppo=PpoConfig(learning_rate=1e-4, epochs=1)
     ),
-    ppo=PpoConfig(learning_rate=3e-4, epochs=2, value_hidden=(32,)),
-    iteration_steps=800,
-    value_only_steps=800,
-    evaluate_every=800,
+    online=OnlineConfig(
+        round_steps=800, value_only_steps=800, evaluate_every=800, ppo=PpoConfig(learning_rate=3e-4, epochs=2, value_hidden=(32,))
+    ),
     stop_success=2.0,
 )
 
 
-class Killed(Exception):
+class KilledError(Exception):
     pass
 
 
@@ -317,14 +323,14 @@ class Stop:
     def advance(self, n=1, **values):
         self.left -= 1
         if not self.left:
-            raise Killed
+            raise KilledError
 
     def note(self, text):
         pass
 
 
-def learn(folder, progress=None, config=SMALL, episodes=20):
-    policy = cloned()
+def learn(folder, progress=None, config=SMALL, episodes=20, base=cloned):
+    policy = base()
     run = RunDir(folder)
     run.path.mkdir(exist_ok=True)
     extra = {} if progress is None else {"progress": progress}
@@ -334,10 +340,10 @@ def learn(folder, progress=None, config=SMALL, episodes=20):
 
 
 def test_a_killed_run_goes_on_as_if_it_had_not_been(tmp_path):
-    """Killed in the offline stage, then in the online one; weights, evaluations and metrics are the uninterrupted run's."""
+    """KilledError in the offline stage, then in the online one; weights, evaluations and metrics are the uninterrupted run's."""
     whole, result, lines = learn(tmp_path / "whole")
     for at in (2, 3):
-        with pytest.raises(Killed):
+        with pytest.raises(KilledError):
             learn(tmp_path / "cut", Stop(at))
     again, resumed, told = learn(tmp_path / "cut")
     assert all(torch.equal(whole[k], again[k]) for k in whole)
@@ -345,11 +351,39 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(tmp_path):
     assert learn(tmp_path / "cut")[1] == result  # finished: nothing is done again
 
 
+DIES = """
+import os, signal, sys
+sys.path.insert(0, sys.argv[1])
+import torch
+torch.set_num_threads(1)
+import test_denoising_ppo as tests
+
+class Dies(tests.Stop):
+    def advance(self, n=1, **values):
+        self.left -= 1
+        if not self.left:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+tests.learn(sys.argv[2], Dies(5), episodes=2, base=tests.fresh)
+"""
+
+
+def test_a_process_that_was_killed_goes_on_where_it_was(tmp_path):
+    """kill -9 in the second round of the online stage, after its learning and before it is saved."""
+    died = subprocess.run([sys.executable, "-c", DIES, str(Path(__file__).parent), str(tmp_path / "cut")], capture_output=True)
+    assert died.returncode == -signal.SIGKILL, died.stderr.decode()[-2000:]
+    again, resumed, told = learn(tmp_path / "cut", episodes=2, base=fresh)
+    whole, result, lines = learn(tmp_path / "whole", episodes=2, base=fresh)
+    assert all(torch.equal(whole[k], again[k]) for k in whole)
+    assert resumed == result and told == lines
+
+
 def test_learning_by_doing_mends_the_policy_and_keeps_the_best(tmp_path):
     """Half of the demonstrations aim beside the goal; the base reaches it in about six of ten episodes."""
     ppo = PpoConfig(learning_rate=3e-4, epochs=5, target_divergence=0.1)
-    config = replace(SMALL, stages=("online",), steps=12_000, iteration_steps=1_500, value_only_steps=1_500, evaluate_every=3_000, ppo=ppo)
-    state, result, lines = learn(tmp_path / "run", config=config, episodes=100)
+    online = OnlineConfig(round_steps=1_500, value_only_steps=1_500, evaluate_every=3_000, ppo=ppo)
+    config = replace(SMALL, stages=("online",), steps=12_000, online=online)
+    state, result, _ = learn(tmp_path / "run", config=config, episodes=100)
     assert result.base is not None and 0.45 < result.base.rate < 0.75
     assert result.best is not None and result.best.rate > result.base.rate + 0.2
     policy = cloned()
@@ -372,7 +406,7 @@ def test_a_fall_goes_back_to_the_best_and_smaller_steps(tmp_path):
 
 
 def test_another_config_or_no_data_is_refused(tmp_path):
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         learn(tmp_path / "run", Stop(1))
     with pytest.raises(InputError, match=r"another gamma: 0\.97 there, 0\.9 here"):
         learn(tmp_path / "run", config=replace(SMALL, gamma=0.9))
