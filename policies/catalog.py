@@ -26,7 +26,7 @@ MODULES = (
     "policies.act",
     "policies.consistency",
     "policies.relative",
-    "policies.zero_noise",
+    "policies.planned",
     "policies.residual",
     "policies.steered",
     "policies.direct",

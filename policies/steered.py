@@ -75,7 +75,10 @@ class NoiseActor(nn.Module):
         for width in hidden:
             layers += [nn.Linear(previous, width), nn.LayerNorm(width), nn.ReLU()]
             previous = width
-        self.layers = nn.Sequential(*layers, nn.Linear(previous, 2 * size))
+        last = nn.Linear(previous, 2 * size)
+        nn.init.normal_(last.weight, std=1e-3)  # at first: about zero noise, with about the spread of the prior
+        nn.init.zeros_(last.bias)
+        self.layers = nn.Sequential(*layers, last)
         self.register_buffer("active", torch.zeros((), dtype=torch.bool))
         """Whether the actor chooses; until it has learned, noise is drawn as the policy alone would."""
 

@@ -273,6 +273,15 @@ class Learner:
         (-self.log_temperature.exp() * (log_p.mean() + wanted)).sum().backward()
         self.temperature_optimizer.step()
 
+    def return_to(self, weights: Mapping[str, Tensor]) -> None:
+        """The actor and its target become what they were with `weights`, without a memory of where they went since."""
+        with torch.no_grad():
+            for module in (self.actor, self.actor_target):
+                module.load_state_dict(weights)
+            for kept in self.actor_optimizer.state.values():
+                for value in kept.values():
+                    value.zero_()
+
     def read_metrics(self) -> dict[str, float]:
         """Means since the last call; the one place that waits for the device."""
         sums = self._sums.tolist()

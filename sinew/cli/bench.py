@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from sinew.bench import Row
 
-NAMES = ("demo", "sim", "data", "policies", "learning", "rl", "actors", "offline", "rewards", "loop", "faults", "calibration")
+NAMES = ("demo", "sim", "data", "policies", "learning", "rl", "improve", "actors", "offline", "rewards", "loop", "faults", "calibration")
 COLUMNS = ("name", "unit", "ours", "peer", "peer_value", "ratio", "target", "holds")
 
 
@@ -29,17 +29,18 @@ class Args:
     """Measure: our figure beside the peer's, taken in the same run."""
 
     name: Annotated[str | None, tyro.conf.Positional] = None
-    """demo, sim, data, policies, learning, rl, actors, offline, rewards, loop, faults or calibration; with --write it may be left out."""
+    """Its name: demo, sim, data, policies, learning, rl, improve, actors, offline, rewards, loop, faults or calibration; with --write it
+    may be left out."""
     quick: bool = False
     """End within a minute; figures are rougher."""
     policies: tuple[str, ...] = ()
-    """learning: only these kinds of policy; offline: only these methods."""
+    """learning: only these kinds of policy; offline and improve: only these methods."""
     tasks: tuple[str, ...] = ()
-    """learning and offline: only these tasks; for offline also one kind of data of a task, as lift:mixed."""
+    """learning, offline and improve: only these tasks; for offline also one kind of data of a task, as lift:mixed."""
     seeds: tuple[int, ...] = ()
-    """learning and offline: only these seeds."""
+    """learning, offline and improve: only these seeds."""
     out: Path | None = None
-    """learning and offline: folder where finished parts are kept, so that they are not made again."""
+    """learning, offline and improve: folder where finished parts are kept, so that they are not made again."""
     write: Path | None = None
     """Markdown page to bring up to date, for example docs/benchmarks.md; the figures are kept in a folder beside it."""
     json: bool = False

@@ -24,6 +24,7 @@ TITLES = {
     "policies": "Policies",
     "learning": "Policies side by side",
     "rl": "Reinforcement learning",
+    "improve": "Improving a policy",
     "rewards": "Rewards",
     "loop": "Control loop and transport",
     "faults": "Faults",

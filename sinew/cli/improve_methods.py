@@ -52,9 +52,9 @@ def seen_finely(base: PolicyModule, args: Args) -> PolicyModule:
 
 def planning(base: PolicyModule, args: Args) -> PolicyModule:
     """The base as it plans for a correction."""
-    from policies.zero_noise import ZeroNoise
+    from policies.planned import Planned
 
-    return base if args.base_noise == "sample" else ZeroNoise(base)
+    return Planned(base, args.act_steps, zero_noise=args.base_noise == "zero")
 
 
 def residual(base: PolicyModule, interface: TaskInterface, args: Args, demos: Path | None, device: torch.device) -> Chosen:
@@ -70,7 +70,7 @@ def residual(base: PolicyModule, interface: TaskInterface, args: Args, demos: Pa
     config = ResidualConfig(steps=args.steps or 40_000, learner=_learner(ResidualConfig, args), **_shared(args))
 
     prepare = _at_every_tick(policy, policy.actor, train_residual, config, interface, args, demos, device)
-    shape = {"scale": args.scale, "base_noise": args.base_noise, "relative": args.relative}
+    shape = {"scale": args.scale, "act_steps": policy.spec.horizon, "base_noise": args.base_noise, "relative": args.relative}
     return Chosen(policy, config, {**shape, "residual": config}, prepare)
 
 

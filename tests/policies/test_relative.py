@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from policies.planned import Planned
 from policies.relative import Relative, named_points
-from policies.zero_noise import ZeroNoise
 from sinew.errors import SpecError
 from sinew.specs import ENVIRONMENT_STATE, STATE, ObservationSpec, TensorSpec
 
@@ -35,10 +35,10 @@ def test_a_millimetre_shows_where_things_are_close(toys):
 def test_zero_noise_leaves_nothing_to_chance(toys):
     """Whatever noise is drawn or given, the chunk is that of zero noise; who wants to choose the noise is refused."""
     base, data = toys.make("flow-mlp")
-    policy = ZeroNoise(base)
+    policy = Planned(base, 4, zero_noise=True)
     obs = {key: torch.from_numpy(value[:3, None]) for key, value in data.frames.items()}
-    zero = base.sample(base.encode(obs), n=2, noise=torch.zeros(3, 2, *base.spec.noise_shape)).actions
-    assert torch.equal(policy.sample(policy.encode(obs), n=2).actions, zero)
+    zero = base.sample(base.encode(obs), n=2, noise=torch.zeros(3, 2, *base.spec.noise_shape)).actions[:, :, :4]
+    assert policy.spec.horizon == 4 and torch.equal(policy.sample(policy.encode(obs), n=2).actions, zero)
     assert torch.equal(policy.sample(policy.encode(obs), n=2, noise=torch.randn(3, 2, *base.spec.noise_shape)).actions, zero)
     assert "noise" not in policy.spec.capabilities
 

@@ -24,12 +24,12 @@ from policies.encoders import ImageConfig
 from policies.flow_q import FlowQ
 from policies.goals import GoalSettings
 from policies.guided import Guided
+from policies.planned import Planned
 from policies.relative import Relative
 from policies.residual import Residual
 from policies.steered import LatentSteered
 from policies.vla.policy import VlaConfig
 from policies.vla.tiny import TinyConfig
-from policies.zero_noise import ZeroNoise
 from sinew.protocols import Chunk
 from sinew.specs import ENVIRONMENT_STATE, STATE, ActionSpec, ObservationSpec, PolicySpec, TensorSpec
 
@@ -141,19 +141,20 @@ CASES = (
     "bootstrapped-flow-unet-camera",
     "decorated-flow-mlp",
     "flow_q-flow-mlp-vit",
+    "flow_q-flow-transformer",
     "advantage-flow-mlp",
     "advantage-edm-transformer",
     "advantage-vla-causal",
     "residual-advantage-diffusion-unet",
     "relative-flow-mlp",
-    "zero_noise-diffusion-mlp",
-    "residual-relative-zero_noise-edm-transformer",
+    "planned-diffusion-mlp",
+    "residual-relative-planned-edm-transformer",
     "steered-relative-flow-unet-camera",
 )
 """Every registered policy, in its variants; the contract suite checks that none is left out."""
 
 
-PLAIN = ("relative-", "zero_noise-")
+PLAIN = ("relative-", "planned-")
 WRAPPERS = (*PLAIN, "composed-", "best_of-", "guided-", "steered-", "bootstrapped-", "decorated-", "flow_q-", "advantage-")
 
 
@@ -165,8 +166,8 @@ def wrapped(case: str) -> tuple[PolicyModule, ToyData]:
         data = more if two.spec.observation.images else data
         return Composed([one, two], (0.6, 0.4)).eval(), data
     base, data = make(inner)
-    if kind in ("relative", "zero_noise"):
-        return (Relative(base) if kind == "relative" else ZeroNoise(base)).eval(), data
+    if kind in ("relative", "planned"):
+        return (Relative(base) if kind == "relative" else Planned(base, 3, zero_noise=True)).eval(), data
     if kind == "best_of":
         return BestOfN(base, 4, make_counts(base.spec.feature_dim, CountConfig(hidden=16))).eval(), data
     if kind == "steered":
@@ -176,7 +177,7 @@ def wrapped(case: str) -> tuple[PolicyModule, ToyData]:
     if kind in ("bootstrapped", "decorated"):
         return learned(kind, base), data
     if kind == "flow_q":
-        return FlowQ(base, (16,)).eval(), data
+        return choosing(base) if inner == "flow-transformer" else FlowQ(base, (16,)).eval(), data
     if kind == "advantage":
         return told(base), data
     return Guided(base, goal_scale=1.5, reach=1.0).eval(), data
@@ -191,6 +192,16 @@ def learned(kind: str, base: PolicyModule) -> PolicyModule:
         for parameter in part.parameters():
             nn.init.normal_(parameter, std=0.5)
     part.active.fill_(True)
+    return policy.eval()
+
+
+def choosing(base: PolicyModule) -> PolicyModule:
+    """The best of three chunks of a flow, by critics that tell them apart."""
+    policy = FlowQ(base, candidates=3, critic_hidden=(16,))
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        for weight in policy.critic.weight:
+            nn.init.normal_(weight)
     return policy.eval()
 
 

@@ -102,6 +102,33 @@ def test_progress_is_told_steps_success_q_and_loss(tmp_path):
 # ------------------------------------------------------------ gate
 
 
+def test_an_actor_that_falls_gives_way_to_the_best_one(tmp_path):
+    """Far below the base it is the best again and waits, while critics learn from the fall; a small dip is let be."""
+    scores, seen = iter([30, 26, 10, 30, 30]), []
+    actor = point_mass.ToyActor()
+
+    def measured() -> dict[str, int]:
+        seen.append([p.detach().clone() for p in actor.parameters()])
+        return {"k": next(scores), "n": 50}
+
+    config = replace(SHORT, evaluate_every=200, checkpoint_every=200, steps=1_000)
+    learn(tmp_path / "run", config, evaluate=measured, actor=actor)
+    rows = [row for row in RunDir(tmp_path / "run").metrics() if "success" in row]
+    assert [row.get("went_back", False) for row in rows] == [False, False, True, False, False]
+    fresh = list(point_mass.ToyActor().parameters())
+    moved = [max(float((a - b).detach().abs().max()) for a, b in zip(weights, fresh, strict=True)) for weights in seen]
+    assert moved[0] == 0 and moved[2] > moved[1] > 0
+    assert moved[3] < moved[2], "it started again from the base and waited for half the steps"
+
+
+def test_without_a_floor_nothing_holds_it(tmp_path):
+    scores = iter([30, 1, 1, 1, 1])
+    learn(tmp_path / "run", replace(SHORT, floor=None), evaluate=lambda: {"k": next(scores), "n": 50})
+    assert not any("went_back" in row for row in RunDir(tmp_path / "run").metrics())
+    with pytest.raises(InputError, match="floor 2.0"):
+        replace(SHORT, floor=2.0)
+
+
 def test_the_result_is_never_below_the_base(tmp_path):
     scores = iter([30, 10, 29, 30, 5])
     result, actor = learn(tmp_path / "run", SHORT, evaluate=lambda: {"k": next(scores), "n": 50})
