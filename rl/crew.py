@@ -27,10 +27,12 @@ LOGS = "actors"
 """In the run's folder: what each actor has to say."""
 GRACE_S = 3.0
 """A learner that goes on waits so long for actors that are still there before it starts others."""
-SILENT_S = 20.0
+SILENT_S = 60.0
 """An actor that says nothing for so long is gone."""
 STARTING_S = 300.0
 """An actor that was started and says nothing for so long will never."""
+CLOSING_S = 30.0
+"""Actors have so long to send what they have and to end."""
 LOOK_S = 0.1
 """Between two looks at who is there."""
 REMEMBERED = 1_000
@@ -214,7 +216,7 @@ class Crew(Source):
     def close(self) -> None:
         """Tell every actor to end, and wait until all have."""
         self._stopping = True
-        deadline = time.monotonic() + 10.0
+        deadline = time.monotonic() + CLOSING_S
         for seat in self.seats:
             if seat.process is not None:
                 try:

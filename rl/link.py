@@ -16,7 +16,7 @@ from sinew.progress import SILENT, Progress
 
 BEAT_S = 2.0
 """An actor says something at least this often, and is answered at once."""
-ANSWER_S = 15.0
+ANSWER_S = 30.0
 """A learner that does not answer for so long is gone."""
 GIVE_UP_S = 600.0
 """An actor without a learner for so long ends."""
