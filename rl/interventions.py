@@ -16,28 +16,30 @@ import torch
 from torch import Tensor
 
 from rl.labels import LEFT_OUT, Labels
-from rl.replay import HUMAN, Batch, Ring, concatenate
+from rl.replay import HUMAN, POLICY, Batch, Ring, concatenate
 from rl.worlds import Control
 from sinew.errors import InputError
 from sinew.protocols import VecEnv
 from sinew.specs import ActionSpec, ObservationSpec
 
+RESTARTED = 64
+"""Bit of `source`: a plan was thrown away after this step, though nobody took over."""
 Judged = Literal["actions", "choices"]
 """What critics judge: what was executed, whoever chose it; or the method's own choice, of which a person's step tells nothing."""
 
 
 def decision_steps(ring: Ring, stride: int) -> tuple[Tensor, Tensor]:
-    """Where chunks of `stride` steps began: at an episode's first step, after a person's step, and a chunk after the last beginning.
+    """Where chunks of `stride` steps began: at an episode's first step, after a step that broke a plan, and a chunk after the last.
 
     Returns:
         (T, N) bool, whether a chunk began at each remembered step, oldest first; (T, N) bool, whether that is certain, which it
         is not where the beginning of the oldest episode is forgotten.
     """
     flat, size = _slots(ring)
-    human = (ring.source[flat] & HUMAN > 0).view(size, -1)
+    broke = (ring.source[flat] & (HUMAN | RESTARTED) > 0).view(size, -1)
     age = ring.episode_step[flat].view(size, -1)
     begins = age == 0
-    begins[1:] |= human[:-1]
+    begins[1:] |= broke[:-1]
     at = torch.arange(size, device=ring.device)[:, None].expand_as(begins)
     last = torch.where(begins, at, -1).cummax(0).values
     since = torch.where(last >= 0, at - last, age)
@@ -88,12 +90,19 @@ class SupervisedMix:
         end = torch.where(ended, at, size).flip(0).cummin(0).values.flip(0)  # of the episode that each step is of
         stop = torch.minimum(at + stride, end + 1)  # of the chunk
         whole = (at + stride <= size - 1) | (end < size)
-        people = torch.cat((source.new_zeros(1, N, dtype=torch.int64), (source & HUMAN > 0).long().cumsum(0)))
-        human = people.gather(0, stop.clamp(max=size)) - people[:-1] > 0
+
+        def within(bit: int) -> Tensor:
+            """Whether a step of the chunk has this bit."""
+            before = torch.cat((source.new_zeros(1, N, dtype=torch.int64), (source & bit > 0).long().cumsum(0)))
+            return before.gather(0, stop.clamp(max=size)) - before[:-1] > 0
+
+        human = within(HUMAN)
         begins, certain = decision_steps(ring, stride)
         good = whole & begins & (source & LEFT_OUT == 0)
+        if stride > 1:
+            good &= certain & ~within(RESTARTED)  # else the chunk is no chunk of anybody's
         if self.judged == "choices":
-            good &= certain & ~human
+            good &= ~human
         chosen = torch.nonzero(good.reshape(-1))[:, 0]
         return chosen + (ring.count - size) * N, human.reshape(-1)[chosen]
 
@@ -108,6 +117,8 @@ class SupervisedMix:
         generator: torch.Generator | None = None,
     ) -> list[Batch]:
         """Like `Ring.sample`; the second part of each batch is of demonstrations and the person's steps.
+
+        A transition's source has the bit HUMAN where a person acted anywhere in its first chunk.
 
         Raises:
             InputError: there is nothing to sample.
@@ -125,13 +136,15 @@ class SupervisedMix:
         for _ in range(updates):
             parts: list[Batch] = []
             if second < batch_size:
-                drawn = _draw(starts, batch_size - second, generator)
-                parts.append(self.online.gather(drawn, **options))
+                drawn = torch.randint(len(starts), (batch_size - second,), generator=generator, device=starts.device)
+                parts.append(self.online.gather(starts[drawn], **options))
+                parts[-1].source.bitwise_or_(human[drawn].to(torch.uint8) * HUMAN)
             if second:
                 which = torch.randint(len(people) + len(shown), (second,), generator=generator, device=starts.device)
                 by_person = which < len(people)
                 if bool(by_person.any()):
                     parts.append(self.online.gather(people[which[by_person]], **options))
+                    parts[-1].source.bitwise_or_(HUMAN)
                 if not bool(by_person.all()) and self.demos is not None:
                     parts.append(self.demos.gather(shown[which[~by_person] - len(people)], **options))
             batch = parts[0]
@@ -139,10 +152,6 @@ class SupervisedMix:
                 batch = concatenate(batch, part)
             batches.append(batch)
         return batches
-
-
-def _draw(pool: Tensor, number: int, generator: torch.Generator | None) -> Tensor:
-    return pool[torch.randint(len(pool), (number,), generator=generator, device=pool.device)]
 
 
 class Replanned:
@@ -180,14 +189,13 @@ class Replanned:
     def step(self, action: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor, Tensor, dict[str, Any]]:
         """See VecEnv.step."""
         obs, reward, terminated, truncated, info = self.env.step(action)
-        broken = torch.zeros(self.num_envs, dtype=torch.bool)
-        if "source" in info:
-            broken |= (torch.as_tensor(info["source"]).cpu() & HUMAN) > 0
-        broken |= info.get("interrupted", broken)
-        worlds = torch.nonzero(broken)[:, 0].tolist()
+        source = info.get("source", torch.full((self.num_envs,), POLICY, dtype=torch.uint8))
+        if "interrupted" in info:
+            source = source | info["interrupted"].to(torch.uint8) * RESTARTED
+        worlds = torch.nonzero(source & (HUMAN | RESTARTED))[:, 0].tolist()
         if worlds:
             self.restart(worlds, [self._seed() for _ in worlds])
-        return obs, reward, terminated, truncated, info
+        return obs, reward, terminated, truncated, {**info, "source": source}
 
     def _seed(self) -> int:
         self._restarts += 1
