@@ -154,11 +154,18 @@ def _measure(policy: PolicyModule, interface: Interface, device: torch.device) -
 
 
 def recap(base: PolicyModule, interface: Interface, args: Args, demos: Path | None, device: torch.device) -> Chosen:
-    """The base itself, taught to prefer what went better than usual, in rounds of rolling out and learning."""
+    """The base itself, taught to prefer what went better than usual, in rounds of rolling out and learning.
+
+    Raises:
+        InputError: steps are given.
+        SpecError: the base is no flow, diffusion, edm or vla policy.
+    """
     import policies
     from policies.advantage import AdvantageConditioned
     from rl.recap import RecapConfig, improve_by_experience
 
+    if args.steps:
+        raise InputError(f"--steps {args.steps}: recap counts --rounds and --rollouts; give these instead")
     policy = AdvantageConditioned(base, guidance=args.guidance).to(device)
     config = RecapConfig(rounds=args.rounds, episodes=args.rollouts, seed=args.seed, stop_success=args.target)
     training = policies.TrainConfig(steps=args.updates or 4_000, seed=args.seed)

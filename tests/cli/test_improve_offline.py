@@ -5,7 +5,9 @@ from __future__ import annotations
 import functools
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -15,7 +17,7 @@ from rl.recap import RecapConfig
 from rl.recap_value import ValueConfig
 from sinew.cli import collect, eval, improve, train
 from sinew.cli.benchmarks import offline
-from sinew.cli.improve_offline import remembered
+from sinew.cli.improve_offline import READ_TOGETHER, features_of, remembered
 from sinew.errors import InputError
 
 
@@ -80,9 +82,44 @@ def _interrupt(*arguments, **named):
     raise KeyboardInterrupt
 
 
+class Listener:
+    """A language policy that observes how long each instruction is."""
+
+    spec = SimpleNamespace(observation=("observation.state",), capabilities=("language", "observe"))
+
+    def observe(self, obs):
+        assert len(obs["task"]) == len(obs["observation.state"]) <= READ_TOGETHER
+        return torch.tensor([[float(len(text))] for text in obs["task"]])
+
+
+class Spoken:
+    """A dataset of more frames than are read at once, with two instructions."""
+
+    tasks = ("short", "rather long")
+
+    def __len__(self):
+        return READ_TOGETHER + 10
+
+    def column(self, key):
+        return np.arange(len(self))[:, None] % 2
+
+    def window(self, rows, steps, horizon, keys):
+        return {key: np.zeros((len(rows), steps, 3), np.float32) for key in keys}
+
+
+def test_a_language_policy_observes_every_frame_with_its_own_instruction():
+    found = features_of(Listener(), Spoken(), torch.device("cpu"))
+    assert found[:4, 0].tolist() == [5, 11, 5, 11] and len(found) == READ_TOGETHER + 10
+    assert found[READ_TOGETHER:, 0].tolist() == [5, 11] * 5
+
+
 def test_what_cannot_be_learned_from_is_told(folder, short, tmp_path):
     with pytest.raises(InputError, match="recorded episodes tell success alone"):
         improve.improve(improve.Args(run=folder / "bc", out=tmp_path / "a", method="iql", reward="shaped"))
+    with pytest.raises(InputError, match="recap counts --rounds and --rollouts"):
+        improve.improve(improve.Args(run=folder / "bc", out=tmp_path / "a", method="recap", steps=100))
+    with pytest.raises(InputError, match="drawn by fql and qc, not by iql"):
+        improve.improve(improve.Args(run=folder / "bc", out=tmp_path / "a", method="iql", candidates=4))
     config = json.loads((folder / "bc" / "config.json").read_text())
     (tmp_path / "bare").mkdir()
     for name in ("policy.json", "policy.safetensors"):
