@@ -503,3 +503,18 @@ def test_nothing_that_is_learned_or_sent_is_pickled():
             r"\b(pickle|torch\.load|torch\.save|cloudpickle|marshal)\b(?!s)", re.sub(r'""".*?"""|#.*', "", path.read_text(), flags=re.S)
         )
         assert not found, f"{path.name}: {found}"
+
+
+def test_a_guiding_gradient_is_shortened_to_its_limit_and_nothing_is_added_to_it():
+    """g / |g| + eps in place of g / (|g| + eps) moves every element of a sample whose gradient is zero."""
+    from policies.guided import ValueGuidance
+
+    x = torch.randn(3, 4, 2, requires_grad=True)
+    clean, sigma = 0.5 * x, torch.full((3,), 2.0)
+    slopes = torch.zeros(3, 4, 2)
+    slopes[1] = torch.randn(4, 2)
+    guidance = ValueGuidance(lambda chunk, ctx: (chunk * slopes).sum((1, 2)), strength=10.0, limit=0.1)
+    moved = (guidance(x, clean, sigma, None) - clean).detach()
+    assert not bool(moved[0].any()) and not bool(moved[2].any())
+    torch.testing.assert_close(moved[1].square().mean().sqrt(), torch.tensor(0.1))
+    torch.testing.assert_close(moved[1] / moved[1].norm(), slopes[1] / slopes[1].norm())
