@@ -24,13 +24,14 @@ TITLES = {
     "policies": "Policies",
     "learning": "Policies side by side",
     "rl": "Reinforcement learning",
+    "offline": "Learning from recorded steps",
     "improve": "Improving a policy",
     "rewards": "Rewards",
     "loop": "Control loop and transport",
     "faults": "Faults",
     "calibration": "Calibration",
 }
-LAYOUTS = {"learning": "sinew.cli.benchmarks.learning"}
+LAYOUTS = {"learning": "sinew.cli.benchmarks.learning", "offline": "sinew.cli.benchmarks.offline"}
 """Benchmarks with a layout of their own → module whose `markdown(rows)` gives it."""
 
 
