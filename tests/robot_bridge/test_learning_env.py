@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,10 @@ from rl.batch import HUMAN as RL_HUMAN
 from rl.batch import POLICY as RL_POLICY
 from rl.reset import Reset
 from rl.worlds import Worlds
-from robot_bridge import SimRobot, SimScene, SteppedClock
+from robot_bridge import DdsRobot, DdsScene, SafetyGate, SimRobot, SimScene, SteppedClock
 from robot_bridge.attended import HUMAN, POLICY, AttendedRobot, LearningConfig
+from robot_bridge.deploy import make_gate
+from robot_bridge.kinematics import Arms
 from robot_bridge.learning_env import LearningEnv
 from robot_bridge.takeover import DeviceLost, Given, Request, ScriptedTakeover
 from sinew.errors import InputError, SafetyStop
@@ -471,6 +474,39 @@ def test_a_policy_that_puts_the_cube_down_brings_the_scene_back():
         assert bool(info["success"])
     assert done == [True] * 3 and not asked and reset.counts.alone == 3
     assert in_region(region, rig.arm.poses()) and not in_region(region, {}), "what is not seen is not back"
+
+
+# ------------------------------------------------------------ over the network
+
+
+def test_over_dds_a_person_takes_over_and_a_robot_that_is_gone_ends_the_run_at_rest(serve, domain):
+    """A robot in a process of its own, which is killed. The limits of time are wide: tests share their machine."""
+    server = serve("lift")
+    robot = DdsRobot(INTERFACE.robot_spec, objects=INTERFACE.objects, domain=domain, name="learner")
+    limits = replace(make_gate(INTERFACE).config, observation_ttl_s=1.0, latch_after_s=2.0, command_ttl_max_s=2.0)
+    told: list[str] = []
+    arm = AttendedRobot(
+        robot, INTERFACE, takeover=ScriptedTakeover([None] * 5 + [UP] * 10), gate=SafetyGate(limits, Arms.of(INTERFACE.chains)),
+        config=LearningConfig(command_ttl_s=1.0, patience_s=1.0), tell=told.append,
+    )  # fmt: skip
+    env = LearningEnv(arm, DdsScene(robot), max_steps=10**6)
+    try:
+        obs = env.reset([3])
+        height = INTERFACE.observation_spec["observation.state"].names.index("tool.z")
+        rows = [env.step(hold_action()) for _ in range(15)]
+        assert [int(r[4]["source"]) for r in rows] == [POLICY] * 5 + [HUMAN] * 10
+        np.testing.assert_allclose([r[4]["executed_action"][0, 2] for r in rows], [0.0] * 5 + [0.025] * 10, atol=1e-7)
+        assert float(rows[-1][0]["observation.state"][0, height] - obs["observation.state"][0, height]) > 0.05
+        again = env.reset([3])
+        torch.testing.assert_close(again["observation.state"][0, :7], obs["observation.state"][0, :7], atol=0.02, rtol=0)
+        server.kill()
+        with pytest.raises(SafetyStop, match=r"nobody let it go on|sent nothing"):
+            for _ in range(200):
+                env.step(hold_action())
+        assert any("newest measurement of robot" in line for line in told) and all("\n" not in line for line in told)
+    finally:
+        env.close()
+        robot.close()
 
 
 class PutDown:
