@@ -102,10 +102,9 @@ class OfflineStage:
 
     def fit(self) -> dict[str, float]:
         """Fit both sets of critics, each to its part of the episodes; their errors."""
-        errors = {"judge_error": self.judge.fit(self.train, self.stream("fit judge"))}
-        errors["gate_error"] = self.gate.critics.fit(self.held, self.stream("fit gate"))
+        judge, gate = self.judge.fit(self.train, self.stream("fit judge")), self.gate.critics.fit(self.held, self.stream("fit gate"))
         self.gate.begin()
-        return errors
+        return {"judge_error": judge, "gate_error": gate}
 
     @property
     def over(self) -> bool:

@@ -1,8 +1,7 @@
-"""Policy gradients through the denoising chain: PPO whose every denoising step has a ratio of its own.
+"""PPO through the denoising chain: a round of learning from a table of decisions.
 
 A policy that samples by denoising has no density of its actions, but its random sampler has one at every step. So a decision
-is a chain of K small Gaussian actions that share what came of the last one: `rl.surrogate` holds the objective, here are the
-optimisers, and what one round of learning from a table of decisions does.
+is a chain of K small Gaussian actions that share what came of the last one; `rl.surrogate` holds the objective.
 
 Source: DPPO, Ren et al. 2024, arXiv:2409.00588; RL-100, Lei et al. 2025, arXiv:2510.14830.
 """
@@ -87,14 +86,9 @@ class ChainLearner:
         return metrics | {"value": float(value.mean()), "value_error": error}
 
     def improve(self, frames: Mapping[str, Tensor], chain: Tensor, means: Tensor, advantage: Tensor, generator: torch.Generator) -> Metrics:
-        """Updates of the policy alone, towards chains whose advantage is larger than that of others.
+        """Updates of the policy alone, towards chains (M, K + 1, H, A) whose advantage (M,) is larger than that of others.
 
-        Args:
-            frames: {key: (M, ...)} what was seen.
-            chain: (M, K + 1, H, A) walked there by the policy as it is now.
-            means: (M, K, H, A) where its steps led without noise.
-            advantage: (M,) of what each led to.
-            generator: of the order of batches.
+        The policy as it is now has walked them in `frames` {key: (M, ...)}; `means` (M, K, H, A) is where their steps led without noise.
         """
         actor, config = self.actor, self.config
         gain, elements, old = normalised(advantage), actor.shape[0] * actor.shape[1], actor.log_prob(means, chain)

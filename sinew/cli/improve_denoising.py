@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 def ppo_denoise(base: PolicyModule, interface: TaskInterface, args: Args, demos: Path | None, device: torch.device) -> Chosen:
     """The base's weights, in stages: from data behind a gate, then by doing."""
     from policies.chain import ChainActor, ChainConfig
-    from rl.denoising_offline import OfflineConfig
     from rl.chunk_critics import CriticConfig
+    from rl.denoising_offline import OfflineConfig
     from rl.rl100 import train_rl100
     from rl.rl100_config import Rl100Config
     from sinew.cli.improve_methods import Chosen
@@ -37,7 +37,7 @@ def ppo_denoise(base: PolicyModule, interface: TaskInterface, args: Args, demos:
     config: Any = Rl100Config(
         stages=args.stages,
         steps=steps,
-        rollout_steps=min(Rl100Config.rollout_steps, steps),
+        rollout_steps=min(Rl100Config.rollout_steps, steps // 5 if "online" in args.stages else steps),
         seed=args.seed,
         stop_success=args.target,
         offline=offline,
