@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import resource
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from test_replay import FRAME, fill
+from test_resume import in_a_process
 
 from rl.loop_config import LoopConfig
 from rl.memory import Files, make_memory
@@ -67,32 +67,17 @@ def test_what_a_checkpoint_remembers_outlives_what_is_added_later(tmp_path, afte
     assert same(drawn(again), drawn(ring))
 
 
-DIES = """
-import os, signal, sys
-from pathlib import Path
-sys.path[:0] = [{root!r}, {tests!r}]
-from safetensors.torch import save_file
-from test_replay import fill
-from test_storage import mapped
-ring = mapped(Path({folder!r}) / "r", 8, 2, margin=6)
-fill(ring, 21, seed=1, end_probability=0.5)
-save_file(ring.state(), Path({folder!r}) / "state.safetensors")
-(Path({folder!r}) / "identity").write_text(ring.store.identity)
-fill(ring, 5, seed=2, end_probability=0.5)
-os.kill(os.getpid(), signal.SIGKILL)
-"""
-
-
-def run_script(text: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    script = text.format(root=str(Path(__file__).parents[2]), tests=str(Path(__file__).parent), folder=str(folder))
-    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-
-
 def test_frames_outlive_a_process_that_is_killed(tmp_path):
-    from safetensors.torch import load_file
+    def dies() -> None:
+        ring = mapped(tmp_path / "r", 8, 2, margin=6)
+        fill(ring, 21, seed=1, end_probability=0.5)
+        save_file(ring.state(), tmp_path / "state.safetensors")
+        (tmp_path / "identity").write_text(ring.store.identity if ring.store else "")
+        fill(ring, 5, seed=2, end_probability=0.5)
+        os.kill(os.getpid(), signal.SIGKILL)
 
-    ended = run_script(DIES, tmp_path)
-    assert ended.returncode == -signal.SIGKILL, ended.stderr
+    status = in_a_process(dies)
+    assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
     ring = mapped(tmp_path / "r", 8, 2, margin=6, opened=(tmp_path / "identity").read_text())
     ring.load_state(load_file(tmp_path / "state.safetensors"))
     plain = Ring(8, 2, FRAME, 2)
@@ -100,36 +85,25 @@ def test_frames_outlive_a_process_that_is_killed(tmp_path):
     assert same(drawn(ring), drawn(plain))
 
 
-LARGE = """
-import resource, sys
-from pathlib import Path
-sys.path[:0] = [{root!r}, {tests!r}]
-import torch
-torch.set_num_threads(1)
-from rl.replay import Ring
-from rl.storage import MappedFolder
-used = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmData")) * 1024
-resource.setrlimit(resource.RLIMIT_DATA, (used + 48 * 2**20, -1))
-layout = {{"images": ((64, 64, 3), torch.uint8)}}
-steps = 128 * 2**20 // (64 * 64 * 3)
-try:
-    Ring(steps, 1, layout, 2)
-    raise SystemExit("memory is not bounded here")
-except RuntimeError:
-    pass
-ring = Ring(steps, 1, layout, 2, margin=16, store=MappedFolder(Path({folder!r}) / "r", {{}}))
-off = torch.zeros(1, dtype=torch.bool)
-for i in range(steps + 8):
-    ring.add({{"images": torch.full((1, 64, 64, 3), i % 251, dtype=torch.uint8)}}, torch.zeros(1, 2), torch.zeros(1), off, off)
-batch = ring.sample(64)[0]
-times = batch.slot
-assert all(int(f[0, 0, 0]) == int(t) % 251 for f, t in zip(batch.frames["images"], times) if int(t) >= 8)
-"""
-
-
 def test_a_replay_larger_than_memory_works(tmp_path):
-    ended = run_script(LARGE, tmp_path)
-    assert ended.returncode == 0, ended.stderr
+    """A process that may not have the memory fills and samples it all the same."""
+
+    def large() -> None:
+        used = next(int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmData"))
+        resource.setrlimit(resource.RLIMIT_DATA, (used * 1024 + 48 * 2**20, -1))
+        layout, steps = {"images": ((64, 64, 3), torch.uint8)}, 128 * 2**20 // (64 * 64 * 3)
+        with pytest.raises(RuntimeError, match="memory"):
+            Ring(steps, 1, layout, 2)
+        ring = Ring(steps, 1, layout, 2, margin=16, store=MappedFolder(tmp_path / "r", {}))
+        off = torch.zeros(1, dtype=torch.bool)
+        for i in range(steps + 8):
+            image = torch.full((1, 64, 64, 3), i % 251, dtype=torch.uint8)
+            ring.add({"images": image}, torch.zeros(1, 2), torch.zeros(1), off, off)
+        batch = ring.sample(64)[0]
+        for image, slot in zip(batch.frames["images"], batch.slot.tolist(), strict=True):
+            assert slot < 8 or int(image[0, 0, 0]) == slot % 251
+
+    assert in_a_process(large) == 0
 
 
 def test_a_full_disk_is_told_in_one_line_before_anything_is_learned(tmp_path):
