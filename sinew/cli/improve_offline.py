@@ -127,7 +127,8 @@ def remembered(data: Dataset, policy: Any, name: str = "the policy") -> Ring:
     check_action_join(str(data.root), data.action_spec, name, policy.spec.action)
     features = features_of(policy, data, policy.device)
     action = policy.spec.action.normalize(torch.from_numpy(np.array(data.column("action")))).float()
-    ring = Ring(max(2, len(data)), 1, {"features": (tuple(features.shape[1:]), torch.float32)}, policy.spec.action_dim)
+    layout = {"features": (tuple(features.shape[1:]), torch.float32)}
+    ring = Ring(max(2, len(data)), 1, layout, policy.spec.action_dim, device=policy.device)
     for info in (data.episode(i) for i in range(data.num_episodes)):
         span = slice(info.start, info.start + info.length)
         add_episode(ring, features[span], action[span], success=bool(info.success))
