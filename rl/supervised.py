@@ -10,7 +10,7 @@ from rl.labels import Labels
 from rl.loop_config import LoopConfig, LoopResult
 from rl.replay import Ring
 from rl.runner import STATE_FILE, Method, Runner
-from sinew.errors import InputError, SafetyStop
+from sinew.errors import InputError, SafetyStop, SinewError
 from sinew.progress import Progress
 from sinew.protocols import VecEnv
 from sinew.rundir import RunDir
@@ -18,6 +18,10 @@ from sinew.rundir import RunDir
 LABELS_FILE = "labels.jsonl"
 """Labels of a run; anybody may append to it."""
 LABELS_STATE = "labels.json"
+
+
+class Interrupted(SinewError):  # noqa: N818
+    """A measurement was not finished, since the run shall stop."""
 
 
 class SupervisedRunner(Runner):
@@ -32,7 +36,7 @@ class SupervisedRunner(Runner):
         run: as for `Runner`.
         config: settings.
         demos: recorded episodes.
-        evaluate: measures the actor as it is now.
+        evaluate: measures the actor as it is now; raises `Interrupted` where it is not to be finished.
         progress: is told what happens.
         judged: whether the method's critics judge what was executed, or its own choices.
         evaluates_here: whether `evaluate` plays in the same world, which then has to begin anew.
@@ -78,6 +82,9 @@ class SupervisedRunner(Runner):
         """
         try:
             return super().run_to_end()
+        except Interrupted:
+            best, history, reason = self.gate.best, tuple(self.history), self._stop()
+            return LoopResult(self.step, self.learner.updates, self.gate.base, best, history, self.successes, reason)
         except SafetyStop:
             self._stop()
             raise

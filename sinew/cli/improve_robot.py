@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -157,8 +158,11 @@ def _robot(
     """The robot with whoever stands beside it. In this process it runs in real time for a person, else as fast as it can."""
     import robot_bridge
     from robot_bridge.attended import AttendedRobot, LearningConfig
+    from robot_bridge.takeover import KEYS
 
     takeover = _takeover(args, task, interface)
+    if args.intervene not in (None, "expert") and sys.stdin.isatty():
+        progress.note(f"keys: {KEYS}")
     clock: Clock = robot_bridge.MonotonicClock()
     robot: Robot
     if args.robot == "sim":
@@ -233,20 +237,27 @@ def _gate(args: Args, env: LearningEnv, policy: PolicyModule, interface: TaskInt
 
 
 def play_episodes(env: LearningEnv, policy: PolicyModule, seeds: range, told: Mapping[str, Any]) -> dict[str, int]:
-    """Episodes of a policy on the robot; one that a person had to help in counts as a failure."""
+    """Episodes of a policy on the robot; one that a person had to help in counts as a failure.
+
+    Raises:
+        Interrupted: the run shall stop.
+    """
     import torch
 
     from policies import ChunkExecutor
     from rl.replay import HUMAN
+    from rl.supervised import Interrupted
 
     executor, successes = ChunkExecutor(policy, 1, **told), 0
     for seed in seeds:
         obs, alone, over = env.reset([seed]), True, False
         executor.reset(seeds=[seed])
-        while not over and env.control() is None:
+        while not over:
             with torch.no_grad():
                 action = env.action_spec.denormalize(executor.act(obs))
             obs, _, terminated, truncated, info = env.step(action)
+            if env.control() is not None:
+                raise Interrupted("the measurement was stopped")
             helped = bool(info["source"][0] & HUMAN)
             alone, over = alone and not helped, bool(terminated | truncated)
             if helped or bool(info["interrupted"]):
@@ -269,7 +280,7 @@ def _method(args: Args, chosen: Chosen, interface: TaskInterface, demos: Path | 
     told = {"device": device, "instruction": interface.task_text}
     if args.method != "residual":
         executor = policies.ChunkExecutor(policy, 1, seed=args.seed, **told)
-        steering = Steering(policy, executor, policy.spec.horizon)
+        steering = Steering(policy, executor, policy.spec.horizon, half="language" in policy.base.spec.capabilities)
         judged: Literal["actions", "choices"] = "choices" if args.method == "dsrl-sac" else "actions"
         return DsrlMethod(steering, 1, policy.spec.action_dim, config), judged, None
     planner = CorrectedPlans(policies.ChunkExecutor(policy.base, WORLDS_PLANNED, seed=args.seed, **told))
