@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -155,6 +156,7 @@ class Learner:
         self.temperature_optimizer = torch.optim.Adam([self.log_temperature], lr=config.temperature_lr, fused=True, capturable=graphed)
         self.updates = 0
         self._sums = torch.zeros(len(METRICS), device=device)
+        self._sum = self._sums.unbind()  # adding to a view is one operation, to an item three
         self._critic_updates = self._actor_updates = 0
         self._graph = GraphedUpdate(self._step, self._recordable()) if graphed else None
 
@@ -207,7 +209,7 @@ class Learner:
         )
         head = self.critic_target.head
         target = head.target(out, backup)
-        self._sums[2] += head.target_mean(target)
+        self._sum[2].add_(head.target_mean(target))
         return target
 
     def next_action(self, frames: Frames, noise: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
@@ -238,8 +240,8 @@ class Learner:
         """One Adam step of all heads towards what `target` gave."""
         out = self.engine.forward(self.critic_input(batch.frames, batch.action))
         loss, grad = self.critic.head.loss(out, target)
-        self._sums[0] += loss
-        self._sums[1] += out.mean() if out.shape[-1] == 1 else self.critic.head.value(out).mean()
+        self._sum[0].add_(loss)
+        self._sum[1].add_(out.mean() if out.shape[-1] == 1 else self.critic.head.value(out).mean())
         self.engine.backward(grad, parameters=True, inputs=False)
         self.critic_optimizer.step()
         self._critic_updates += 1
@@ -263,8 +265,8 @@ class Learner:
         self.actor_optimizer.step()
         if log_p is not None and self.config.target_entropy is not None:
             self._temperature_step(log_p.detach(), self.config.target_entropy)
-        self._sums[3] += value.detach()
-        self._sums[4] += size.detach()
+        self._sum[3].add_(value.detach())
+        self._sum[4].add_(size.detach())
         self._actor_updates += 1
 
     def _temperature_step(self, log_p: Tensor, wanted: float) -> None:
@@ -272,6 +274,18 @@ class Learner:
         self.temperature_optimizer.zero_grad()
         (-self.log_temperature.exp() * (log_p.mean() + wanted)).sum().backward()
         self.temperature_optimizer.step()
+
+    @contextmanager
+    def slow_actor(self) -> Iterator[None]:
+        """Within it the actor has the weights of its slow copy: what it has been lately, without the last updates' swing."""
+        kept = [p.detach().clone() for p in self._actor]
+        with torch.no_grad():
+            torch._foreach_copy_(self._actor, self._actor_target)
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                torch._foreach_copy_(self._actor, kept)
 
     def return_to(self, weights: Mapping[str, Tensor]) -> None:
         """The actor and its target become what they were with `weights`, without a memory of where they went since."""

@@ -57,6 +57,8 @@ class LoopConfig:
     """Whether each of these values counts in units of how much it usually varies."""
     evaluate_every: int = 5_000
     """Steps between evaluations."""
+    evaluate_slow: bool = True
+    """Whether the slow copy of the actor is evaluated and kept, which does not swing from update to update."""
     stop_success: float = 0.98
     """Learning ends early when evaluations reach this success rate …"""
     stop_evaluations: int = 2

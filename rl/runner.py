@@ -15,6 +15,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -348,9 +349,14 @@ class Runner:
         self.progress.advance(0, **shown)
 
     def _hold_floor(self, evaluation: Evaluation) -> dict[str, Any]:
-        """Go back to the best actor from one that fell too far below the base; what the critics saw of the fall, they keep."""
+        """Go back to the best actor from one that fell too far below the base; what the critics saw of the fall, they keep.
+
+        An actor that stood aside while the base was measured has no weights that equal the base: it goes on.
+        """
         base, floor = self.gate.base, self.config.floor
         if base is None or floor is None or evaluation.rate >= base.rate - floor:
+            return {}
+        if self.gate.best is base and hasattr(self.actor, "active"):
             return {}
         self.learner.return_to(self.gate.weights)
         self._wake()
@@ -367,13 +373,14 @@ class Runner:
             ) from None
 
     def _evaluate(self) -> Evaluation:
-        """Measure the actor as it is now; the gate keeps its weights if they are the best."""
+        """Measure the actor's slow copy; the gate keeps its weights if they are the best."""
         if self.evaluate is None:
             raise RuntimeError("there is nothing to evaluate with")
-        evaluation = Evaluation.of(self.group.lead(self.evaluate), self.step)
-        self.history.append(evaluation)
-        if self.gate.consider(evaluation):
-            self._write_actor()
+        with self.learner.slow_actor() if self.config.evaluate_slow else nullcontext():
+            evaluation = Evaluation.of(self.group.lead(self.evaluate), self.step)
+            self.history.append(evaluation)
+            if self.gate.consider(evaluation):
+                self._write_actor()
         return evaluation
 
     def _write_actor(self) -> None:
