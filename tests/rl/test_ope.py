@@ -56,7 +56,7 @@ def test_a_state_is_worth_an_expectile_of_its_chunks(expectile, wanted):
     config = CriticConfig(updates=500, batch_size=64, learning_rate=3e-3, hidden=(32,), heads=2, tau=0.1, expectile=expectile)
     critics = ChunkCritics(1, 1, config, stream("weights"))
     critics.fit(table, stream("fit"))
-    assert float(critics.v(features)[0, 0]) == pytest.approx(wanted, abs=0.06)
+    assert critics.v(features)[0, 0].item() == pytest.approx(wanted, abs=0.06)
     assert critics.advantage(features, action).tolist() == pytest.approx([-wanted, 1 - wanted], abs=0.08)
 
 
@@ -161,7 +161,7 @@ def test_returns_of_the_bases_chains_say_what_critics_deny():
 CONFIG = OfflineConfig(
     rounds=14,
     round_states=512,
-    critics=CriticConfig(updates=250, learning_rate=1e-3, hidden=(128, 128), heads=3),
+    critics=CriticConfig(updates=250, batch_size=256, learning_rate=1e-3, hidden=(128, 128), heads=3),
     ppo=PpoConfig(learning_rate=1e-3, epochs=2, batch_size=256, target_divergence=1.0),
 )
 
