@@ -71,7 +71,7 @@ class DsrlMethod:
             self._queue[due], self._u[due], self._used[due] = self.steering.decode(asked, u).cpu(), u.cpu(), 0
         action = self._queue[torch.arange(len(self._used)), self._used]
         self._used += 1
-        return {**frames, "u": self._u.to(frames["features"]), "action": action.to(frames["features"])}
+        return {**frames, "u": self._u.clone().to(frames["features"]), "action": action.to(frames["features"])}
 
     def _choose(self, features: Tensor, step: int, generator: torch.Generator) -> Tensor:
         normal = torch.randn(len(features), self.actor.size, generator=generator).to(features)

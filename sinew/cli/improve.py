@@ -60,7 +60,7 @@ class Args:
     base_noise: Literal["sample", "zero"] = "sample"
     """Noise from which residual and decorator let the policy plan: drawn, as alone, or zero, which leaves nothing to chance."""
     relative: bool = True
-    """Whether actors and critics also see how the positions named in the observation lie to each other, as fine as millimetres."""
+    """Whether residual, decorator and ibrl also see how the positions named in the observation lie to each other, finely."""
     bound: float = 1.5
     """Largest element of the noise that dsrl chooses."""
     knots: int = 0

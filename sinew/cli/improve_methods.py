@@ -85,9 +85,7 @@ def dsrl(base: PolicyModule, interface: TaskInterface, args: Args, demos: Path |
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(args.seed)
         act_steps = args.act_steps or max(1, base.spec.horizon // 2)
-        policy = policies.LatentSteered(
-            seen_finely(base, args), args.bound, args.knots, steps=args.sampling_steps, act_steps=act_steps
-        ).to(device)
+        policy = policies.LatentSteered(base, args.bound, args.knots, steps=args.sampling_steps, act_steps=act_steps).to(device)
     variant: Any = {"dsrl-grad": "grad", "dsrl-sac": "sac"}.get(args.method, "na")
     config = DsrlConfig(steps=args.steps or DsrlConfig.steps, variant=variant, learner=_learner(DsrlConfig, args), **_shared(args))
 
@@ -98,7 +96,6 @@ def dsrl(base: PolicyModule, interface: TaskInterface, args: Args, demos: Path |
         return lambda env, run, gate, progress: train_dsrl(env, steering, run, config, evaluate=gate, progress=progress)
 
     shape = {"bound": args.bound, "knots": args.knots, "act_steps": act_steps, "sampling_steps": args.sampling_steps}
-    shape["relative"] = args.relative
     return Chosen(policy, config, {**shape, "dsrl": config}, prepare)
 
 
