@@ -8,14 +8,14 @@ clip(base + correction, -1, 1). The planned action is stored with every frame, s
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from rl.batch import Batch, FrameSpec
-from rl.learner import Frames, Learner
+from rl.learner import Frames, Learner, LearnerConfig
 from rl.loop_config import LoopConfig, LoopResult
 from rl.replay import Ring
 from rl.runner import ACTOR_FILE, STATE_FILE, Runner
@@ -28,13 +28,21 @@ __all__ = ["ACTOR_FILE", "STATE_FILE", "ResidualConfig", "make_learner", "train_
 
 @dataclass(frozen=True, kw_only=True)
 class ResidualConfig(LoopConfig):
-    """Settings of residual learning; the warm-up acts by base + uniform noise."""
+    """Settings of residual learning; the warm-up acts by base + uniform noise.
 
-    random_scale: float = 0.2
+    Little noise, and a weight on the correction itself: where millimetres count, corrections that are not worth anything would
+    otherwise drift to their bounds while critics know nothing yet, and everything fails.
+    """
+
+    steps: int = 25_000
+    random_steps: int = 3_000
+    n_step: int = 5
+    learner: LearnerConfig = field(default_factory=lambda: LearnerConfig(smoothing_std=0.05, smoothing_clip=0.1, output_l2=3.0))
+    random_scale: float = 0.1
     """That noise is in plus or minus this, in units of the normalised action."""
     critic_sees_base: bool = False
     """Whether the critics also look at the planned action."""
-    exploration_std: float = 0.1
+    exploration_std: float = 0.05
     """Noise on the executed action while learning, in units of the normalised action."""
     progressive_steps: int = 0
     """Steps after the warm-up over which the share of ticks that use the residual grows from 0 to 1; 0 for at once."""

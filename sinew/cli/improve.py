@@ -49,7 +49,7 @@ class Args:
     chunks) learn a policy of their own from recorded episodes, without a step in the world unless --steps is given; recap teaches
     the policy itself which recorded steps went well, in rounds of rollouts."""
     steps: int | None = None
-    """Environment steps at most, over all worlds; 10 000 for dsrl and 40 000 for the others if left out."""
+    """Environment steps at most, over all worlds; 10 000 for dsrl, 25 000 for residual and 40 000 for most others if left out."""
     demos: Path | None = None
     """Dataset whose episodes fill half of each batch, for residual, decorator, ibrl and rlpd, or are what is learned from; if left
     out, the run's own, and none for decorator."""
@@ -66,8 +66,8 @@ class Args:
     knots: int = 0
     """Vectors that the noise of dsrl is interpolated from; 1 repeats one over the chunk, 0 has one for each action."""
     act_steps: int | None = None
-    """Actions of a chunk that are executed before the policy plans again, or dsrl chooses; half of them for dsrl, all of them for
-    the others if left out."""
+    """Actions of a chunk that are executed before the policy plans again, or dsrl chooses, for dsrl, residual and decorator; half
+    of them if left out."""
     sampling_steps: int = 5
     """Steps in which the policy makes a chunk of the noise that dsrl chose."""
     num_envs: int = 4

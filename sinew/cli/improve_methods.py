@@ -54,7 +54,7 @@ def planning(base: PolicyModule, args: Args) -> PolicyModule:
     """The base as it plans for a correction."""
     from policies.planned import Planned
 
-    return Planned(base, args.act_steps, zero_noise=args.base_noise == "zero")
+    return Planned(base, args.act_steps or max(1, base.spec.horizon // 2), zero_noise=args.base_noise == "zero")
 
 
 def residual(base: PolicyModule, interface: TaskInterface, args: Args, demos: Path | None, device: torch.device) -> Chosen:
@@ -67,7 +67,7 @@ def residual(base: PolicyModule, interface: TaskInterface, args: Args, demos: Pa
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(args.seed)
         policy = policies.Residual(seen_finely(planning(base, args), args), scale=args.scale).to(device)
-    config = ResidualConfig(steps=args.steps or 40_000, learner=_learner(ResidualConfig, args), **_shared(args))
+    config = ResidualConfig(steps=args.steps or ResidualConfig.steps, learner=_learner(ResidualConfig, args), **_shared(args))
 
     prepare = _at_every_tick(policy, policy.actor, train_residual, config, interface, args, demos, device)
     shape = {"scale": args.scale, "act_steps": policy.spec.horizon, "base_noise": args.base_noise, "relative": args.relative}
