@@ -1,7 +1,7 @@
 """Improvement by experience: roll out, judge every step by how near success it came, teach the policy to prefer the better ones; again.
 
 Every round starts from the first policy, so that nothing drifts, and learns from all that was recorded: demonstrations, rollouts of
-all rounds, and interventions. The policy that acts is the best so far, by evaluations on the same scenes; it is what is handed back.
+all rounds, interventions. What acts, and is handed back, is the best so far by evaluations on the same scenes.
 
 Source: RECAP of pi*0.6, arXiv:2511.14759.
 """
@@ -48,10 +48,8 @@ class RecapConfig:
 
     def __post_init__(self) -> None:
         if min(self.rounds, self.episodes, self.lookahead) < 1 or not 0 < self.positive_share < 1:
-            raise InputError(
-                f"rounds {self.rounds}, episodes {self.episodes} and lookahead {self.lookahead} must be at least 1, "
-                f"positive_share {self.positive_share} between 0 and 1"
-            )
+            sizes = f"rounds {self.rounds}, episodes {self.episodes} and lookahead {self.lookahead} must be at least 1"
+            raise InputError(f"{sizes}, positive_share {self.positive_share} between 0 and 1")
 
     @property
     def gamma(self) -> float:
@@ -63,9 +61,7 @@ class Parts(Protocol):
     """What a round needs of the world, the data and the policy. Each can be asked again after an interruption and then goes on."""
 
     @property
-    def policy(self) -> nn.Module:
-        """What acts and is taught."""
-        ...
+    def policy(self) -> nn.Module: ...
 
     def collect(self, round: int) -> tuple[int, int]:
         """Roll the policy out as it is now; (environment steps, successes)."""
@@ -95,30 +91,28 @@ def improve_by_experience(
         run: keeps rounds that are done, the best policy and metrics; an interrupted run goes on.
         config: settings.
         evaluate: as for `rl.residual.train_residual`.
-        progress: told what is done.
+        progress: as there.
 
     Raises:
-        InputError: the run was made with another config, or no recorded episode ever succeeded.
+        InputError: the run was made with another config, or no recorded episode succeeded.
     """
-    gate, history, done = Gate(parts.policy), [], {"round": 0, "steps": 0, "updates": 0, "successes": 0}
+    gate, done = Gate(parts.policy), {"round": 0, "steps": 0, "updates": 0, "successes": 0}
     if (run / STATE_FILE).exists():
         history, done = _load(gate, run, config)
     else:
-        history.append(Evaluation.of(evaluate(), 0))
+        history = [Evaluation.of(evaluate(), 0)]
         gate.consider(history[0])
         _save(gate, history, done, run, config)
     while done["round"] < config.rounds and history[-1].rate < config.stop_success:
         gate.restore()
         number = done["round"] + 1
-        steps, successes = parts.collect(number)
-        known = parts.experience(number)
+        (steps, successes), known = parts.collect(number), parts.experience(number)
         if not known.success.any():
             raise InputError("none of the recorded episodes succeeded, so nothing tells good steps from bad: add demonstrations")
         good, measured = label(known, config, progress)
         done["updates"] += parts.teach(number, good)
         done["round"], done["steps"], done["successes"] = number, done["steps"] + steps, done["successes"] + successes
-        evaluation = Evaluation.of(evaluate(), done["steps"])
-        history.append(evaluation)
+        history.append(evaluation := Evaluation.of(evaluate(), done["steps"]))
         kept = gate.consider(evaluation)
         _save(gate, history, done, run, config)
         told = {"k": evaluation.k, "n": evaluation.n, "success": evaluation.rate, "kept": kept, "rollout_successes": successes}
@@ -134,14 +128,13 @@ def label(known: Experience, config: RecapConfig, progress: Progress = SILENT) -
     _, value = fit_value(known, config.value, config.seed, progress)
     good = labels(known, advantages(known, value, config.lookahead, scale), config.positive_share)
     outcome = returns(known, scale)
-    explained = 1 - float((outcome - value).square().mean() / outcome.var().clamp(min=1e-9))
-    won = known.success[known.episode]
+    explained, won = 1 - float((outcome - value).square().mean() / outcome.var().clamp(min=1e-9)), known.success[known.episode]
     shares = {"positive_in_successes": float(good[won].mean()), "positive_in_failures": float(good[~won].mean()) if (~won).any() else 0.0}
     return good, {"value_explained": explained, **shares}
 
 
 def _save(gate: Gate, history: list[Evaluation], done: dict[str, int], run: RunDir, config: RecapConfig) -> None:
-    best = None if gate.best is None else history.index(gate.best)
+    best = history.index(gate.best) if gate.best else None
     state = {"config": to_json(config), "done": done, "history": [asdict(e) for e in history], "best": best}
     write_state(run / STATE_FILE, gate.weights, state)
 
@@ -153,5 +146,5 @@ def _load(gate: Gate, run: RunDir, config: RecapConfig) -> tuple[list[Evaluation
             raise InputError(f"{run.path} holds learning with another {name}: {state['config'].get(name)!r} there, {value!r} here")
     history = [Evaluation(**e) for e in state["history"]]
     gate.base, gate.best = history[0], history[state["best"]]
-    gate.weights = {k: v.to(gate.weights[k]) for k, v in weights.items()}
+    gate.weights |= {k: v.to(gate.weights[k]) for k, v in weights.items()}
     return history, state["done"]
