@@ -164,8 +164,18 @@ class Crew(Source):
                 started = time.monotonic()
                 self._lock.wait(0.2)
                 self.waited_s += time.monotonic() - started
-            found = [self._arrived.popleft() for _ in range(min(len(self._arrived), AT_ONCE))]
+            found = self._taken()
         yield from found
+
+    def _taken(self) -> list[Arrival]:
+        """What is taken in at once: all that has arrived where nobody waits for updates, and so much of each place."""
+        found: list[Arrival] = []
+        of_place = [0] * self.places
+        most = len(self._arrived) if self.forgets else AT_ONCE
+        while self._arrived and len(found) < most and of_place[self._arrived[0].place] < AT_ONCE:
+            found.append(self._arrived.popleft())
+            of_place[found[-1].place] += 1
+        return found
 
     def took(self, arrival: Arrival) -> None:
         """It is in the replay now."""

@@ -22,7 +22,7 @@ from rl.worlds import Step
 from sinew.errors import InputError
 
 AT_ONCE = 64
-"""Most steps that are taken in between two updates, where worlds act on their own."""
+"""Most steps of a place that are taken in between two updates, where worlds act on their own."""
 View = Callable[[Ring], Sampler]
 """How a ring is drawn from."""
 

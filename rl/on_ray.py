@@ -286,7 +286,8 @@ def connect(address: str) -> tuple[ModuleType, bool]:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
         if address == LOCAL:
-            with _environment(PYTHONPATH=os.pathsep.join(p for p in sys.path if p), OMP_NUM_THREADS="1"):
+            path = os.pathsep.join(p for p in sys.path if p)
+            with _environment(PYTHONPATH=path, OMP_NUM_THREADS="1", RAY_worker_niceness="0"):  # who acts at 20 Hz does not stand back
                 ray.init(include_dashboard=False, log_to_driver=False, num_cpus=os.cpu_count())
         else:
             ray.init(address=address, log_to_driver=False, runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}})

@@ -67,6 +67,8 @@ class Outbox:
     def put(self, step: Step, version: int) -> bool:
         """Keep a step to be sent; waits while there is no room or the learner asks to. False if there is no need for more."""
         with self._changed:
+            if self.stop:
+                return False
             parts = (step.action, step.reward, *step.frames.values(), *(step.final or {}).values())
             self._size = sum(v.nbytes for v in parts) + 64
             self.made += 1
