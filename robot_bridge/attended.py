@@ -33,6 +33,8 @@ POLL_S = 0.05
 """Between two questions while the robot holds."""
 REOPEN_S = 0.5
 """Between two tries to find a lost device."""
+LATE_TOLD_S = 10.0
+"""Actions that come late are told no more often than this; all of them count."""
 T = TypeVar("T")
 
 
@@ -119,7 +121,7 @@ class AttendedRobot:
         """{key: (...)} as measured last."""
         self._decoder = interface.decoder(1)
         self._measured = Observation(-(1 << 62), 0, {})
-        self._seq, self._deadline_ns = 0, 0
+        self._seq, self._deadline_ns, self._late_told_ns = 0, 0, -(1 << 62)
         self._resting, self._asked_stop = True, False
         robot.connect(self.config.connect_timeout_s)
         self.loop.start()
@@ -213,7 +215,10 @@ class AttendedRobot:
         """Begin to send again where the robot rests, or was left without an action for too long."""
         late_s = (self.clock.now_ns() - self._deadline_ns) / 1e9
         if not self._resting and late_s > self.ttl_s:
-            self._hold(f"no action came for {late_s:.2f} s")
+            now_ns = self.clock.now_ns()
+            quiet = now_ns - self._late_told_ns < LATE_TOLD_S * 1e9
+            self._late_told_ns = self._late_told_ns if quiet else now_ns
+            self._hold(f"no action came for {late_s:.2f} s", quiet=quiet)
             if self.gate.latched in ("expired", "no_command"):  # by this very delay, which is over
                 self.gate.release()
         while self._resting and not self.stopped:
@@ -323,14 +328,15 @@ class AttendedRobot:
         if self.clock.now_ns() > until_ns:
             raise SafetyStop(f"{why}; nobody let it go on for {self.config.patience_s:g} s, and the same command goes on later")
 
-    def _hold(self, why: str) -> None:
-        self._tell_hold(why)
+    def _hold(self, why: str, *, quiet: bool = False) -> None:
+        self._tell_hold(why, quiet=quiet)
         self.rest()
 
-    def _tell_hold(self, why: str) -> None:
+    def _tell_hold(self, why: str, *, quiet: bool = False) -> None:
         self.interrupted = True
         self.holds = [*self.holds[-99:], why]
-        self.tell(f"the robot holds: {why}" + ("" if self.takeover is None else "; the pause key lets it go on"))
+        if not quiet:
+            self.tell(f"the robot holds: {why}" + ("" if self.takeover is None else "; the pause key lets it go on"))
 
     def _why(self, reason: str) -> str:
         details = [e.detail for e in self.gate.events if e.reason == reason and e.detail]
