@@ -23,7 +23,7 @@ from sinew.errors import InputError
 class CriticConfig:
     """Settings of critics that are fitted to data."""
 
-    updates: int = 1_500
+    updates: int = 800
     """Adam steps."""
     batch_size: int = 128
     """Decisions per step."""

@@ -25,9 +25,9 @@ Stream = Callable[..., torch.Generator]
 class OfflineConfig:
     """Settings of the stage."""
 
-    rounds: int = 30
+    rounds: int = 15
     """Rounds at most."""
-    round_states: int = 2_048
+    round_states: int = 1_024
     """Recorded states in a round; the policy's own chunk in each is judged."""
     held_out: float = 0.5
     """Share of the episodes that the gate's critics learn from; those that the policy climbs learn from the others."""
@@ -41,7 +41,7 @@ class OfflineConfig:
     """Settings of both sets of critics."""
     gate: OpeConfig = field(default_factory=OpeConfig)
     """Settings of the gate."""
-    ppo: PpoConfig = field(default_factory=lambda: PpoConfig(learning_rate=1e-5, epochs=2, batch_size=256, target_divergence=0.05))
+    ppo: PpoConfig = field(default_factory=lambda: PpoConfig(learning_rate=3e-5, epochs=2, batch_size=256, target_divergence=0.05))
     """Settings of the updates."""
 
     def __post_init__(self) -> None:
