@@ -326,7 +326,7 @@ class Crew(Source):
         if not known:
             seat.life, seat.received, seat.safe = life, -1, -1
         seat.client, seat.heard_s, seat.met, client.place = client, time.monotonic(), True, place
-        self._like = self._like or unpack_tensors(payload)
+        self._like = self._like or unpack_tensors(payload) or None  # one that fails at once has no frames to show
         return pack("welcome", {"received": seat.received if known else -1})
 
     def _start(self, place: int, number: int, frames: Mapping[str, Tensor]) -> None:

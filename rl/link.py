@@ -23,9 +23,9 @@ GIVE_UP_S = 600.0
 HELD_S = 0.05
 """An actor that was told to wait asks again after so long."""
 RETRY_S = 0.5
-GATHER_S = 0.05
+GATHER_S = 0.1
 """Steps of so long travel together."""
-TOGETHER = 64
+TOGETHER = 128
 """Most steps in a message."""
 
 
