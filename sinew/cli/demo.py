@@ -1,11 +1,15 @@
-"""The whole loop on this machine: collect, train, evaluate, improve, evaluate again, deploy over DDS, report.
+"""The whole loop on this machine: collect, train, evaluate, improve in two ways, evaluate again, deploy over DDS, report.
 
-Every stage leaves its result in <out>/stages/; run again, finished stages are taken from there and the one that was
-interrupted goes on.
+The policy is corrected (residual RL) in this process and steered (DSRL-NA) in another beside it, each on its own core. Every stage
+leaves its result in <out>/stages/; run again, finished stages are taken from there and the one that was interrupted goes on.
 """
 
 from __future__ import annotations
 
+import json
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,7 +29,17 @@ if TYPE_CHECKING:
 
 FIXED_NOISES = 20
 """Candidates of the control that keeps the best fixed noise."""
-PLAN_S = {"collect": 5, "train": 30, "evaluate": 5, "controls": 10, "improve": 240, "evaluate_improved": 5, "deploy": 40}
+PLAN_S = {
+    "collect": 5,
+    "train": 30,
+    "evaluate": 5,
+    "controls": 10,
+    "improve": 240,
+    "steer": 60,
+    "evaluate_improved": 5,
+    "evaluate_steered": 5,
+    "deploy": 40,
+}
 """Stages in order, with the seconds that each takes on two cores; only the time left is guessed from it."""
 CHOICE_EPISODES = 50
 """Scenes on which that noise is chosen, apart from the test scenes."""
@@ -43,8 +57,10 @@ class Args:
     """Demonstrations, failures included."""
     train_steps: int = 6000
     """Optimiser steps of behaviour cloning."""
-    improve_steps: int = 40_000
+    improve_steps: int = 25_000
     """Environment steps of residual RL at most."""
+    steer_steps: int = 10_000
+    """Environment steps of latent steering at most; 0 leaves it out."""
     eval_episodes: int = 100
     """Test scenes, the same for every policy."""
     deploy_episodes: int = 20
@@ -103,12 +119,69 @@ class Stages:
             write_json(path, {"result": result, "wall_s": before + time.monotonic() - begin})
         return read_json(path)["result"]
 
+    def finished(self, name: str) -> bool:
+        """Whether the result of stage `name` is there."""
+        return (self.folder / f"{name}.json").exists()
+
     def seconds(self) -> dict[str, float]:
         """Seconds that each finished stage took, interruptions counted once."""
         from sinew.rundir import read_json
 
         paths = [p for p in self.folder.glob("*.json") if p.name != "settings.json" and not p.name.endswith(".spent.json")]
         return {p.stem: read_json(p)["wall_s"] for p in sorted(paths, key=lambda p: p.stat().st_mtime)}
+
+
+class Beside:
+    """Latent steering in a process of its own, beside what this one does; what it says is in <out>/steered.log.
+
+    Args:
+        args: of the demo.
+        needed: whether it is to run at all.
+    """
+
+    def __init__(self, args: Args, needed: bool) -> None:
+        self.log = args.out / "steered.log"
+        self.command = [
+            sys.executable,
+            "-m",
+            "sinew",
+            "improve",
+            str(args.out / "bc"),
+            "--method",
+            "dsrl",
+            "--out",
+            str(args.out / "steered"),
+        ]
+        self.command += ["--steps", str(args.steer_steps), "--seed", str(args.seed), "--with-parent", "--json"]
+        self.needed, self.process = needed, None
+
+    def __enter__(self) -> Beside:
+        if self.needed:
+            with open(self.log, "wb") as log:
+                self.process: subprocess.Popen[bytes] | None = subprocess.Popen(
+                    self.command, stdout=subprocess.PIPE, stderr=log, start_new_session=True
+                )
+        return self
+
+    def wait(self) -> dict[str, Any]:
+        """What it measured, when it is done.
+
+        Raises:
+            InputError: it failed; its last line is told.
+        """
+        if self.process is None:
+            raise RuntimeError("steering was not begun")
+        told, _ = self.process.communicate()
+        if self.process.returncode:
+            lines = self.log.read_text().strip().splitlines()
+            raise InputError(f"steering failed: {lines[-1] if lines else f'exit {self.process.returncode}'}; see {self.log}")
+        return json.loads(told)
+
+    def __exit__(self, *_: object) -> None:
+        """Where it is not waited for, it is asked to stop, and the same demo goes on with it."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(signal.SIGINT)
+            self.process.communicate()
 
 
 def run(args: Args) -> dict[str, Any]:
@@ -143,12 +216,16 @@ def demo(args: Args, progress: Progress = SILENT, phase: Callable[[str], None] =
     )
     bc = stages.do("evaluate", lambda: _evaluate(out / "bc", args, progress))
     controls = stages.do("controls", lambda: _controls(out / "bc", args, progress))
-    learned = stages.do(
-        "improve",
-        lambda: improve_verb.improve(
-            improve_verb.Args(run=out / "bc", out=out / "improved", steps=args.improve_steps, demos=out / "data", seed=args.seed), progress
-        ),
-    )
+    with Beside(args, needed=args.steer_steps > 0 and not stages.finished("steer")) as beside:
+        learned = stages.do(
+            "improve",
+            lambda: improve_verb.improve(
+                improve_verb.Args(run=out / "bc", out=out / "improved", steps=args.improve_steps, demos=out / "data", seed=args.seed),
+                progress,
+            ),
+        )
+        steering = stages.do("steer", beside.wait) if args.steer_steps else None
+    steered = stages.do("evaluate_steered", lambda: _evaluate(out / "steered", args, progress)) if steering else None
     improved = stages.do("evaluate_improved", lambda: _evaluate(out / "improved", args, progress))
     deployed = stages.do("deploy", lambda: _deploy(out / "improved", args, progress))
     spent = stages.seconds()
@@ -160,7 +237,8 @@ def demo(args: Args, progress: Progress = SILENT, phase: Callable[[str], None] =
         "deployed": deployed["success"],
         "paired": paired(bc["successes"], improved["successes"]),
         "controls": controls,
-        "curves": {"bc": _losses(RunDir(out / "bc")), "rl": learned["curve"]},
+        **({"steered": steered, "steered_paired": paired(bc["successes"], steered["successes"])} if steered else {}),
+        "curves": {"bc": _losses(RunDir(out / "bc")), "rl": learned["curve"], "steering": steering["curve"] if steering else []},
         "deploy": deployed["report"],
         "seeds": {"demo": args.seed, "test": [seeds[0], seeds[-1]]},
         "stages": spent,
@@ -179,8 +257,8 @@ def check(args: Args) -> None:
     import sim
 
     sim.make_interface(args.task)
-    for name in ("episodes", "train_steps", "improve_steps", "eval_episodes", "deploy_episodes", "videos"):
-        least = 0 if name == "videos" else 1
+    for name in ("episodes", "train_steps", "improve_steps", "steer_steps", "eval_episodes", "deploy_episodes", "videos"):
+        least = 0 if name in ("videos", "steer_steps") else 1
         if getattr(args, name) < least:
             raise InputError(f"--{name.replace('_', '-')} {getattr(args, name)}: at least {least} is needed")
 
@@ -228,6 +306,7 @@ def show(result: dict[str, Any], console: Console) -> None:
         "  same, zero noise": result["controls"]["zero_noise"],
         f"  same, best of {FIXED_NOISES} fixed noises": result["controls"]["best_fixed_noise"],
         "improved by residual RL": result["improved"],
+        **({"steered by DSRL": result["steered"]} if "steered" in result else {}),
         "improved, deployed over DDS": result["deployed"],
     }
     for name, row in rows.items():
@@ -236,6 +315,4 @@ def show(result: dict[str, Any], console: Console) -> None:
     console.print(table)
     console.print(f"report: {result['report']}")
     p = result["paired"]
-    console.print(
-        f"same scenes, improved against cloned: {p['verdict']} ({p['wins']} won, {p['losses']} lost, McNemar p = {p['p']:.2g})"
-    )
+    console.print(f"same scenes, improved against cloned: {p['verdict']} ({p['wins']} won, {p['losses']} lost, McNemar p = {p['p']:.2g})")

@@ -123,6 +123,8 @@ class Args:
     """Where to look for the robot; ROS_AUTOMATIC_DISCOVERY_RANGE or this machine only if left out."""
     action: str = "ee_delta"
     """What the actions of a policy of LeRobot command."""
+    with_parent: bool = False
+    """End when the process that started this one ends, however it ends; Linux only."""
     device: str = "cpu"
     """cpu or cuda."""
     seed: int = 0
@@ -134,7 +136,10 @@ class Args:
 def run(args: Args) -> dict[str, Any]:
     """Improve, and tell what the gate measured."""
     from sinew.cli.console_progress import ConsoleProgress
+    from sinew.cli.robot import end_with_parent
 
+    if args.with_parent:
+        end_with_parent()
     with ConsoleProgress() as progress:
         return improve(args, progress)
 

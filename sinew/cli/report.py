@@ -16,8 +16,17 @@ from sinew.rundir import RunDir, atomic_write, read_json
 from sinew.stats import BETTER, NO_EVIDENCE, WORSE, mcnemar_exact, wilson
 
 ALPHA = 0.05
-STAGES = (("bc", "Behaviour cloning", "base"), ("improved", "Improved", "improved"), ("deployed", "Deployed", "deployed"))
-STAGE_NOTES = {"improved": "residual RL on the frozen base", "deployed": "over DDS, through the safety gate"}
+STAGES = (
+    ("bc", "Behaviour cloning", "base"),
+    ("improved", "Improved", "improved"),
+    ("steered", "Steered", "improved"),
+    ("deployed", "Deployed", "deployed"),
+)
+STAGE_NOTES = {
+    "improved": "residual RL on the frozen base",
+    "steered": "DSRL: the frozen base with chosen noise",
+    "deployed": "over DDS, through the safety gate",
+}
 CONTROLS = (("zero_noise", "Control: base with zero noise"), ("best_fixed_noise", "Control: base with the best of 20 fixed noises"))
 VIDEO_NAMES = {"base": "Behaviour cloning", **{key: name for key, name, _ in STAGES}}
 FOOTER = "Written by Sinew. Intervals are Wilson 95 %; comparisons are exact McNemar tests on common seeds."
@@ -28,7 +37,7 @@ def write_report(run: RunDir | Path | str, summary: Mapping[str, Any], provenanc
 
     Args:
         run: the run or its folder; videos/*.mp4 and provenance.json in it, or in the runs that lie in it, are told.
-        summary: what was achieved, all of it optional: "task"; "demos" {"episodes", "successes"}; "bc", "improved",
+        summary: what was achieved, all of it optional: "task"; "demos" {"episodes", "successes"}; "bc", "improved", "steered",
             "deployed" {"k", "n", "wilson95", "seeds", "successes": [bool]}; "controls" {"zero_noise", "best_fixed_noise"},
             alike; "paired" {"p", "wins", "losses"}; "curves" {"bc": [[step, loss], ...], "rl": [[env steps, success rate,
             episodes], ...]}; "deploy": the deployed loop's report; "stages" {name: seconds}; "wall_s".

@@ -68,7 +68,7 @@ def run(args: Args) -> dict[str, Any]:
 
 
 def end_with_parent() -> None:
-    """Ask the system for SIGTERM when the parent process ends, so that a killed command leaves no robot behind.
+    """Ask the system for SIGTERM when the parent process ends, so that a killed command leaves nothing behind.
 
     Raises:
         InputError: the system cannot.
@@ -78,7 +78,7 @@ def end_with_parent() -> None:
     except AttributeError:
         failed = -1
     if failed:
-        raise InputError("--with-parent works on Linux only; leave it out and end the robot with Ctrl-C")
+        raise InputError("--with-parent works on Linux only; leave it out and end this process with Ctrl-C")
 
 
 def show(result: dict[str, Any], console: Console) -> None:

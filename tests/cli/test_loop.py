@@ -99,7 +99,9 @@ def test_demo_goes_on_after_a_kill_and_writes_its_report(tmp_path):
         "--train-steps",
         "300",
         "--improve-steps",
-        "8500",
+        "3500",
+        "--steer-steps",
+        "1600",
         "--eval-episodes",
         "6",
         "--deploy-episodes",
@@ -117,6 +119,7 @@ def test_demo_goes_on_after_a_kill_and_writes_its_report(tmp_path):
     summary = result(*small)
     assert (tmp_path / "demo/stages/evaluate.json").stat().st_mtime_ns == evaluated
     assert summary["bc"]["n"] == summary["improved"]["n"] == 6 and summary["deployed"]["n"] == 1
+    assert summary["steered"]["n"] == 6 and (tmp_path / "demo/steered/policy.safetensors").exists()
     assert set(summary["paired"]) >= {"p", "wins", "losses"} and summary["demos"]["episodes"] == 12
     assert json.loads((tmp_path / "demo/summary.json").read_text())["task"] == "lift"
     assert "<svg" in (tmp_path / "demo/report.html").read_text()

@@ -37,6 +37,16 @@ def _missing(seed: int) -> Row:
     return Row(name=f"seed {seed}", unit="%", ours=None, peer="not run yet: takes minutes, leave out --quick")
 
 
+def _steered(seed: int, summary: dict[str, Any]) -> list[Row]:
+    """Latent steering, where the demo had it beside."""
+    if "steered" not in summary:
+        return []
+    told, p = summary["steered"], summary["steered_paired"]["p"]
+    bc = 100 * summary["bc"]["k"] / summary["bc"]["n"]
+    peer = f"behaviour cloning, McNemar p = {p:.1g}"
+    return [Row(name=f"seed {seed}: steered by DSRL", unit="%", ours=100 * told["k"] / told["n"], peer=peer, peer_value=bc)]
+
+
 def _rows(seed: int, summary: dict[str, Any]) -> list[Row]:
     def rate(part: dict[str, Any]) -> float:
         return 100 * part["k"] / part["n"]
@@ -60,6 +70,7 @@ def _rows(seed: int, summary: dict[str, Any]) -> list[Row]:
             target=">= 95, better",
             holds=improved >= 95 and better,
         ),
+        *_steered(seed, summary),
         Row(name=f"seed {seed}: improved, deployed, n = {m}", unit="%", ours=deployed, target=">= 90", holds=deployed >= 90),
         Row(name=f"seed {seed}: whole demo", unit="min", ours=minutes, target="< 15", holds=minutes < 15, higher_is_better=False),
     ]
