@@ -7,6 +7,7 @@ that tensors and record can never be of two different moments; train_state.json 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -72,7 +73,8 @@ def restore(run: RunDir, policy: nn.Module, optimizer: torch.optim.Optimizer, em
         had = trained.get(key)
         if config.get(key) != had:
             raise InputError(f"{run.path} was trained with {key} = {had!r}, not {config.get(key)!r}: choose another --out")
-    _allocate(optimizer)
+    moved = {name.removeprefix("optimizer.step.") for name in tensors if name.startswith("optimizer.step.")}
+    _allocate(optimizer, [parameter for name, parameter in trainable(policy).items() if name in moved])
     wanted = _collect(policy, optimizer, ema)
     check_tensors(tensors, wanted, str(path))
     with torch.no_grad():
@@ -104,10 +106,11 @@ def _collect(policy: nn.Module, optimizer: torch.optim.Optimizer, ema: Ema) -> d
     return tensors
 
 
-def _allocate(optimizer: torch.optim.Optimizer) -> None:
-    """Give AdamW the empty state that its first step would make, to be filled."""
+def _allocate(optimizer: torch.optim.Optimizer, moved: Sequence[nn.Parameter]) -> None:
+    """Give AdamW the empty state that its first step would make, to be filled; a parameter that never had a gradient has none."""
+    wanted = {id(parameter) for parameter in moved}
     for group in optimizer.param_groups:
-        for parameter in group["params"]:
+        for parameter in (p for p in group["params"] if id(p) in wanted):
             optimizer.state[parameter] = {
                 "step": torch.zeros((), dtype=torch.float32, device=parameter.device if group["fused"] else "cpu"),
                 "exp_avg": torch.zeros_like(parameter),

@@ -55,7 +55,7 @@ def tensors(folder):
     return policies.load(folder).state_dict()
 
 
-@pytest.mark.parametrize("name", ["flow-mlp", "flow-mlp-camera"])
+@pytest.mark.parametrize("name", ["flow-mlp", "flow-mlp-camera", "vla-bidirectional"])
 def test_killed_and_resumed_takes_the_same_steps(toys, tmp_path, name):
     policy, data = toys.make(name)
     train(policy, data, run_dir(tmp_path / "whole"), TrainConfig(**SETTINGS))
@@ -293,3 +293,4 @@ def test_a_run_killed_between_its_last_state_and_its_policy_still_gets_the_polic
     policy, data = toys.make("flow-mlp")
     train(policy, data, RunDir(tmp_path), TrainConfig(**SETTINGS))
     assert all(torch.equal(first[key], value) for key, value in tensors(tmp_path).items())
+
