@@ -19,7 +19,7 @@ from torch import Tensor
 
 from rl.batch import Batch, FrameSpec
 from rl.critic import Critic
-from rl.learner import Frames, Learner, LearnerConfig
+from rl.learner import Frames, Learner, LearnerConfig, features_and_action
 from rl.loop_config import LoopConfig, LoopResult
 from rl.noise_judge import NoiseJudge, with_executed
 from rl.runner import Runner
@@ -122,7 +122,7 @@ class DsrlMethod:
             critic,
             propose=propose,
             decode=judge.decode if judge else (lambda frames, u: u) if variant == "sac" else chunk,
-            critic_input=lambda frames, action: torch.cat((frames["features"], action), -1),
+            critic_input=features_and_action,
             config=config.learner,
             generator=generator,
             judge=judge,

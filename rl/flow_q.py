@@ -18,9 +18,9 @@ from torch import Tensor
 
 from rl.batch import Batch
 from rl.ibrl import share_weights
-from rl.learner import Frames, Learner, LearnerConfig
+from rl.learner import Frames, Learner, LearnerConfig, features_and_action
 from rl.offline import OfflineConfig, OfflineMethod
-from rl.td3_bc import ImitatingLearner, clamped, features_and_action
+from rl.td3_bc import ImitatingLearner, clamped
 from sinew.errors import InputError
 
 

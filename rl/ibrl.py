@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rl.learner import Frames, Learner, LearnerConfig
+from rl.learner import Frames, Learner, LearnerConfig, features_and_action
 from rl.loop_config import LoopConfig, LoopResult
 from rl.replay import Ring
-from rl.residual import ResidualMethod, features_and_action
+from rl.residual import ResidualMethod
 from rl.runner import Runner
 from sinew.errors import InputError
 from sinew.progress import SILENT, Progress

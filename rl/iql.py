@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from rl.batch import Batch
 from rl.critic import Critic, EnsembleMLP
 from rl.engine import make_engine
-from rl.learner import Frames, Learner, LearnerConfig
+from rl.learner import Frames, Learner, LearnerConfig, features_and_action
 from rl.offline import OfflineConfig, OfflineMethod
-from rl.td3_bc import clamped, features_and_action
+from rl.td3_bc import clamped
 from sinew.errors import InputError
 
 LARGEST_WEIGHT = 100.0

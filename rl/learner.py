@@ -80,6 +80,11 @@ class LearnerConfig:
             )
 
 
+def features_and_action(frames: Frames, action: Tensor) -> Tensor:
+    """What critics usually look at, (B, D + A)."""
+    return torch.cat((frames["features"], action), -1)
+
+
 METRICS = ("loss", "q", "target", "actor_q", "output_rms")
 
 

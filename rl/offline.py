@@ -51,6 +51,8 @@ class OfflineConfig(LoopConfig):
         super().__post_init__()
         if self.offline_updates < 1 or self.evaluate_updates < 1:
             raise InputError(f"offline_updates {self.offline_updates} and evaluate_updates {self.evaluate_updates} must be at least 1")
+        if self.critic_head != "scalar" or self.reward_weights:
+            raise InputError(f"critic_head {self.critic_head!r}: methods that learn from data have critics of their own, with one number")
 
 
 class OfflineMethod:

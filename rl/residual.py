@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from rl.batch import Batch, FrameSpec
-from rl.learner import Frames, Learner, LearnerConfig
+from rl.learner import Frames, Learner, LearnerConfig, features_and_action
 from rl.loop_config import LoopConfig, LoopResult
 from rl.replay import Ring
 from rl.runner import ACTOR_FILE, STATE_FILE, Runner
@@ -56,11 +56,6 @@ def propose(actor: nn.Module, frames: Frames) -> Tensor:
 def decode(frames: Frames, u: Tensor) -> Tensor:
     """The action that is executed, stored and judged: the planned one plus the residual, within bounds."""
     return (frames["base_action"] + u).clamp(-1.0, 1.0)
-
-
-def features_and_action(frames: Frames, action: Tensor) -> Tensor:
-    """Critic input without the planned action."""
-    return torch.cat((frames["features"], action), -1)
 
 
 def features_base_and_action(frames: Frames, action: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from rl.batch import Batch, FrameSpec
-from rl.learner import Frames, Learner, LearnerConfig
+from rl.learner import Frames, Learner, LearnerConfig, features_and_action
 from rl.loop_config import LoopConfig, LoopResult
 from rl.replay import Ring
 from rl.runner import Runner
@@ -93,7 +93,7 @@ class RlpdMethod:
             critic.to(features.device),
             propose=propose,
             decode=lambda frames, u: u,
-            critic_input=lambda frames, action: torch.cat((frames["features"], action), -1),
+            critic_input=features_and_action,
             config=config.learner,
             generator=generator,
         )

@@ -8,14 +8,13 @@ Source: Fujimoto and Gu 2021, arXiv:2106.06860.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from rl.batch import Batch
 from rl.critic import Critic
-from rl.learner import Frames, Learner, LearnerConfig
+from rl.learner import Frames, Learner, LearnerConfig, features_and_action
 from rl.offline import OfflineConfig, OfflineMethod
 from sinew.errors import InputError
 
@@ -101,8 +100,3 @@ class Td3BcMethod(OfflineMethod):
 def clamped(frames: Frames, u: Tensor) -> Tensor:
     """The actor's output is the action, within bounds."""
     return u.clamp(-1.0, 1.0)
-
-
-def features_and_action(frames: Frames, action: Any) -> Tensor:
-    """What the critics look at."""
-    return torch.cat((frames["features"], action), -1)

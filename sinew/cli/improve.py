@@ -49,7 +49,8 @@ class Args:
     chunks) learn a policy of their own from recorded episodes, without a step in the world unless --steps is given; recap teaches
     the policy itself which recorded steps went well, in rounds of rollouts."""
     steps: int | None = None
-    """Environment steps at most, over all worlds; 10 000 for dsrl, 25 000 for residual and 40 000 for most others if left out."""
+    """Environment steps at most, over all worlds; 10 000 for dsrl, 25 000 for residual, 100 000 for ppo-denoise, 40 000 for
+    most others if left out."""
     demos: Path | None = None
     """Dataset whose episodes fill half of each batch, for residual, decorator, ibrl and rlpd, or are what is learned from; if left
     out, the run's own, and none for decorator."""

@@ -125,7 +125,7 @@ def test_without_a_floor_nothing_holds_it(tmp_path):
     scores = iter([30, 1, 1, 1, 1])
     learn(tmp_path / "run", replace(SHORT, floor=None), evaluate=lambda: {"k": next(scores), "n": 50})
     assert not any("went_back" in row for row in RunDir(tmp_path / "run").metrics())
-    with pytest.raises(InputError, match="floor 2.0"):
+    with pytest.raises(InputError, match="floor 2"):
         replace(SHORT, floor=2.0)
 
 
