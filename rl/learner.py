@@ -283,14 +283,13 @@ class Learner:
     @contextmanager
     def slow_actor(self) -> Iterator[None]:
         """Within it the actor has the weights of its slow copy: what it has been lately, without the last updates' swing."""
-        kept = [p.detach().clone() for p in self._actor]
-        with torch.no_grad():
-            torch._foreach_copy_(self._actor, self._actor_target)  # pyright: ignore[reportPrivateImportUsage]
+        actor = [p.detach() for p in self._actor]
+        kept = [p.clone() for p in actor]
+        torch._foreach_copy_(actor, [p.detach() for p in self._actor_target])  # pyright: ignore[reportPrivateImportUsage]
         try:
             yield
         finally:
-            with torch.no_grad():
-                torch._foreach_copy_(self._actor, kept)  # pyright: ignore[reportPrivateImportUsage]
+            torch._foreach_copy_(actor, kept)  # pyright: ignore[reportPrivateImportUsage]
 
     def return_to(self, weights: Mapping[str, Tensor]) -> None:
         """The actor and its target become what they were with `weights`, without a memory of where they went since."""

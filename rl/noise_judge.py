@@ -62,7 +62,9 @@ class NoiseJudge(Judge):
         rows = [(features[:half], frames["u"][:half], executed[:half])]
         weight = [own[:half], own.new_ones(len(features) - half)]
         if self._decoded is not None:
-            rows.append(tuple(part[: len(features) - half - fresh] for part in self._decoded))
+            rest = len(features) - half - fresh
+            seen, u, chunk = self._decoded
+            rows.append((seen[:rest], u[:rest], chunk[:rest]))
         few = {key: value[len(value) - fresh :] for key, value in frames.items()}
         normal = torch.randn(fresh, learner.actor.size, generator=learner.generator).to(features)  # type: ignore[arg-type]
         normal = normal.clamp(-learner.actor.bound, learner.actor.bound)  # type: ignore[operator]
