@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import Generator, Tensor
 from policies.base import PolicyModule, Wrapper, noise_for, require
 from policies.catalog import register
 from sinew.errors import SpecError
-from sinew.protocols import Chunk, Context
+from sinew.protocols import Chunk, Context, Loss, Obs
 from sinew.specs import PolicySpec
 
 
@@ -24,6 +24,12 @@ class PlannedConfig:
     """Actions that are kept of each chunk, so that the next one is planned sooner; None for all."""
     zero_noise: bool = False
     """Whether every chunk comes of zero noise, so that what learns on top need not learn against dice."""
+
+
+def refuse_to_learn_parts(policy: PolicyModule, base: PolicyModule) -> None:
+    """Raises `SpecError` where a policy keeps a part of its base's chunks: such parts cannot teach whole ones."""
+    if policy.spec.horizon != base.spec.horizon:
+        raise SpecError(f"a policy that keeps {policy.spec.horizon} of {base.spec.horizon} actions cannot learn from data: train its base")
 
 
 @register("planned")
@@ -70,11 +76,19 @@ class Planned(Wrapper):
         generator: Generator | None = None,
     ) -> Chunk:
         """The beginnings of the base's chunks, (B, n, act_steps, A); from zero noise all n are alike."""
+        if guidance and "denoise" not in self.spec.capabilities:
+            raise SpecError("a policy that plans from zero noise or shorter chunks takes no guidance: guide its base")
         drawn = noise_for(self.spec, ctx, n, noise, generator, self.device)
         used = torch.zeros_like(drawn) if self.config.zero_noise else drawn
         chunk = super().sample(ctx, n=n, noise=used, steps=steps, guidance=guidance, features=features)
         return replace(chunk, actions=chunk.actions[:, :, : self.spec.horizon], noise=drawn)
 
-    def correct(self, obs: Any, action: Tensor) -> Tensor:
-        """The base's; capability "correct"."""
-        return self.base.correct(obs, action)  # type: ignore[operator]
+    def loss(self, batch: Mapping[str, Tensor], *, t: Tensor | None = None, noise: Tensor | None = None) -> Loss:
+        """The base's loss, of whole chunks."""
+        refuse_to_learn_parts(self, self.base)
+        return super().loss(batch, t=t, noise=noise)
+
+    @property
+    def correct(self) -> Callable[[Obs, Tensor], Tensor]:
+        """The base's correction; there where the base corrects."""
+        return self.base.correct  # type: ignore[return-value]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -93,6 +93,7 @@ class Relative(Wrapper):
         """Length of what `observe` gives."""
         return super().observation_dim + 3 * len(self.first)  # type: ignore[arg-type]
 
-    def correct(self, obs: Obs, action: Tensor) -> Tensor:
-        """The base's; capability "correct"."""
-        return self.base.correct(obs, action)  # type: ignore[operator]
+    @property
+    def correct(self) -> Callable[[Obs, Tensor], Tensor]:
+        """The base's correction; there where the base corrects."""
+        return self.base.correct  # type: ignore[return-value]

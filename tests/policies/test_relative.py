@@ -41,6 +41,10 @@ def test_zero_noise_leaves_nothing_to_chance(toys):
     assert policy.spec.horizon == 4 and torch.equal(policy.sample(policy.encode(obs), n=2).actions, zero)
     assert torch.equal(policy.sample(policy.encode(obs), n=2, noise=torch.randn(3, 2, *base.spec.noise_shape)).actions, zero)
     assert "noise" not in policy.spec.capabilities
+    with pytest.raises(SpecError, match="keeps 4 of 5 actions"):
+        policy.loss({})
+    with pytest.raises(SpecError, match="act_steps 6"):
+        Planned(base, 6)
 
 
 @pytest.mark.parametrize("wrong", [0.0, -1.0, float("inf"), float("nan")])

@@ -39,7 +39,8 @@ def served(case, toys) -> Iterator[tuple[PolicyModule, RemotePolicy, dict[str, A
     batch = toys.batch(data, policy.spec)
     with PolicyServer(policy, port=0, token=TOKEN, name=case) as server:
         remote = connect(server.url, TOKEN)
-        yield policy, remote, {key: batch[key] for key in policy.spec.observation}
+        told = {"task": batch["task"]} if "task" in batch else {}
+        yield policy, remote, {**{key: batch[key] for key in policy.spec.observation}, **told}
         remote.close()
 
 
@@ -71,7 +72,7 @@ def test_same_noise_gives_the_local_actions_bit_for_bit(served):
 def test_what_the_policy_can_beside_sampling_comes_over_the_wire(served):
     policy, remote, obs = served
     spec = remote.spec
-    newest = {key: value[:, -1] for key, value in obs.items()}
+    newest = {key: obs[key][:, -1] for key in policy.spec.observation}
     if "observe" in spec.capabilities:
         assert torch.equal(remote.observe(newest), policy.observe(newest))
         assert remote.observation_dim == policy.observation_dim

@@ -167,7 +167,7 @@ def wrapped(case: str) -> tuple[PolicyModule, ToyData]:
         return Composed([one, two], (0.6, 0.4)).eval(), data
     base, data = make(inner)
     if kind in ("relative", "planned"):
-        return (Relative(base) if kind == "relative" else Planned(base, 3, zero_noise=True)).eval(), data
+        return (Relative(base) if kind == "relative" else Planned(base, zero_noise=True)).eval(), data
     if kind == "best_of":
         return BestOfN(base, 4, make_counts(base.spec.feature_dim, CountConfig(hidden=16))).eval(), data
     if kind == "steered":

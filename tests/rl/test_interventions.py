@@ -259,7 +259,9 @@ def test_a_stop_that_was_asked_for_and_one_for_safety_can_be_gone_on_from(tmp_pa
         learn(tmp_path / "run", env=env)
     runner = learn(tmp_path / "run")
     assert runner.step >= RESIDUAL.steps and runner.ring.count == runner.step
-    assert runner.labels.next > 30 and runner.labels.next == int((runner.ring.episode_step[: runner.step] == 0).sum())
+    held = int((runner.ring.episode_step == 0).sum()) if runner.step >= runner.ring.length else 0
+    overwritten = runner.step - runner.ring.length  # the last episode was played to its end, past the room for steps
+    assert runner.labels.next > 30 and 0 <= runner.labels.next - held <= max(0, overwritten)
 
 
 def test_killed_and_resumed_equals_never_interrupted(tmp_path):
