@@ -23,9 +23,9 @@ GIVE_UP_S = 600.0
 HELD_S = 0.05
 """An actor that was told to wait asks again after so long."""
 RETRY_S = 0.5
-GATHER_S = 0.1
+GATHER_S = 0.05
 """Steps of so long travel together."""
-TOGETHER = 128
+TOGETHER = 64
 """Most steps in a message."""
 
 
