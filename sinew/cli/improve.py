@@ -171,6 +171,8 @@ def improve(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
         raise InputError(f"--demos {args.demos}: {args.method} learns from what it does itself; leave it out, or use --method residual")
     if (args.critic_head or args.engine != "auto") and args.method in (*RECORDED, "ppo-denoise"):
         raise InputError(f"--critic-head and --engine are for methods that learn by doing; leave them out for {args.method}")
+    if args.engine == "graph" and args.device == "cpu":
+        raise InputError("--engine graph records CUDA graphs: give --device cuda, or choose loop or compile")
     source = open_source(args.run, args.task, args.action)
     base, task = source.policy, args.task or source.task()
     interface = _interface(base, task)
