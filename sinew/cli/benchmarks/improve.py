@@ -94,7 +94,7 @@ def _row(task: str, method: str, cells: Sequence[dict[str, Any]]) -> Row:
     rate, base = _rate(c["improved"] for c in cells), _rate(c["base"]["sample"] for c in cells)
     steps, minutes = [c["steps"] for c in cells], [c["cpu_s"] / 60 for c in cells]
     by_seed = ", ".join(f"{c['improved']['k']}/{c['improved']['n']}" for c in sorted(cells, key=lambda c: c["seed"]))
-    dips = max(c["below_base_steps"] for c in cells)
+    dips = max(longest_dip(c["curve"]) for c in cells)
     aimed = method in ("residual", "dsrl")
     return Row(
         name=f"{task}: {method}, {by_seed}; {min(steps):,} to {max(steps):,} steps, {min(minutes):.1f} to {max(minutes):.1f} CPU min, "
@@ -116,8 +116,7 @@ def cell(task: str, method: str, seed: int, folder: Path, *, make: bool = True) 
     """One method on one base, from the folder or made now; None where it is not there and shall not be made.
 
     Returns:
-        {"task", "method", "seed", "base" (see `base`), "improved" {"k", "n", "wilson95"}, "paired", "steps", "curve", "cpu_s",
-        "below_base_steps"}.
+        {"task", "method", "seed", "base" (see `base`), "improved" {"k", "n", "wilson95"}, "paired", "steps", "curve", "cpu_s"}.
     """
     from sinew.cli import eval, improve
     from sinew.rundir import read_json, write_json
@@ -134,7 +133,7 @@ def cell(task: str, method: str, seed: int, folder: Path, *, make: bool = True) 
     improved = eval.evaluate(eval.Args(run=out, episodes=SCENES))
     told = {"task": task, "method": method, "seed": seed, "base": {k: v for k, v in before.items() if k != "successes"}}
     told |= {"improved": {k: improved[k] for k in ("k", "n", "wilson95")}, "paired": paired(before["successes"], improved["successes"])}
-    told |= {"steps": learned["steps"], "curve": learned["curve"], "cpu_s": spent_s, "below_base_steps": longest_dip(learned["curve"])}
+    told |= {"steps": learned["steps"], "curve": learned["curve"], "cpu_s": spent_s}
     write_json(note, told)
     return told
 
@@ -145,12 +144,13 @@ def longest_dip(curve: Sequence[Sequence[float]]) -> int:
     Args:
         curve: (step, success rate, episodes) in order; the first is the base's.
     """
-    longest, since = 0, None
+    longest, since = 0.0, None
     for step, rate, _ in curve:
+        if since is not None:
+            longest = max(longest, step - since)
         low = rate < curve[0][1] - DIP_POINTS / 100
-        since = step if low and since is None else since if low else None
-        longest = max(longest, int(step - since) if since is not None else 0)
-    return longest
+        since = (step if since is None else since) if low else None
+    return int(longest)
 
 
 def base(task: str, seed: int, folder: Path) -> tuple[Path, dict[str, Any]]:

@@ -1,0 +1,38 @@
+"""The table of methods: what a dip is, and what is laid out of finished cells."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from sinew.cli.benchmarks import improve
+from sinew.errors import InputError
+
+
+@pytest.mark.parametrize(
+    ("rates", "steps"),
+    [
+        ([0.5, 0.9, 1.0], 0),
+        ([0.5, 0.41, 0.9], 0),  # nine points are no dip
+        ([0.5, 0.3, 0.9], 2500),
+        ([0.5, 0.3, 0.2, 0.9, 0.1, 0.8], 5000),
+        ([0.5, 0.9, 0.3], 0),  # it ended there: nobody knows for how long
+    ],
+)
+def test_a_dip_lasts_until_an_evaluation_says_that_it_is_over(rates, steps):
+    assert improve.longest_dip([(2500 * i, rate, 100) for i, rate in enumerate(rates)]) == steps
+
+
+def test_finished_cells_are_laid_out_and_nothing_is_made(tmp_path):
+    told = {"k": 50, "n": 100, "wilson95": [0.4, 0.6]}
+    base = {"sample": told, "zero": told, "fixed": told, "mean": told}
+    cell = {"task": "lift", "method": "dsrl", "seed": 1, "base": base, "improved": {**told, "k": 98}, "paired": {}, "steps": 7500}
+    curve = [[0, 0.5, 100], [2500, 0.3, 100], [5000, 0.97, 100]]
+    (tmp_path / "cell-lift-dsrl-1.json").write_text(json.dumps({**cell, "curve": curve, "cpu_s": 120.0}))
+    rows = improve.rows(True, out=tmp_path)
+    assert [row.ours for row in rows] == [50, 50, 50, 50, 98] and rows[-1].holds
+    assert "98/100" in rows[-1].name and "2.0 to 2.0 CPU min" in rows[-1].name and "for 2,500 steps" in rows[-1].name
+    assert [row.ours for row in improve.rows(True, out=tmp_path / "nothing")] == [None]
+    with pytest.raises(InputError, match="dslr"):
+        improve.rows(True, ("dslr",), out=tmp_path)
