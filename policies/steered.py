@@ -150,6 +150,8 @@ class LatentSteered(Wrapper):
     ) -> None:
         require(base, "noise", "latent steering")
         require(base, "observe", "latent steering")
+        if "correct" in base.spec.capabilities:
+            raise SpecError("latent steering chooses noise for whole chunks and cannot go around a correction of every action: steer its base")
         config = SteeredConfig(bound=float(bound), knots=knots, hidden=tuple(hidden), steps=steps, act_steps=act_steps)
         length, *rest = base.spec.noise_shape
         if knots > length:

@@ -152,6 +152,8 @@ def improve(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
         InputError: no such run, task or dataset, options that do not go together, or --out holds another run.
         SpecError: policy and task do not fit, or the policy lacks what the method needs.
     """
+    if args.robot is not None and (args.actors or args.address):
+        raise InputError("--actors and --address are for worlds in processes of their own; leave them out with --robot")
     if args.robot is not None:
         from sinew.cli.improve_robot import improve_robot
 

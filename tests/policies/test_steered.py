@@ -113,3 +113,9 @@ def test_what_cannot_be_steered_is_told(toys):
         policy.sample(policy.encode(obs), guidance=[lambda x, clean, sigma, ctx: clean])
     with pytest.raises(SpecError, match=r"needs bound > 0.*given -1"):
         LatentSteered(base, bound=-1)
+
+
+def test_a_policy_that_corrects_is_not_steered(toys):
+    base, _ = toys.make("residual-flow-mlp")
+    with pytest.raises(SpecError, match="steer its base"):
+        LatentSteered(base)
