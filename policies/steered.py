@@ -151,7 +151,7 @@ class LatentSteered(Wrapper):
         require(base, "noise", "latent steering")
         require(base, "observe", "latent steering")
         if "correct" in base.spec.capabilities:
-            raise SpecError("latent steering chooses noise for whole chunks and cannot go around a correction of every action: steer its base")
+            raise SpecError("steering chooses noise for chunks and cannot go around a correction of every action: steer its base")
         config = SteeredConfig(bound=float(bound), knots=knots, hidden=tuple(hidden), steps=steps, act_steps=act_steps)
         length, *rest = base.spec.noise_shape
         if knots > length:
