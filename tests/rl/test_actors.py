@@ -52,7 +52,7 @@ class Notes(Progress):
 
 
 class Watched(point_mass.PointMass):
-    """Keeps every action that was executed."""
+    """Keeps every action that was executed, and takes its time, as a robot does."""
 
     def __init__(self, num_envs: int = WORLDS) -> None:
         super().__init__(num_envs)
@@ -60,6 +60,7 @@ class Watched(point_mass.PointMass):
 
     def step(self, action):
         self.executed.append(self.action_spec.normalize(action))
+        time.sleep(0.003)
         return super().step(action)
 
 
@@ -224,7 +225,7 @@ def test_without_room_what_was_received_goes_first_and_then_acting_waits():
 def test_every_step_arrives_once_and_in_order(tmp_path):
     """What the rings hold is what the worlds executed; the actors learn from what the learner publishes."""
     run, envs = RunDir.create(tmp_path / "run", SHORT), [Watched(), Watched()]
-    learner, kept = crew(run), []
+    learner, kept = crew(run, lead_steps=40), []
     taken = learner.took
     learner.took = lambda arrival: (kept.append(arrival), taken(arrival))[1]  # type: ignore[method-assign]
     with acting(run, envs):
@@ -295,8 +296,11 @@ def test_a_chunk_is_of_one_set_of_weights(tmp_path):
 
     class Once(Watched):
         def step(self, action):
+            before = outbox.version
             if len(self.executed) > 40:
                 outbox.end()
+            while outbox.version == before and not outbox.stop:
+                time.sleep(0.0005)
             return super().step(action)
 
     train_dsrl(Outpost(Once(1), outbox, 0), steering, RunDir(tmp_path), config)  # type: ignore[arg-type]
