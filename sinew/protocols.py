@@ -317,6 +317,8 @@ class Observation:
     values: Mapping[str, np.ndarray]
     """"joint_position" (J,) rad, "joint_velocity" (J,) rad/s, "gripper" () m, "pose.<object>" (7,) xyz + quaternion wxyz
     in the world frame, "images.<camera>" (H, W, 3) uint8; only what has arrived."""
+    stamps_ns: Mapping[str, int] = field(default_factory=dict)
+    """Monotonic receipt time of each value, nanoseconds; `stamp_ns` for those that are left out."""
 
 
 @dataclass(frozen=True)
