@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -11,7 +11,8 @@ from robot_bridge.cadence import realtime_allowed
 from robot_bridge.dds import codec, wire
 from robot_bridge.dds.discovery import Range, configuration, discovery_range, domain_id
 from robot_bridge.dds.messages import fields, full_name, make, type_hash
-from robot_bridge.dds.qos import DEFAULT, LATCHED, Profile, qos
+from robot_bridge.dds.qos import qos
+from robot_bridge.transport import DEFAULT, LATCHED, Profile, Sample
 from sinew.errors import InputError
 
 GRAPH_TOPIC = "ros_discovery_info"
@@ -19,15 +20,6 @@ GRAPH_TYPE = "rmw_dds_common/ParticipantEntitiesInfo"
 
 _domains: dict[int, tuple[Any, str]] = {}
 _domains_lock = threading.Lock()
-
-
-class Sample(NamedTuple):
-    """A received message."""
-
-    data: bytes
-    """CDR payload with its header."""
-    source_ns: int
-    """Sender's wall clock when it was written."""
 
 
 class Publisher:

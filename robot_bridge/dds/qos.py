@@ -1,32 +1,13 @@
-"""QoS profiles as ROS 2 uses them."""
+"""QoS profiles as Cyclone DDS takes them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from robot_bridge.dds.wire import Policy, Qos, duration
+from robot_bridge.transport import DEFAULT, LATCHED, NEWEST, SENSOR, TF, Profile
 
-
-@dataclass(frozen=True, kw_only=True)
-class Profile:
-    """What a topic promises or wants."""
-
-    reliable: bool = True
-    depth: int = 10
-    latched: bool = False
-    """Transient local: who comes later gets the last samples."""
-
-
-DEFAULT = Profile()
-"""rmw_qos_profile_default."""
-SENSOR = Profile(reliable=False, depth=5)
-"""rmw_qos_profile_sensor_data; as a subscription it matches every publisher."""
-NEWEST = Profile(depth=1)
-"""Reliable, only the newest counts: commands."""
-TF = Profile(depth=100)
-LATCHED = Profile(depth=1, latched=True)
-"""/tf_static, /robot_description and ros_discovery_info."""
+__all__ = ["DEFAULT", "LATCHED", "NEWEST", "SENSOR", "TF", "Profile", "qos"]
 
 
 def qos(profile: Profile, user_data: str, *, writer: bool) -> Any:
@@ -42,6 +23,8 @@ def qos(profile: Profile, user_data: str, *, writer: bool) -> Any:
     ]
     if writer:
         policies.append(Policy.WriterDataLifecycle(autodispose=False))
+        if profile.lifespan_s is not None:
+            policies.append(Policy.Lifespan(duration(nanoseconds=round(profile.lifespan_s * 1e9))))
         if profile.latched:
             policies.append(
                 Policy.DurabilityService(
