@@ -11,7 +11,7 @@ import numpy as np
 from demos.resized import fit
 from robot_bridge.cadence import Cadence, next_deadline, quantiles_us
 from robot_bridge.clock import Clock, MonotonicClock
-from robot_bridge.gate import GateConfig, SafetyGate
+from robot_bridge.gate import GateConfig, SafetyGate, Verdict
 from robot_bridge.kinematics import Arms
 from robot_bridge.loop import ControlLoop, openings
 from robot_bridge.report import DeployReport, EpisodeResult
@@ -70,6 +70,10 @@ class Frame:
     action: np.ndarray
     """(A,) in physical units."""
     measured: Observation
+    command: Command | None = None
+    """What was asked of the control loop: the action as targets of the joints."""
+    verdict: Verdict | None = None
+    """The gate's newest word when the command was handed over, which is about the command before; None before the first."""
 
 
 class Recorder(Protocol):
@@ -275,12 +279,13 @@ class _Runner:
         marks.append(self.clock.now_ns())
         self.seq += 1
         values = {"joint_position": joint_target[0], "gripper": openings(tuple(np.atleast_1d(gripper_target[0]).tolist()))}
-        self.loop.submit(Command(measured.stamp_ns, self.seq, self.ttl_s, values))
+        command, before = Command(measured.stamp_ns, self.seq, self.ttl_s, values), self.loop.verdict
+        self.loop.submit(command)
         marks.append(self.clock.now_ns())
         self.cadence.add(deadline_ns, marks)
         self.latencies_ns.append(marks[-1] - measured.stamp_ns)
         if self.on_frame or self.record:
-            frame = Frame(episode, seed, step, {k: v[0] for k, v in observation.items()}, action, measured)
+            frame = Frame(episode, seed, step, {k: v[0] for k, v in observation.items()}, action, measured, command, before)
             if self.on_frame:
                 self.on_frame(frame)
             if self.record:
