@@ -114,7 +114,9 @@ def file_indices(number: int) -> tuple[int, int]:
     return divmod(number, FILES_PER_CHUNK)
 
 
-def new_info(fps: int, observation: ObservationSpec, action: ActionSpec, robot_type: str, cameras_as: str) -> dict[str, Any]:
+def new_info(
+    fps: int, observation: ObservationSpec, action: ActionSpec, robot_type: str, cameras_as: str, extra: Mapping[str, TensorSpec]
+) -> dict[str, Any]:
     """info.json of an empty dataset.
 
     Args:
@@ -123,6 +125,7 @@ def new_info(fps: int, observation: ObservationSpec, action: ActionSpec, robot_t
         action: becomes the column "action".
         robot_type: free text.
         cameras_as: "video" or "image".
+        extra: become columns too, which no policy sees.
     """
     features: dict[str, Any] = {}
     for key, spec in observation.tensors.items():
@@ -131,6 +134,8 @@ def new_info(fps: int, observation: ObservationSpec, action: ActionSpec, robot_t
         else:
             features[key] = {"dtype": spec.dtype, "shape": list(spec.shape), "names": list(spec.names) or None}
     features[ACTION] = {"dtype": "float32", "shape": [action.dim], "names": list(action.names)}
+    for key, spec in extra.items():
+        features[key] = {"dtype": spec.dtype, "shape": list(spec.shape), "names": list(spec.names) or None}
     for key, dtype in {**OUTCOME_FEATURES, **INDEX_FEATURES}.items():
         features[key] = {"dtype": dtype, "shape": [1], "names": None}
     return {
@@ -150,15 +155,20 @@ def new_info(fps: int, observation: ObservationSpec, action: ActionSpec, robot_t
     }
 
 
-def check_recordable(observation: ObservationSpec, action: ActionSpec) -> None:
+def check_recordable(observation: ObservationSpec, action: ActionSpec, extra: Mapping[str, TensorSpec]) -> None:
     """Refuse specs that a LeRobotDataset cannot hold.
 
     Raises:
         SpecError: names the key.
     """
-    for key, spec in observation.tensors.items():
+    taken = {ACTION, *OUTCOME_FEATURES, *INDEX_FEATURES}
+    for key in extra:
+        if "/" in key or key.startswith("observation") or key in taken:
+            raise SpecError(f"extra column {key!r} cannot be recorded: take a name without a slash, outside observation.*, unlike the usual ones")
+    for key in observation.tensors:
         if "/" in key or not key.startswith("observation."):
             raise SpecError(f"key {key!r} cannot be recorded: keys are observation.<name>, without a slash")
+    for key, spec in {**observation.tensors, **extra}.items():
         if key in observation.images:
             if spec.dtype != "uint8" or len(spec.shape) != 3 or spec.shape[2] != 3 or min(spec.shape) < 1:
                 raise SpecError(f"{key!r} is {spec.dtype} {spec.shape}; a camera is uint8 (height, width, 3)")
@@ -182,9 +192,10 @@ def check_resumable(root: Path, info: Mapping[str, Any]) -> None:
         raise DataError(f"{root} cannot be recorded into: its fps {info['fps']} is no whole number")
 
 
-def save_specs(observation: ObservationSpec, action: ActionSpec) -> str:
+def save_specs(observation: ObservationSpec, action: ActionSpec, extra: Mapping[str, TensorSpec] | None = None) -> str:
     """Content of meta/sinew.json: what info.json cannot say (units, bounds, kind of action)."""
-    return json.dumps({"format_version": 1, "observation": to_json(observation.tensors), "action": to_json(action)}, indent=2) + "\n"
+    told = {"format_version": 1, "observation": to_json(observation.tensors), "action": to_json(action)}
+    return json.dumps(told | ({"extra": to_json(extra)} if extra else {}), indent=2) + "\n"
 
 
 def load_specs(root: Path, info: Mapping[str, Any], stats: Mapping[str, Mapping[str, np.ndarray]]) -> tuple[ObservationSpec, ActionSpec]:
@@ -209,6 +220,19 @@ def load_specs(root: Path, info: Mapping[str, Any], stats: Mapping[str, Mapping[
         if have is None or tuple(have) != spec.shape:
             raise DataError(f"{path} does not fit {INFO}: {key!r} is {spec.shape} in one and {have} in the other")
     return observation, action
+
+
+def read_extra(root: Path) -> dict[str, TensorSpec]:
+    """The extra columns that meta/sinew.json tells of.
+
+    Raises:
+        DataError: they are damaged.
+    """
+    try:
+        told = json.loads((root / SPECS).read_text()).get("extra", {})
+        return {k: from_json(TensorSpec, v, f"{SPECS} {k}") for k, v in told.items()}
+    except (OSError, ValueError, TypeError, AttributeError) as e:
+        raise DataError(f"{root / SPECS} cannot be read ({e})") from None
 
 
 def read_specs(root: Path) -> tuple[ObservationSpec, ActionSpec]:

@@ -44,10 +44,11 @@ def _from_specs(root: Path) -> dict[str, Any] | None:
     fps = _fps(root)
     try:
         observation, action = layout.read_specs(root)
+        extra = layout.read_extra(root)
     except DataError:
         return None
     kept_as = "video" if not observation.images or folders else "image"
-    return layout.new_info(fps or round(action.rate_hz), observation, action, "", kept_as)
+    return layout.new_info(fps or round(action.rate_hz), observation, action, "", kept_as, extra)
 
 
 def _from_frames(root: Path) -> dict[str, Any] | None:

@@ -6,7 +6,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -22,7 +22,7 @@ from demos.lock import hold
 from demos.video import FrameEncoder
 from sinew.errors import DataError, InputError
 from sinew.rundir import atomic_write, write_json
-from sinew.specs import ActionSpec, ObservationSpec
+from sinew.specs import ActionSpec, ObservationSpec, TensorSpec
 
 SYNC_PERIOD_S = 0.5
 """How much may be lost to a power failure; nothing is lost to a killed process."""
@@ -68,6 +68,7 @@ class Writer:
         robot_type: str = "",
         task: str | None = None,
         video: bool = True,
+        extra: Mapping[str, TensorSpec] | None = None,
     ) -> Writer:
         """Start a new dataset.
 
@@ -79,13 +80,14 @@ class Writer:
             robot_type: free text, kept in info.json.
             task: what `add_frame` uses when it is given none.
             video: keep cameras as H.264 (small), else as lossless PNG in the Parquet files.
+            extra: columns that no policy sees, vectors (D,): what else a recording tells of its frames.
 
         Raises:
             InputError: the folder is taken or cannot be written.
             SpecError: a LeRobotDataset cannot hold these tensors.
         """
         root = Path(root)
-        layout.check_recordable(observation_spec, action_spec)
+        layout.check_recordable(observation_spec, action_spec, extra or {})
         if isinstance(fps, bool) or fps != int(fps) or fps < 1:
             raise InputError(f"fps {fps} cannot be recorded: LeRobotDataset wants a whole number of frames per second, 1 or more")
         # A process killed right here leaves the specs and no more: nothing that anyone would miss.
@@ -93,8 +95,8 @@ class Writer:
         if root.is_dir() and any(p not in started and not p.name.startswith(".sinew.json") for p in root.rglob("*")):
             there = "holds a dataset: go on with it (Writer.resume)" if (root / layout.INFO).exists() else "is not empty: empty it"
             raise InputError(f"{root} {there} or choose another folder")
-        info = layout.new_info(int(fps), observation_spec, action_spec, robot_type, "video" if video else "image")
-        atomic_write(root / layout.SPECS, layout.save_specs(observation_spec, action_spec))
+        info = layout.new_info(int(fps), observation_spec, action_spec, robot_type, "video" if video else "image", extra or {})
+        atomic_write(root / layout.SPECS, layout.save_specs(observation_spec, action_spec, extra))
         write_json(root / layout.INFO, info)
         return cls(Ledger(root), hold(root), observation_spec, action_spec, task)
 
@@ -150,7 +152,7 @@ class Writer:
         """Record one frame; when this returns it survives the end of this process.
 
         Args:
-            values: {key: array} of every observation key and "action", with exactly the shape and dtype of the specs.
+            values: {key: array} of every observation key, "action" and extra column, with exactly the shape and dtype of the specs.
             task: what is being done, in words; None for the writer's own.
             stamp_ns: when it was measured, nanoseconds (wall clock or simulation time), kept as "timestamp_ns"; None
                 for the wall clock now.
@@ -179,11 +181,12 @@ class Writer:
             raise
         self._pictures.see(at, values, self._cameras)
 
-    def save_episode(self, success: bool | None = None) -> EpisodeInfo:
+    def save_episode(self, success: bool | None = None, notes: Sequence[str] = ()) -> EpisodeInfo:
         """Make the recorded frames an episode of the dataset.
 
         Args:
             success: whether the task was done; None for unknown.
+            notes: what was odd, kept with the episode's warnings.
 
         Returns:
             The episode, with `warnings` for cameras that stood still or showed one colour.
@@ -194,7 +197,7 @@ class Writer:
         """
         if self._journal is None or not self._journal.length:
             raise DataError("save_episode without a frame: call add_frame first")
-        warnings = self._pictures.warnings(self.episode_length)
+        warnings = [*notes, *self._pictures.warnings(self.episode_length)]
         self._journal.seal({"success": None if success is None else bool(success), "warnings": warnings})
         episode = self._ledger.commit(self._journal.folder)
         self._forget()
