@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from math import tan
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,16 +19,20 @@ from robot_bridge.cadence import next_deadline, raise_priority
 from robot_bridge.clock import MonotonicClock
 from robot_bridge.dds import codec
 from robot_bridge.dds.messages import make
-from robot_bridge.dds.node import Node, Publisher
+from robot_bridge.dds.node import Node, Publisher, Subscription
 from robot_bridge.dds.qos import DEFAULT, NEWEST, SENSOR, TF
 from robot_bridge.dds.topics import COMMANDS, EPISODE, RESET, STATUS, SUCCESS, RobotTopics
 from robot_bridge.dds_robot import gripper_names
+from robot_bridge.driver import DriverCheck
 from robot_bridge.images import encode_jpeg
 from robot_bridge.sim_robot import MAX_CATCH_UP, SimRobot
-from sinew.errors import DataError, InputError
+from sinew.errors import DataError
 from sinew.protocols import Command, RobotSpec
 
-COMMAND_TTL_S = 0.15
+if TYPE_CHECKING:
+    from robot_bridge.faults.schedule import Schedule
+
+COMMAND_TTL_S = 0.1
 """The robot's own watchdog: it holds when no command has come for this long."""
 SUCCESS_HZ = 50.0
 
@@ -43,28 +50,30 @@ class SimServer:
 
     def __init__(self, robot: SimRobot, node: Node, *, cameras: dict[str, float], rate_hz: float, compressed: bool = False) -> None:
         self.robot, self.node = robot, node
-        self.refused = 0
-        """Commands and requests that were damaged or not finite."""
         robot.measure()
         measured = robot.read().values
         spec, topics = robot.spec, RobotTopics()
         grippers = np.atleast_1d(measured["gripper"]).size
+        self.driver = DriverCheck(spec, rate_hz, grippers)
         self._names = (*spec.joint_names, *gripper_names(spec.gripper_name or "gripper", grippers))
         self._objects = [key.removeprefix("pose.") for key in measured if key.startswith("pose.")]
-        self._states = node.publisher(topics.joint_states, "sensor_msgs/JointState", DEFAULT)
         self._encoder = codec.JointStateEncoder(self._names)
         self._transforms = node.publisher(topics.transforms, "tf2_msgs/TFMessage", TF)
-        self._commands = node.subscription(COMMANDS["position"][0], COMMANDS["position"][1], NEWEST)
-        self._trajectories = node.subscription(COMMANDS["trajectory"][0], COMMANDS["trajectory"][1], NEWEST)
+        self._commands: list[tuple[Subscription, Callable[[bytes], Sequence[float]]]] = []
         self._resets = node.subscription(RESET, "std_msgs/Int64", DEFAULT)
         self._episode = node.publisher(EPISODE, "std_msgs/Int64", DEFAULT)
         self._success = node.publisher(SUCCESS, "std_msgs/Bool", DEFAULT)
         self._status = node.publisher(STATUS, "std_msgs/String", DEFAULT)
-        self._cameras = {camera: _CameraTopics(node, camera, fovy, compressed) for camera, fovy in cameras.items()}
+        self._fovy_rad, self._compressed = cameras, compressed
+        self._cameras: dict[str, CameraTopics] = {}
         self._success_every = max(1, round(rate_hz / SUCCESS_HZ))
         self._shown: dict[str, int] = {}
-        self._holding: bool | None = None
+        self._said = ""
         self._ticks = self._seq = 0
+        self._open_states(node)
+        self._open_controllers(node)
+        for camera in cameras:
+            self._open_camera(camera, node)
 
     def tick(self, now_ns: int, wall_ns: int) -> None:
         """Take what has come, advance one period, publish."""
@@ -76,23 +85,49 @@ class SimServer:
     def publish(self, wall_ns: int) -> None:
         """Publish the newest measurement."""
         values = self.robot.read().values
-        position = [*values["joint_position"].tolist(), *np.atleast_1d(values["gripper"]).tolist()]
-        velocity = [*values["joint_velocity"].tolist(), *[0.0] * (len(self._names) - len(values["joint_velocity"]))]
-        self._states.write(self._encoder.encode(wall_ns, position, velocity))
+        self._publish_state(values, wall_ns)
         if self._objects:
             poses = [codec.Transform(wall_ns, "world", name, tuple(values[f"pose.{name}"].tolist())) for name in self._objects]
             self._transforms.write(codec.encode_transforms(poses))
         if self._ticks % self._success_every == 0:
             self._success.send(make("std_msgs/Bool", data=self.robot.solved()))
         self._ticks += 1
-        if self.robot.holding != self._holding:
-            self._holding = self.robot.holding
-            self._status.send(make("std_msgs/String", data="holding" if self._holding else "following"))
+        status = self._state()
+        if status != self._said:
+            self._said = status
+            self._status.send(make("std_msgs/String", data=status))
         for camera, topics in self._cameras.items():
-            image = values[f"images.{camera}"]
-            if self._shown.get(camera) != id(image):
+            image = values.get(f"images.{camera}")
+            if image is not None and self._shown.get(camera) != id(image):
                 self._shown[camera] = id(image)
                 topics.publish(image, wall_ns)
+
+    def close(self) -> None:
+        """Leave the network."""
+        self.node.close()
+
+    def report(self) -> dict[str, Any]:
+        """JSON-able: what came."""
+        return self.driver.report()
+
+    def _state(self) -> str:
+        return "holding" if self.robot.holding else "following"
+
+    def _publish_state(self, values: Mapping[str, np.ndarray], wall_ns: int) -> None:
+        position = [*values["joint_position"].tolist(), *np.atleast_1d(values["gripper"]).tolist()]
+        velocity = [*values["joint_velocity"].tolist(), *[0.0] * (len(self._names) - len(values["joint_velocity"]))]
+        self._states.write(self._encoder.encode(wall_ns, position, velocity))
+
+    def _open_states(self, node: Node) -> None:
+        self._states = node.publisher(RobotTopics().joint_states, "sensor_msgs/JointState", DEFAULT)
+
+    def _open_controllers(self, node: Node) -> None:
+        """Subscribe to commands."""
+        read = {"position": codec.decode_doubles, "trajectory": self._read_trajectory}
+        self._commands = [(node.subscription(*COMMANDS[way], NEWEST), read[way]) for way in read]
+
+    def _open_camera(self, camera: str, node: Node) -> None:
+        self._cameras[camera] = CameraTopics(node, camera, self._fovy_rad[camera], self._compressed)
 
     def _take_reset(self) -> None:
         for sample in self._resets.take():
@@ -101,30 +136,32 @@ class SimServer:
                 if seed < 0:
                     raise DataError(f"seed {seed} is negative")
             except DataError:
-                self.refused += 1
+                self.driver.refused["damaged"] += 1
                 continue
-            for subscription in (self._commands, self._trajectories):
+            for subscription, _ in self._commands:
                 subscription.take()  # what was sent before the reset is of the last episode
+            self.driver.restart()
             self.robot.reset(seed)
             self._episode.send(make("std_msgs/Int64", data=seed))
 
     def _take_commands(self, now_ns: int) -> None:
-        for subscription, read in ((self._commands, codec.decode_doubles), (self._trajectories, self._read_trajectory)):
+        for subscription, read in self._commands:
             sample = subscription.newest()
             if sample is None:
                 continue
             try:
-                values = np.array(read(sample.data))
-                joints = len(self.robot.spec.joint_names)
-                if len(values) not in (joints, len(self._names)) or not np.isfinite(values).all():
-                    raise DataError(f"{len(values)} values, or not finite")
-                command = {"joint_position": values[:joints]}
-                if len(values) > joints:
-                    command["gripper"] = values[joints:] if len(values) > joints + 1 else values[joints]
-                self._seq += 1
-                self.robot.write(Command(now_ns, self._seq, COMMAND_TTL_S, command))
-            except (DataError, InputError):
-                self.refused += 1
+                values = np.array(read(sample.data), dtype=float)
+            except DataError:
+                self.driver.refused["damaged"] += 1
+                continue
+            if self.driver.judge(values, now_ns):
+                continue
+            joints = len(self.robot.spec.joint_names)
+            command = {"joint_position": values[:joints]}
+            if len(values) > joints:
+                command["gripper"] = values[joints:] if len(values) > joints + 1 else values[joints]
+            self._seq += 1
+            self.robot.write(Command(now_ns, self._seq, COMMAND_TTL_S, command))
 
     def _read_trajectory(self, data: bytes) -> Sequence[float]:
         """The last point of a trajectory in our order of joints."""
@@ -136,7 +173,7 @@ class SimServer:
         return [float(message.points[-1].positions[names.index(name)]) for name in wanted]
 
 
-class _CameraTopics:
+class CameraTopics:
     """Image, optionally CompressedImage, and CameraInfo of a pinhole camera."""
 
     def __init__(self, node: Node, camera: str, fovy_rad: float, compressed: bool) -> None:
@@ -181,9 +218,11 @@ def serve(
     image_size: tuple[int, int] = (84, 84),
     compressed: bool = False,
     realtime: bool = True,
+    faults: Schedule | None = None,
+    trace: Path | str | None = None,
     ready: Callable[[str], None] | None = None,
     quit_event: threading.Event | None = None,
-) -> None:
+) -> dict[str, Any]:
     """Simulate a task's robot in real time and speak for it on the network until SIGTERM, SIGINT or `quit_event`.
 
     Args:
@@ -197,8 +236,13 @@ def serve(
         image_size: (height, width) in pixels.
         compressed: publish JPEG besides raw images.
         realtime: ask for SCHED_FIFO; not with cameras, whose rendering takes too long for it.
+        faults: what goes wrong on purpose.
+        trace: file that gets a line of JSON after every tick: monotonic time, commands taken, true joint positions and velocities.
         ready: gets one line when everything is up; None writes it to stderr.
         quit_event: ends it when set.
+
+    Returns:
+        What came from the network, and which faults acted.
 
     Raises:
         InputError: unknown task, or DDS cannot start.
@@ -208,30 +252,54 @@ def serve(
     spec: RobotSpec = make_interface(task).robot_spec
     simulation = RobotSim(task, seed)
     clock = MonotonicClock()
-    robot = SimRobot(
-        simulation, spec, rate_hz=rate_hz, cameras=cameras, camera_rate_hz=camera_rate_hz, image_size=image_size, clock=clock
-    )
-    node = Node("sinew_sim", domain=domain, reach=reach)
+    seen: dict[str, Any] = {
+        "rate_hz": rate_hz, "cameras": cameras, "camera_rate_hz": camera_rate_hz, "image_size": image_size, "clock": clock,
+    }  # fmt: skip
     fovy = {camera: float(np.deg2rad(simulation.scene.model.camera(camera).fovy[0])) for camera in cameras}
-    server = SimServer(robot, node, cameras=fovy, rate_hz=rate_hz, compressed=compressed)
+    node = Node("sinew_sim", domain=domain, reach=reach)
+    if faults is None:
+        server = SimServer(SimRobot(simulation, spec, **seen), node, cameras=fovy, rate_hz=rate_hz, compressed=compressed)
+    else:
+        from robot_bridge.faults.robot import FaultyRobot
+        from robot_bridge.faults.server import FaultyServer
+
+        robot = FaultyRobot(simulation, spec, faults, served=True, **seen)
+        server = FaultyServer(robot, node, cameras=fovy, rate_hz=rate_hz, compressed=compressed)
     quit_event = quit_event or threading.Event()
-    with _signals(quit_event):
+    with _signals(quit_event), _traced(trace, simulation, server) as after_tick:
         line = f"robot {spec.name}, task {task}, ready on DDS domain {node.domain} ({node.reach}) at {rate_hz:g} Hz"
         (ready or _tell)(line)
         if realtime and not cameras:
             raise_priority()
-        _run(server, clock, round(1e9 / rate_hz), quit_event)
-    node.close()
+        _run(server, clock, round(1e9 / rate_hz), quit_event, after_tick)
+    server.close()
     simulation.close()
+    return server.report()
 
 
-def _run(server: SimServer, clock: MonotonicClock, period_ns: int, quit_event: threading.Event) -> None:
-    import time
+@contextmanager
+def _traced(path: Path | str | None, simulation: Any, server: SimServer) -> Iterator[Callable[[int], None]]:
+    """A function to call after every tick, which writes what was so then."""
+    if path is None:
+        yield lambda now_ns: None
+        return
+    with open(path, "w", buffering=1) as file:
 
+        def write(now_ns: int) -> None:
+            joints, speeds = simulation.joint_position, simulation.joint_velocity
+            line = {"now_ns": now_ns, "taken": server.driver.taken, "joint_position": joints.tolist(), "joint_velocity": speeds.tolist()}
+            file.write(json.dumps(line) + "\n")
+
+        yield write
+
+
+def _run(server: SimServer, clock: MonotonicClock, period_ns: int, quit_event: threading.Event, after_tick: Callable[[int], None]) -> None:
     deadline_ns = clock.now_ns() + period_ns
     while not quit_event.is_set():
         clock.wait_until(deadline_ns)
-        server.tick(clock.now_ns(), time.time_ns())
+        now_ns = clock.now_ns()
+        server.tick(now_ns, time.time_ns())
+        after_tick(now_ns)
         late = (clock.now_ns() - deadline_ns) // period_ns
         for _ in range(min(late, MAX_CATCH_UP)):
             server.robot.advance()

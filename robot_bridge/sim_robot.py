@@ -79,6 +79,7 @@ class SimRobot:
         self._target: tuple[np.ndarray, np.ndarray] | None = None
         self._observation = Observation(-(1 << 62), 0, {})
         self._images: dict[str, np.ndarray] = {}
+        self._stamps_ns: dict[str, int] = {}
         self._solved = False
         self._ticks = 0
         self._end: Callable[[], None] | None = None
@@ -164,9 +165,10 @@ class SimRobot:
 
     def measure(self) -> None:
         """Take a measurement of the world as it is."""
-        physics = self._physics
+        physics, now_ns = self._physics, self._clock.now_ns()
         if self._ticks % self._image_every == 0:
             self._images = {f"images.{camera}": physics.image(camera, *self._image_size) for camera in self._cameras}
+            self._stamps_ns = dict.fromkeys(self._images, now_ns)
         values = {
             "joint_position": np.array(physics.joint_position, dtype=float),
             "joint_velocity": np.array(physics.joint_velocity, dtype=float),
@@ -174,8 +176,11 @@ class SimRobot:
             **{f"pose.{name}": np.array(pose, dtype=float) for name, pose in physics.poses.items()},
             **self._images,
         }
+        effort = getattr(physics, "joint_effort", None)
+        if effort is not None:
+            values["joint_effort"] = np.array(effort, dtype=float)
         self._solved = bool(physics.success)
-        self._observation = Observation(self._clock.now_ns(), self._observation.seq + 1, values)
+        self._observation = Observation(now_ns, self._observation.seq + 1, values, self._stamps_ns)
 
     def _run(self) -> None:
         try:

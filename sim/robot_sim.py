@@ -94,6 +94,11 @@ class RobotSim:
         return self.data.qvel[self.scene.joint_qvel]
 
     @property
+    def joint_effort(self) -> np.ndarray:
+        """(J,) Nm that the servos exert on the joints."""
+        return self.data.qfrc_actuator[self.scene.joint_qvel]
+
+    @property
     def gripper(self) -> float | np.ndarray:
         """Opening in metres; (G,) for several grippers."""
         return float(self._openings[0]) if len(self._openings) == 1 else self._openings

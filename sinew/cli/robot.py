@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import signal
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from sinew.errors import InputError
@@ -35,6 +36,10 @@ class Args:
     """Height and width of the images in pixels."""
     compressed: bool = False
     """Publish JPEG images besides raw ones."""
+    faults: Path | None = None
+    """What shall go wrong on purpose, a file of JSON: see docs/faults.md."""
+    trace: Path | None = None
+    """File that gets a line of JSON per tick: time, commands taken, true joint positions and velocities."""
     with_parent: bool = False
     """End when the process that started this one ends, however it ends; Linux only."""
     seed: int = 0
@@ -52,9 +57,10 @@ def run(args: Args) -> dict[str, Any]:
     if args.with_parent:
         end_with_parent()
     from robot_bridge import serve
+    from robot_bridge.faults.schedule import load_schedule
 
     size = (args.image_size, args.image_size)
-    serve(
+    told = serve(
         args.task,
         args.seed,
         args.domain,
@@ -63,8 +69,10 @@ def run(args: Args) -> dict[str, Any]:
         cameras=args.cameras,
         image_size=size,
         compressed=args.compressed,
+        faults=None if args.faults is None else load_schedule(args.faults),
+        trace=args.trace,
     )
-    return {"task": args.task, "ended": "asked to"}
+    return {"task": args.task, "ended": "asked to", **told}
 
 
 def end_with_parent() -> None:
