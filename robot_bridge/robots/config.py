@@ -1,0 +1,185 @@
+"""A robot as data: limits, geometry, controllers and contract, frozen, in Python or in one JSON file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from math import isfinite
+from pathlib import Path
+from typing import Any, Literal
+
+from robot_bridge.contract import Contract, Sink
+from sinew.config import from_json, to_json
+from sinew.errors import DataError, InputError, unknown
+from sinew.protocols import RobotSpec
+from sinew.registry import Registry
+from sinew.rundir import write_json
+
+Vector = tuple[float, float, float]
+ROBOTS: Registry[Any] = Registry("robot")
+"""Name → function that makes its config."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class JointFrame:
+    """A joint as a URDF tells it: where the child link's frame is in the parent's, and how it moves."""
+
+    name: str
+    kind: Literal["revolute", "prismatic", "fixed"] = "revolute"
+    parent: str
+    """Link that it is on."""
+    child: str
+    """Link that it moves."""
+    origin_m: Vector = (0.0, 0.0, 0.0)
+    """Position of the child's frame in the parent's."""
+    rpy_rad: Vector = (0.0, 0.0, 0.0)
+    """Its rotation: roll, pitch, yaw about the parent's axes x, y, z, in this order."""
+    axis: Vector = (0.0, 0.0, 1.0)
+    """Unit axis in the child's frame."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Capsule:
+    """A part of a link's body: all points within a radius of a line."""
+
+    link: str
+    start_m: Vector
+    """One end of the line, in the link's frame."""
+    end_m: Vector
+    radius_m: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class RobotConfig:
+    """Everything the bridge knows about one kind of robot."""
+
+    spec: RobotSpec
+    contract: Contract
+    jerk_max_rad_s3: tuple[float, ...]
+    """Largest jerk of each joint."""
+    effort_max_nm: tuple[float, ...]
+    """Largest torque of each joint."""
+    gripper_velocity_max_m_s: float | None = None
+    """Largest speed of the opening; None where it is not known."""
+    gripper_force_max_n: float | None = None
+    """Largest force of the gripper; None where it is not known."""
+    frames: tuple[JointFrame, ...] = ()
+    """The kinematic tree, parents before children; the first one's parent is the world. Empty where it is not known."""
+    tools: tuple[str, ...] = ()
+    """Link between the fingers of each arm."""
+    capsules: tuple[Capsule, ...] = ()
+    """Simple bodies of the links."""
+    alternatives: tuple[Sink, ...] = ()
+    """Other controllers of this robot, to choose by their kind."""
+    cited: Mapping[str, str] = field(default_factory=dict)
+    """Where the values come from, field by field."""
+    derived: tuple[str, ...] = ()
+    """Fields whose values nobody publishes: chosen conservatively, to be checked against the robot."""
+
+    def __post_init__(self) -> None:
+        spec, count = self.spec, len(self.spec.joint_names)
+        where = f"robot {spec.name!r}"
+        limits = {
+            "position_low_rad": spec.position_low_rad,
+            "position_high_rad": spec.position_high_rad,
+            "velocity_max_rad_s": spec.velocity_max_rad_s,
+            "acceleration_max_rad_s2": spec.acceleration_max_rad_s2,
+            "jerk_max_rad_s3": self.jerk_max_rad_s3,
+            "effort_max_nm": self.effort_max_nm,
+        }
+        for name, values in limits.items():
+            if len(values) != count:
+                raise InputError(f"{where}: {name} has {len(values)} values for {count} joints; give one for each of {spec.joint_names}")
+            if not all(map(isfinite, values)) or (not name.startswith("position") and min(values) <= 0):
+                raise InputError(f"{where}: {name} {values} must be finite and above 0; take them from the datasheet")
+        if spec.home_rad and len(spec.home_rad) != count:
+            raise InputError(f"{where}: home_rad has {len(spec.home_rad)} values for {count} joints")
+        named = sum(len(s.names) for s in self.contract.sources if s.key == "joint_position")
+        if named != count:
+            raise InputError(f"{where}: the contract's sources of joint_position name {named} joints, the robot has {count}")
+        commanded = sum(len(s.joints) for s in self.contract.sinks if s.value == "joint_position" and s.kind != "twist")
+        if self.contract.sinks and commanded not in (0, count):
+            raise InputError(f"{where}: the contract's sinks of joint_position name {commanded} joints, the robot has {count}")
+        self._check_tree(where)
+
+    def _check_tree(self, where: str) -> None:
+        links = {frame.child for frame in self.frames}
+        if not self.frames:
+            return
+        known = {self.frames[0].parent}
+        for frame in self.frames:
+            if frame.parent not in known:
+                raise InputError(f"{where}: joint {frame.name!r} is on link {frame.parent!r}, which no joint before it moves")
+            known.add(frame.child)
+        moving = [frame.name for frame in self.frames if frame.kind != "fixed"]
+        missing = [name for name in self.spec.joint_names if name not in moving]
+        if missing:
+            raise InputError(f"{where}: joint {missing[0]!r} has no frame; frames are of {', '.join(moving)}")
+        for link in (*self.tools, *(c.link for c in self.capsules)):
+            if link not in links and link not in known:
+                raise unknown(f"link of {where}", link, known)
+
+    @property
+    def arms(self) -> int:
+        """Number of arms."""
+        return max(1, len(self.tools))
+
+    def with_controller(self, arm: str = "", gripper: str = "") -> RobotConfig:
+        """The same robot driven through another of its controllers, chosen by kind: "trajectory", "gripper_action".
+
+        Raises:
+            InputError: it has none of that kind.
+        """
+        sinks = list(self.contract.sinks)
+        for value, kind in (("joint_position", arm), ("gripper", gripper)):
+            if not kind:
+                continue
+            choice = [s for s in (*self.contract.sinks, *self.alternatives) if s.value == value and s.kind == kind]
+            if not choice:
+                kinds = {s.kind for s in (*self.contract.sinks, *self.alternatives) if s.value == value}
+                raise unknown(f"controller of {value} of {self.spec.name}", kind, kinds)
+            sinks = [s for s in sinks if s.value != value] + choice
+        return replace(self, contract=replace(self.contract, sinks=tuple(sinks)))
+
+    def save(self, path: str | Path) -> None:
+        """Write it as JSON."""
+        write_json(path, to_json(self))
+
+
+def robot_from_json(data: Any, where: str = "robot") -> RobotConfig:
+    """A config from what `sinew.config.to_json` made of one.
+
+    Raises:
+        DataError: a field is unknown, missing or of another type.
+        InputError: what it says cannot be.
+    """
+    try:
+        return from_json(RobotConfig, data, where)
+    except (TypeError, ValueError) as e:
+        raise DataError(f"{where}: {e}") from None
+
+
+def load_robot(name_or_file: str | Path) -> RobotConfig:
+    """A registered robot by its name, or one from a JSON file that `sinew robot add` wrote.
+
+    Raises:
+        InputError: no such robot; the nearest names are offered.
+        DataError: the file is damaged.
+    """
+    given = str(name_or_file)
+    path = Path(given)
+    if given in ROBOTS:
+        return ROBOTS.get(given)()
+    if path.suffix != ".json" and not path.is_file():
+        try:
+            return ROBOTS.get(given)()
+        except InputError as e:
+            raise InputError(f"{e}; or the path of a JSON file made by 'sinew robot add'") from None
+    try:
+        data = json.loads(path.read_text())
+    except OSError as e:
+        raise InputError(f"robot file {path}: {e.strerror}; known robots are {', '.join(ROBOTS)}") from None
+    except ValueError as e:
+        raise DataError(f"robot file {path} is not JSON: {e}") from None
+    return robot_from_json(data, str(path))
