@@ -151,7 +151,7 @@ class Client(Protocol):
 
 
 Handler = Callable[[Any], Any]
-"""Service request to response, both messages of rosbags' types; runs in a thread of that service's own."""
+"""Service request to response, both messages of rosbags' types, or to a future of it; runs in a thread of that service's own."""
 
 
 class Server(Protocol):

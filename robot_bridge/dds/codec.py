@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from robot_bridge.dds.messages import full_name, store
+from robot_bridge.dds.definitions import VARIANTS
+from robot_bridge.dds.messages import full_name, store, variant
 from robot_bridge.images import decode_compressed
 from sinew.errors import DataError
 
@@ -320,14 +321,15 @@ def encode(message: Any) -> bytes | memoryview:
 
 
 def decode(data: bytes, message: str) -> Any:
-    """A message by its name, by rosbags.
+    """A message by its name, by rosbags; those that another distribution lays out differently are read in its layout too.
 
     Raises:
         DataError: the payload is damaged or of another type.
     """
-    try:
-        return store().deserialize_cdr(data, full_name(message))
-    except DataError:
-        raise
-    except Exception as e:  # rosbags' generated code raises whatever the bytes lead it to
-        raise DataError(f"a {message} message cannot be read: {e or type(e).__name__}") from None
+    name, problem = full_name(message), ""
+    for distro in ("", *VARIANTS.get(name, ())):
+        try:
+            return (variant(name, distro) if distro else store()).deserialize_cdr(data, name)
+        except Exception as e:  # rosbags' generated code raises whatever the bytes lead it to
+            problem = problem or str(e) or type(e).__name__
+    raise DataError(f"a {message} message cannot be read: {problem}")

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
+from robot_bridge.actions import ActionClient, ActionServer
 from robot_bridge.cadence import realtime_allowed
 from robot_bridge.dds import codec, wire
 from robot_bridge.dds.discovery import Range, configuration, discovery_range, domain_id
-from robot_bridge.dds.messages import fields, full_name, make, type_hash
+from robot_bridge.dds.graph import GRAPH_TOPIC, GRAPH_TYPE, PUBLICATIONS, SUBSCRIPTIONS, Graph, graph_message
+from robot_bridge.dds.messages import full_name, type_hash
 from robot_bridge.dds.qos import qos
-from robot_bridge.transport import DEFAULT, LATCHED, Profile, Sample
+from robot_bridge.dds.services import Client, Pump, Server
+from robot_bridge.transport import DEFAULT, LATCHED, Endpoint, Execute, Handler, Profile, Sample
 from sinew.errors import InputError
-
-GRAPH_TOPIC = "ros_discovery_info"
-GRAPH_TYPE = "rmw_dds_common/ParticipantEntitiesInfo"
 
 _domains: dict[int, tuple[Any, str]] = {}
 _domains_lock = threading.Lock()
@@ -78,7 +77,7 @@ class Subscription:
 
 
 class Node:
-    """A participant with one node, visible in the ROS 2 graph.
+    """A participant with one node, visible in the ROS 2 graph; a `robot_bridge.transport.Transport`.
 
     Args:
         name: node name, as `ros2 node list` shows it.
@@ -103,32 +102,59 @@ class Node:
         self._topics: dict[str, Any] = {}
         self._readers: list[Any] = []
         self._writers: list[Any] = []
-        self._seen: dict[Any, dict[Any, Any]] = {}
-        self._watchers = {
-            kind: wire.BuiltinDataReader(self._participant, kind)
-            for kind in (wire.BuiltinTopicDcpsPublication, wire.BuiltinTopicDcpsSubscription)
-        }
-        self._graph = self._writer(GRAPH_TOPIC, GRAPH_TYPE, LATCHED)
+        self._closed = False
+        self.graph = Graph(self._participant, self._topic(GRAPH_TOPIC, GRAPH_TYPE))
+        self.pump = Pump(self._participant)
+        """Thread that hands out what comes for services."""
+        self._info = wire.DataWriter(
+            self._participant, self._topic(GRAPH_TOPIC, GRAPH_TYPE), qos=qos(LATCHED, _user_data(GRAPH_TYPE), writer=True)
+        )
         self._tell_graph()
 
     # ------------------------------------------------------------ endpoints
 
     def publisher(self, topic: str, message: str, profile: Profile = DEFAULT) -> Publisher:
         """Publish `message` on a ROS topic, for example "/joint_states", "sensor_msgs/JointState"."""
-        writer = self._writer("rt" + self.resolve(topic), message, profile)
-        with self._lock:
-            self._writers.append(writer)
-        self._tell_graph()
+        writer = self._writer("rt" + self.resolve(topic), message, qos(profile, _user_data(message), writer=True))
         return Publisher(writer, self.resolve(topic))
 
     def subscription(self, topic: str, message: str, profile: Profile = DEFAULT) -> Subscription:
         """Subscribe to a ROS topic."""
-        name = "rt" + self.resolve(topic)
-        reader = wire.DataReader(self._participant, self._topic(name, message), qos=qos(profile, _user_data(message), writer=False))
-        with self._lock:
-            self._readers.append(reader)
-        self._tell_graph()
+        reader = self._reader("rt" + self.resolve(topic), message, qos(profile, _user_data(message), writer=False))
         return Subscription(reader, self.resolve(topic), self._participant)
+
+    def client(self, service: str, kind: str) -> Client:
+        """Ask a service, for example "/reset", "std_srvs/Trigger"; see `robot_bridge.transport.Client`."""
+        return Client(self, self.resolve(service), kind)
+
+    def server(self, service: str, kind: str, handler: Handler) -> Server:
+        """Answer a service."""
+        return Server(self, self.resolve(service), kind, handler)
+
+    def action_client(self, action: str, kind: str) -> ActionClient:
+        """Send goals; see `robot_bridge.actions`."""
+        return ActionClient(self, self.resolve(action), kind)
+
+    def action_server(self, action: str, kind: str, execute: Execute, accept: Callable[[Any], bool] | None = None) -> ActionServer:
+        """Execute goals."""
+        return ActionServer(self, self.resolve(action), kind, execute, accept)
+
+    def service_writer(self, name: str, message: str, user: str) -> Any:
+        """DDS writer of a service's request or reply topic; `user` tells which client or server it is of."""
+        return self._writer(name, message, qos(DEFAULT, user + _user_data(message), writer=True))
+
+    def service_reader(self, name: str, message: str, user: str) -> Any:
+        """DDS reader of a service's request or reply topic."""
+        return self._reader(name, message, qos(DEFAULT, user + _user_data(message), writer=False))
+
+    def remove(self, *entities: Any) -> None:
+        """Take readers and writers of this node off the network."""
+        with self._lock:
+            self._readers = [each for each in self._readers if each not in entities]
+            self._writers = [each for each in self._writers if each not in entities]
+            for each in entities if not self._closed else ():
+                each.__del__()  # deletes now, not when Python gets to it
+        self._tell_graph()
 
     def resolve(self, topic: str) -> str:
         """A topic name as an absolute one."""
@@ -136,81 +162,66 @@ class Node:
 
     # ------------------------------------------------------------ graph
 
+    def endpoints(self) -> list[Endpoint]:
+        """Publishers and subscriptions of all other participants on ROS topics."""
+        return self.graph.endpoints()
+
     def topics(self) -> dict[str, str]:
         """ROS topics that any other process publishes or subscribes on this domain: name → message type."""
-        found = {}
-        for kind in self._watchers:
-            for endpoint in self._endpoints(kind).values():
-                if endpoint.topic_name.startswith("rt/") and endpoint.participant_key != self._participant.guid:
-                    found[endpoint.topic_name[2:]] = endpoint.type_name.replace("::msg::dds_::", "/").rstrip("_")
-        return found
+        return {endpoint.name: endpoint.message for endpoint in self.endpoints()}
+
+    def services(self) -> dict[str, str]:
+        """Services of other participants: name → type."""
+        return self.graph.services()
 
     def other_publishers(self, topic: str) -> int:
         """Publishers of a topic besides this node's."""
-        return self._others(wire.BuiltinTopicDcpsPublication, topic)
+        return self.graph.count(PUBLICATIONS, self.resolve(topic))
 
     def other_subscribers(self, topic: str) -> int:
         """Subscriptions of a topic besides this node's."""
-        return self._others(wire.BuiltinTopicDcpsSubscription, topic)
+        return self.graph.count(SUBSCRIPTIONS, self.resolve(topic))
 
     def close(self) -> None:
         """Leave the graph, with all endpoints; other nodes of this process keep theirs."""
+        self.pump.close()
         with self._lock:
+            if self._closed:
+                return
+            self._closed = True
             self._readers, self._writers = [], []
             self._participant.__del__()  # deletes now, not when Python gets to it
 
-    def _others(self, kind: Any, topic: str) -> int:
-        name = "rt" + self.resolve(topic)
-        endpoints = self._endpoints(kind).values()
-        return sum(e.topic_name == name and e.participant_key != self._participant.guid for e in endpoints)
-
-    def _endpoints(self, kind: Any) -> dict[Any, Any]:
-        """Living endpoints of all participants, kept up to date from the built-in topic."""
-        with self._lock:
-            known = self._seen.setdefault(kind, {})
-            while samples := self._watchers[kind].take(N=100):
-                for sample in samples:
-                    if sample.sample_info.valid_data and sample.sample_info.instance_state == ALIVE:
-                        known[sample.key] = sample
-                    else:
-                        known.pop(sample.key, None)
-            return dict(known)
-
     def _topic(self, name: str, message: str) -> Any:
         if name not in self._topics:
-            self._topics[name] = wire.Topic(self._participant, name, wire.dds_type(full_name(message)))
+            self._topics[name] = wire.Topic(self._participant, name, wire.dds_type(full_name(message), name.startswith(("rq/", "rr/"))))
         return self._topics[name]
 
-    def _writer(self, name: str, message: str, profile: Profile) -> Any:
-        return wire.DataWriter(self._participant, self._topic(name, message), qos=qos(profile, _user_data(message), writer=True))
+    def _writer(self, name: str, message: str, policies: Any) -> Any:
+        writer = wire.DataWriter(self._participant, self._topic(name, message), qos=policies)
+        with self._lock:
+            self._writers.append(writer)
+        self._tell_graph()
+        return writer
+
+    def _reader(self, name: str, message: str, policies: Any) -> Any:
+        reader = wire.DataReader(self._participant, self._topic(name, message), qos=policies)
+        with self._lock:
+            self._readers.append(reader)
+        self._tell_graph()
+        return reader
 
     def _tell_graph(self) -> None:
         """Write ros_discovery_info anew: which endpoints belong to this node."""
         with self._lock:
-            node = make(
-                "rmw_dds_common/NodeEntitiesInfo",
-                node_namespace=self.namespace,
-                node_name=self.name,
-                reader_gid_seq=[_gid(r.guid) for r in self._readers],
-                writer_gid_seq=[_gid(w.guid) for w in self._writers],
-            )
-            info = make(GRAPH_TYPE, gid=_gid(self._participant.guid), node_entities_info_seq=[node])
-            payload = bytes(codec.encode(info))
-            wire.write(self._graph, payload + bytes(-len(payload) % 4))
-
-
-ALIVE = 16
-"""DDS_ALIVE_INSTANCE_STATE."""
+            if self._closed:
+                return
+            payload = graph_message(self._participant, self.namespace, self.name, self._readers, self._writers)
+            wire.write(self._info, payload + bytes(-len(payload) % 4))
 
 
 def _user_data(message: str) -> str:
     return f"typehash={type_hash(message)};"
-
-
-def _gid(guid: Any) -> Any:
-    """A GUID as the distribution's Gid: 16 bytes from Iron on, 24 before."""
-    length = fields("rmw_dds_common/Gid")[0][1][2]
-    return make("rmw_dds_common/Gid", data=np.frombuffer(guid.bytes.ljust(length, b"\0"), dtype=np.uint8))
 
 
 def _enter_domain(number: int, reach: Range) -> None:

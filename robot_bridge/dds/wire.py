@@ -10,7 +10,12 @@ from sinew.errors import MissingDependency
 
 try:
     from cyclonedds import _clayer  # type: ignore[attr-defined]  # compiled, without a stub
-    from cyclonedds.builtin import BuiltinDataReader, BuiltinTopicDcpsPublication, BuiltinTopicDcpsSubscription
+    from cyclonedds.builtin import (
+        BuiltinDataReader,
+        BuiltinTopicDcpsParticipant,
+        BuiltinTopicDcpsPublication,
+        BuiltinTopicDcpsSubscription,
+    )
     from cyclonedds.core import DDSException, InstanceState, ReadCondition, SampleState, ViewState, WaitSet
     from cyclonedds.domain import Domain, DomainParticipant
     from cyclonedds.idl import make_idl_struct, types
@@ -26,9 +31,9 @@ except ImportError as e:
     ) from None
 
 __all__ = [
-    "ANY", "BuiltinDataReader", "BuiltinTopicDcpsPublication", "BuiltinTopicDcpsSubscription", "DDSException", "DataReader",
-    "DataWriter", "Domain", "DomainParticipant", "Policy", "Qos", "ReadCondition", "Topic", "WaitSet", "dds_type", "duration",
-    "take", "write",
+    "ANY", "BuiltinDataReader", "BuiltinTopicDcpsParticipant", "BuiltinTopicDcpsPublication", "BuiltinTopicDcpsSubscription",
+    "DDSException", "DataReader", "DataWriter", "Domain", "DomainParticipant", "Policy", "Qos", "ReadCondition", "Topic", "WaitSet",
+    "dds_type", "duration", "take", "write",
 ]  # fmt: skip
 
 ANY = SampleState.Any | ViewState.Any | InstanceState.Any
@@ -44,9 +49,15 @@ _BASIC: dict[str, Any] = {
 
 
 @cache
-def dds_type(message: str) -> Any:
-    """The message as a DDS type: final, without keys, so that it is matched and sent as ROS 2 does (plain XCDR1)."""
-    annotations = {name: _field(kind) for name, kind in fields(message)} or {"structure_needs_at_least_one_member": types.uint8}
+def dds_type(message: str, service: bool = False) -> Any:
+    """The message as a DDS type: final, without keys, so that it is matched and sent as ROS 2 does (plain XCDR1).
+
+    Args:
+        message: its name.
+        service: put the 16 bytes in front that tell who asked what; Cyclone DDS drops samples that are not laid out as declared.
+    """
+    annotations: dict[str, Any] = {"client_id": types.uint64, "sequence_number": types.int64} if service else {}
+    annotations |= {name: _field(kind) for name, kind in fields(message)} or {"structure_needs_at_least_one_member": types.uint8}
     name = full_name(message).split("/")[-1]
     return final(make_idl_struct(f"{name}_", wire_name(message), annotations))
 

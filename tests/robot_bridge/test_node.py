@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from robot_bridge.dds import codec, wire
+from robot_bridge.dds.graph import GRAPH_TOPIC, GRAPH_TYPE
 from robot_bridge.dds.messages import make, type_hash
-from robot_bridge.dds.node import GRAPH_TOPIC, GRAPH_TYPE, Node
+from robot_bridge.dds.node import Node
 from robot_bridge.dds.qos import DEFAULT, LATCHED, SENSOR, Profile, qos
 from sinew.errors import InputError
 
@@ -59,7 +60,7 @@ def test_qos_and_user_data_on_the_wire(pair):
     kind = wire.BuiltinTopicDcpsPublication
 
     def three():
-        named = {e.topic_name: e for e in second._endpoints(kind).values() if "/q/" in e.topic_name}
+        named = {e.topic_name: e for e in second.graph.found(kind).values() if "/q/" in e.topic_name}
         return named if len(named) == 3 else None
 
     found = until(three)
@@ -114,7 +115,7 @@ def test_the_graph_names_node_and_endpoints(pair):
     node = message.node_entities_info_seq[0]
     assert node.node_namespace == "/"
     assert bytes(message.gid.data) == first._participant.guid.bytes
-    endpoints = second._endpoints(wire.BuiltinTopicDcpsPublication).values()
+    endpoints = second.graph.found(wire.BuiltinTopicDcpsPublication).values()
     (writer,) = [e for e in endpoints if e.topic_name == "rt/a"]
     assert bytes(node.writer_gid_seq[0].data) == writer.key.bytes and writer.participant_key == first._participant.guid
 
