@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,21 +12,15 @@ import torch
 from torch import Generator, Tensor
 
 from policies.base import PolicyModule, noise_for
-from policies.wire import MAX_BYTES, Channel, LinkError, dial, pack, read_token, unpack
+from policies.link import REMEMBERED, VERSION, VERSION_HEADER, ServerLink
+from policies.trust import Trust, parse_url, read_token
 from sinew.config import from_json
-from sinew.errors import DataError, InputError, SinewError, SpecError
+from sinew.errors import DataError, InputError, SpecError
 from sinew.protocols import Chunk, Loss, Obs
 from sinew.specs import TASK, PolicySpec
 
-__all__ = ["RemoteConfig", "RemoteContext", "RemotePolicy", "connect", "read_token"]
+__all__ = ["REMEMBERED", "VERSION", "VERSION_HEADER", "RemoteConfig", "RemoteContext", "RemotePolicy", "connect", "read_token"]
 
-VERSION = 1
-"""Version of the messages; client and server must agree."""
-VERSION_HEADER = "sinew-policy-version"
-REMEMBERED = 64
-"""Numbers of observations that a client remembers to have sent; a server keeps fewer."""
-FORGOTTEN = "forgotten"
-"""Kind of the error with which a server asks for an observation again."""
 CAPABILITIES = ("noise", "denoise", "energy", "features", "observe", "correct", "language", "goal")
 """Capabilities that work over the wire."""
 
@@ -37,9 +30,18 @@ class RemoteConfig:
     """Where the policy is."""
 
     url: str
-    """ws://host:port or wss://host:port."""
+    """https://host:port, or http://127.0.0.1:port on this machine; with /policy where the server has several, and with
+    #sha256:fingerprint of its certificate."""
     timeout_s: float = 10.0
     """Longest time to be connected, and longest time to wait for one answer, in seconds."""
+    fingerprint: str | None = None
+    """SHA-256 of the server's certificate, as it printed it."""
+    ca: str | None = None
+    """File with the certificate of the authority that signed the server's."""
+    trust_first_use: bool = False
+    """Whether a server that was never seen is trusted, and remembered."""
+    exact: bool = False
+    """Have every sample computed alone, bit for bit as here, also where several clients share one server; slower for all."""
 
     def __post_init__(self) -> None:
         if not 0 < self.timeout_s < float("inf"):
@@ -68,27 +70,44 @@ class RemoteContext:
         return replace(self, candidates=self.candidates * n)
 
 
-def connect(url: str, token: str | None = None, *, timeout_s: float = 10.0) -> RemotePolicy:
+def connect(
+    url: str,
+    token: str | None = None,
+    *,
+    timeout_s: float = 10.0,
+    fingerprint: str | None = None,
+    ca: str | None = None,
+    trust_first_use: bool = False,
+    exact: bool = False,
+) -> RemotePolicy:
     """The policy that `sinew serve RUN` serves at `url`.
 
     Args:
-        url: ws://host:port, or wss://host:port behind a proxy that ends TLS.
+        url: what the server printed; see `RemoteConfig`, for the other arguments too.
         token: what the server's token file holds (`read_token(path)`); None for a server without one.
         timeout_s: longest time to be connected, and longest time to wait for one answer, in seconds.
+        fingerprint: of the server's certificate.
+        ca: file with the certificate of an authority.
+        trust_first_use: trust a server that was never seen.
+        exact: have every sample computed alone.
 
     Raises:
-        InputError: no such server, wrong token, another version, no answer in time: one line that says which.
+        InputError: no such server or policy, wrong token, a certificate that is not trusted, another version, no answer in
+            time: one line that says which.
         MissingDependency: `websockets` or `msgpack` is not installed: pip install 'sinew[serve]'.
     """
-    return RemotePolicy(RemoteConfig(url=url, timeout_s=timeout_s), token)
+    config = RemoteConfig(url=url, timeout_s=timeout_s, fingerprint=fingerprint, ca=ca, trust_first_use=trust_first_use, exact=exact)
+    return RemotePolicy(config, token)
 
 
 class RemotePolicy(PolicyModule):
-    """A served policy as a policy: the same noise gives the same actions as on the server, bit for bit.
+    """A served policy as a policy: the same noise gives the same actions as on the server.
 
-    Noise is drawn here and sent, so generators and seeds mean what they mean locally. An observation is sent once; further
-    samples of the same context send its number. A connection that was lost is opened again, once per call; what then fails
-    raises in one line, and the next call tries anew. No call takes longer than twice its time-out and the time to connect.
+    They are the same bit for bit while this is the only client or `exact` is set, and to 1e-5 where the server computes
+    several clients' samples in one. Noise is drawn here and sent, so generators and seeds mean what they mean locally. An
+    observation is sent once; further samples of the same context send its number. A connection that was lost is opened again,
+    once per call; what then fails raises `policies.wire.LinkError` in one line, and the next call tries anew. No call takes
+    longer than twice its time-out.
 
     Args:
         config: where it is.
@@ -98,22 +117,18 @@ class RemotePolicy(PolicyModule):
     Config = RemoteConfig
 
     def __init__(self, config: RemoteConfig, token: str | None = None) -> None:
-        self._url, self._timeout_s, self._token = config.url, config.timeout_s, token
-        self._lock = threading.Lock()
+        address = parse_url(config.url)
+        trust = Trust(fingerprint=config.fingerprint, ca=config.ca, first_use=config.trust_first_use)
         self._numbers = itertools.count()
-        self._requests = itertools.count()
-        self._sent: set[int] = set()
-        channel, hello = self._open()
+        link = ServerLink(address, token, trust, config.timeout_s)
         try:
-            spec = from_json(PolicySpec, hello.get("spec"), f"{config.url}: spec")
+            spec = from_json(PolicySpec, link.policy.get("spec"), f"{config.url}: spec")
         except BaseException:
-            channel.close()
+            link.close()
             raise
         kept = tuple(name for name in spec.capabilities if name in CAPABILITIES)
         super().__init__(replace(spec, capabilities=kept), config)
-        self._channel: Channel | None = channel
-        self._hello, self._max_bytes = hello, int(hello.get("max_bytes", MAX_BYTES))
-        self.name = str(hello.get("policy", ""))
+        self._link, self.name = link, link.name
 
     # ------------------------------------------------------------ as a policy
 
@@ -143,7 +158,7 @@ class RemotePolicy(PolicyModule):
         if guidance:
             raise SpecError("guidance cannot be sent to a policy server: guide the policy where it is served")
         noise = noise_for(self.spec, ctx, n, noise, generator, self.device)
-        answer = self._ask("sample", ctx, n=n, noise=_array(noise), steps=steps, features=features)
+        answer = self._link.ask("sample", ctx, n=n, noise=_array(noise), steps=steps, features=features, alone=self.config.exact)
         actions = self._tensor(answer, "actions", (ctx.batch, n, self.spec.horizon, self.spec.action_dim))
         told = {
             name: self._tensor(answer, name, shape) if answer.get(name) is not None else None
@@ -153,28 +168,28 @@ class RemotePolicy(PolicyModule):
 
     def denoise(self, x: Tensor, sigma: Tensor, ctx: Any) -> Tensor:
         """See `sinew.protocols.HasDenoiser`; one request per call, without gradient."""
-        return self._tensor(self._ask("denoise", ctx, x=_array(x), sigma=_array(sigma)), "value", tuple(x.shape))
+        return self._tensor(self._link.ask("denoise", ctx, x=_array(x), sigma=_array(sigma)), "value", tuple(x.shape))
 
     def sigmas(self, steps: int | None = None) -> Tensor:
         """Noise levels of the served policy's native sampler; capability "denoise"."""
-        return self._tensor(self._ask("sigmas", None, steps=steps), "value", None)
+        return self._tensor(self._link.ask("sigmas", None, steps=steps), "value", None)
 
     def energy(self, x: Tensor, ctx: Any) -> Tensor:
         """See `sinew.protocols.HasEnergy`; one request per call, without gradient."""
-        return self._tensor(self._ask("energy", ctx, x=_array(x)), "value", (x.shape[0],))
+        return self._tensor(self._link.ask("energy", ctx, x=_array(x)), "value", (x.shape[0],))
 
     def observe(self, obs: Obs) -> Tensor:
         """See `sinew.protocols.HasFeatures`; one request per call."""
-        return self._tensor(self._ask("observe", None, obs=self._pick(obs)), "value", None)
+        return self._tensor(self._link.ask("observe", None, obs=self._pick(obs)), "value", None)
 
     @property
     def observation_dim(self) -> int:
         """Length of what `observe` gives; 0 where it cannot."""
-        return int(self._hello.get("observation_dim") or 0)
+        return int(self._link.policy.get("observation_dim") or 0)
 
     def correct(self, obs: Obs, action: Tensor) -> Tensor:
         """See `sinew.protocols.HasCorrection`; one request per call."""
-        answer = self._ask("correct", None, obs=self._pick(obs), action=_array(action))
+        answer = self._link.ask("correct", None, obs=self._pick(obs), action=_array(action))
         return self._tensor(answer, "value", tuple(action.shape)).to(action.device)
 
     def loss(self, batch: Mapping[str, Tensor], *, t: Tensor | None = None, noise: Tensor | None = None) -> Loss:
@@ -188,82 +203,7 @@ class RemotePolicy(PolicyModule):
 
     def close(self) -> None:
         """Close the connection; the next request would open it again."""
-        with self._lock:
-            self._drop()
-
-    # ------------------------------------------------------------ the connection
-
-    def _open(self) -> tuple[Channel, dict[str, Any]]:
-        """A new connection and what the server says of itself."""
-        headers = {VERSION_HEADER: str(VERSION), **({"Authorization": f"Bearer {self._token}"} if self._token else {})}
-        channel = dial(self._url, headers=headers, timeout_s=self._timeout_s)
-        try:
-            hello = _read(channel, self._timeout_s)
-            if hello.get("server") != "sinew":
-                raise LinkError(f"{self._url} is not served by sinew serve; for a server of openpi see policies.openpi")
-            if hello.get("version") != VERSION:
-                raise LinkError(f"{self._url} speaks version {hello.get('version')!r} of the policy messages, this Sinew {VERSION}: "
-                                "install the same Sinew on both sides")
-        except BaseException:
-            channel.close()
-            raise
-        return channel, hello
-
-    def _ask(self, op: str, ctx: RemoteContext | None, **fields: Any) -> dict[str, Any]:
-        """One request and its answer, on a new connection where the old one was lost."""
-        with self._lock:
-            for attempt in range(2):
-                try:
-                    return self._exchange(op, ctx, fields)
-                except LinkError as e:
-                    self._drop()
-                    if attempt or not e.again:
-                        raise
-                except BaseException as e:  # an interrupted request leaves an answer behind that nobody reads
-                    if not isinstance(e, SinewError):
-                        self._drop()
-                    raise
-        raise LinkError(f"{self._url} cannot be reached")
-
-    def _exchange(self, op: str, ctx: RemoteContext | None, fields: Mapping[str, Any]) -> dict[str, Any]:
-        if self._channel is None:
-            self._channel, hello = self._open()
-            if hello.get("spec") != self._hello.get("spec"):
-                raise LinkError(f"{self._url} now serves another policy than it did; connect anew")
-        request = {"op": op, "id": next(self._requests), **fields}
-        if ctx is not None:
-            request |= {"context": ctx.key, "expand": ctx.candidates}
-            answer = self._send(request if ctx.key in self._sent else {**request, "obs": ctx.obs})
-            if answer.get("kind") == FORGOTTEN:
-                answer = self._send({**request, "obs": ctx.obs})
-            if len(self._sent) >= REMEMBERED:
-                self._sent.clear()
-            self._sent.add(ctx.key)
-        else:
-            answer = self._send(request)
-        if "error" in answer:
-            kind = SpecError if answer.get("kind") == "input" else InputError
-            raise kind(f"{self._url}: {answer['error']}")
-        return answer
-
-    def _send(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        if self._channel is None:
-            raise LinkError(f"{self._url} is not connected")
-        data = pack(request)
-        if len(data) > self._max_bytes:
-            sizes = f"up to {self._max_bytes} bytes, this one has {len(data)}"
-            raise SpecError(f"{self._url} takes messages of {sizes}: send smaller images or fewer rows")
-        self._channel.send(data)
-        answer = _read(self._channel, self._timeout_s)
-        if answer.get("id") != request["id"]:
-            raise LinkError(f"{self._url} answered another request than the one that was sent: {str(answer.get('error', ''))[:200]}")
-        return answer
-
-    def _drop(self) -> None:
-        channel, self._channel = self._channel, None
-        self._sent.clear()
-        if channel is not None:
-            channel.close()
+        self._link.close()
 
     def _pick(self, obs: Mapping[str, Any]) -> dict[str, Any]:
         """What the policy looks at, as arrays."""
@@ -277,24 +217,8 @@ class RemotePolicy(PolicyModule):
         found = answer.get(name)
         if not isinstance(found, np.ndarray) or found.dtype.kind != "f" or (shape is not None and found.shape != shape):
             told = getattr(found, "shape", type(found).__name__)
-            raise DataError(f"{self._url} answered with {name} {told}, expected floats of shape {shape or 'any'}")
+            raise DataError(f"{self._link.url} answered with {name} {told}, expected floats of shape {shape or 'any'}")
         return torch.from_numpy(found)
-
-
-def _read(channel: Channel, timeout_s: float) -> dict[str, Any]:
-    """The next message as a mapping.
-
-    Raises:
-        LinkError: it is none, or does not come.
-    """
-    data = channel.receive(timeout_s)
-    try:
-        message = unpack(data) if isinstance(data, bytes) else None
-    except DataError as e:
-        raise LinkError(f"{channel.url} does not answer as a policy server: {e}") from None
-    if not isinstance(message, dict):
-        raise LinkError(f"{channel.url} does not answer as a policy server: it sent {str(data)[:80]!r}")
-    return message
 
 
 def _array(value: Any) -> np.ndarray:

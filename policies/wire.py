@@ -1,20 +1,18 @@
 """Messages of arrays over a websocket, as policy servers speak them: msgpack with raw NumPy bytes, nothing is ever unpickled.
 
-The one module that imports `websockets` and `msgpack`; `policies.remote`, `policies.openpi` and `robot_bridge.policy_server` use it.
+The one module that imports `websockets` and `msgpack`; `policies.link`, `policies.openpi` and `robot_bridge.server` use it.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hmac
+import ipaddress
 import math
-import os
 import socket
+import ssl
 import struct
-import threading
 from collections.abc import Callable, Mapping
 from importlib import import_module
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -26,11 +24,12 @@ DTYPES = ("|b1", "|u1", "|i1", "<u2", "<i2", "<u4", "<i4", "<u8", "<i8", "<f2", 
 """Element types that may cross the wire."""
 MAX_BYTES = 64 * 2**20
 """Largest message, unless a server says otherwise."""
-MIN_TOKEN = 16
-"""Fewest characters of a token."""
-
-Admit = Callable[[Mapping[str, str]], "tuple[int, str] | None"]
-"""Headers of a request to connect → None to let it in, or HTTP status and one line."""
+MAX_LIST = 4096
+"""Longest list, map or shape in a message."""
+MAX_TEXT = 2**20
+"""Longest text in a message, bytes."""
+MAX_PARTS = 100_000
+"""Most elements of all lists and maps of a message together: an empty map of one byte becomes 64 bytes here."""
 
 
 class LinkError(InputError):
@@ -44,6 +43,14 @@ class LinkError(InputError):
     def __init__(self, message: str, again: bool = False) -> None:
         super().__init__(message)
         self.again = again
+
+
+class CertificateError(LinkError):
+    """The certificate that a server shows is not the one that is trusted, or none that is."""
+
+
+class BusyError(LinkError):
+    """The server has too much to do, or came to the request too late; the connection is as it was."""
 
 
 # ---------------------------------------------------------------- messages
@@ -61,22 +68,32 @@ def pack(value: Any) -> bytes:
     try:
         return _msgpack().packb(value, default=_pack_array)
     except (TypeError, ValueError, OverflowError) as e:
-        raise DataError(f"the message cannot be packed: {_line(e)}") from None
+        raise DataError(f"the message cannot be packed: {line(e)}") from None
 
 
 def unpack(data: bytes) -> Any:
     """What `pack` made.
 
     Raises:
-        DataError: the bytes are no message, or hold an array of another element type or size than they say.
+        DataError: the bytes are no message, hold an array of another element type or size than they say, or unfold into more
+            parts than any message has.
     """
-    msgpack = _msgpack()
+    msgpack, left = _msgpack(), MAX_PARTS
+
+    def count(found: Any) -> Any:
+        nonlocal left
+        left -= len(found) + 1
+        if left < 0:
+            raise DataError(f"the message has more than {MAX_PARTS} parts")
+        return _unpack_array(found) if isinstance(found, dict) else found
+
+    limits = {"max_array_len": MAX_LIST, "max_map_len": MAX_LIST, "max_str_len": MAX_TEXT, "max_ext_len": 0}
     try:
-        return msgpack.unpackb(data, object_hook=_unpack_array)
+        return msgpack.unpackb(data, object_hook=count, list_hook=count, **limits)
     except DataError:
         raise
-    except (ValueError, TypeError, RecursionError, msgpack.exceptions.UnpackException) as e:
-        raise DataError(f"the message is not msgpack: {_line(e)}") from None
+    except (ValueError, TypeError, OverflowError, RecursionError, MemoryError, msgpack.exceptions.UnpackException) as e:
+        raise DataError(f"the message is not msgpack: {line(e)}") from None
 
 
 def _pack_array(value: Any) -> Any:
@@ -140,7 +157,7 @@ class Channel:
             return self._connection.recv(timeout=timeout_s)
         except TimeoutError:
             self.close()
-            told = f"{self.url} did not answer within {timeout_s} s"
+            told = f"{self.url} did not answer within {timeout_s or 0:.2g} s"
             raise LinkError(f"{told}: it is busy or stopped; try again, or allow more time") from None
         except (_exceptions().ConnectionClosed, OSError) as e:
             raise self._gone(e) from None
@@ -157,7 +174,14 @@ class Channel:
         return LinkError(f"{self.url} closed the connection{f' (code {code})' if code else ''}: is the server still running?", again=True)
 
 
-def dial(url: str, *, headers: Mapping[str, str] | None = None, timeout_s: float = 10.0, max_bytes: int | None = MAX_BYTES) -> Channel:
+def dial(
+    url: str,
+    *,
+    headers: Mapping[str, str] | None = None,
+    timeout_s: float = 10.0,
+    max_bytes: int | None = MAX_BYTES,
+    tls: ssl.SSLContext | None = None,
+) -> Channel:
     """Open a connection.
 
     Args:
@@ -165,13 +189,15 @@ def dial(url: str, *, headers: Mapping[str, str] | None = None, timeout_s: float
         headers: sent with the request to connect.
         timeout_s: to be connected; also the longest that a `send` may wait for the other side to read.
         max_bytes: largest message that is accepted; None for any.
+        tls: how the certificate of a wss:// server is checked; None for the authorities that this machine trusts.
 
     Raises:
         InputError: the URL is no websocket URL.
+        CertificateError: the server's certificate is not to be trusted; nothing was sent to it.
         LinkError: nothing listens there, it is no websocket server, or it refuses: its own words are told.
         MissingDependency: `websockets` is not installed.
     """
-    client, errors = _websockets("sync.client"), _exceptions()
+    client, errors = websockets("sync.client"), _exceptions()
     if not url.startswith(("ws://", "wss://")):
         raise InputError(f"{url!r} is not the address of a policy server: give ws://host:port or wss://host:port")
     stack = contextlib.ExitStack()
@@ -179,6 +205,7 @@ def dial(url: str, *, headers: Mapping[str, str] | None = None, timeout_s: float
         connection = stack.enter_context(
             client.connect(
                 url,
+                ssl=(tls or ssl.create_default_context()) if url.startswith("wss://") else None,
                 additional_headers=dict(headers or {}),
                 open_timeout=timeout_s,
                 close_timeout=1.0,
@@ -188,116 +215,63 @@ def dial(url: str, *, headers: Mapping[str, str] | None = None, timeout_s: float
             )
         )
     except errors.InvalidURI as e:
-        raise InputError(f"{url!r} is not the address of a policy server: {_line(e)}") from None
+        raise InputError(f"{url!r} is not the address of a policy server: {line(e)}") from None
     except errors.InvalidStatus as e:
         body = bytes(e.response.body or b"").decode(errors="replace").strip().splitlines() or ["no reason given"]
         raise LinkError(f"{url} refused the connection ({e.response.status_code}): {body[0][:300]}") from None
     except TimeoutError:
-        raise LinkError(f"{url} did not answer within {timeout_s:g} s: is a policy server running there?") from None
+        raise LinkError(f"{url} did not answer within {timeout_s:.2g} s: is a policy server running there?") from None
+    except ssl.SSLCertVerificationError as e:
+        raise CertificateError(f"{url}: {getattr(e, 'verify_message', '') or line(e)}") from None
+    except ssl.SSLError as e:
+        raise LinkError(f"what listens at {url} does not speak TLS as it should ({e.reason or line(e)}): is it https:// there?") from None
     except OSError as e:
-        raise LinkError(f"nothing can be reached at {url} ({e.strerror or _line(e)}): is the policy server running?") from None
+        raise LinkError(f"nothing can be reached at {url} ({e.strerror or line(e)}): is the policy server running?") from None
     except (errors.InvalidHandshake, errors.InvalidMessage, EOFError) as e:
-        raise LinkError(f"what listens at {url} is no websocket server: {_line(e)}") from None
-    _bound_sends(connection.socket, timeout_s)
+        raise LinkError(f"what listens at {url} is no websocket server: {line(e)}") from None
+    bound_sends(connection.socket, timeout_s)
     return Channel(connection, url, stack.close)
 
 
-# ---------------------------------------------------------------- the serving side
+# ---------------------------------------------------------------- both sides
 
 
-class Listener:
-    """A websocket server with one thread per client.
-
-    Args:
-        serve: called with a `Channel` per client; the connection is closed when it returns.
-        host: address to listen at.
-        port: 0 for any that is free.
-        admit: looks at the headers (lower-case names) of a request to connect.
-        max_bytes: largest message that is accepted.
-        timeout_s: longest that a `send` may wait for a client to read.
-
-    Raises:
-        InputError: the address cannot be listened at.
-        MissingDependency: `websockets` is not installed.
-    """
-
-    def __init__(
-        self, serve: Callable[[Channel], None], host: str, port: int, admit: Admit, max_bytes: int = MAX_BYTES, timeout_s: float = 10.0
-    ) -> None:
-        server = _websockets("sync.server")
-
-        def handle(connection: Any) -> None:
-            _bound_sends(connection.socket, timeout_s)
-            name = "{}:{}".format(*connection.remote_address[:2])
-            serve(Channel(connection, name, connection.close))
-
-        def judge(connection: Any, request: Any) -> Any:
-            refused = admit({name.lower(): value for name, value in request.headers.raw_items()})
-            return None if refused is None else connection.respond(refused[0], refused[1] + "\n")
-
-        try:
-            self._server = server.serve(
-                handle,
-                host,
-                port,
-                process_request=judge,
-                origins=[None],  # web pages name their origin: none of them gets in through a browser on this machine
-                max_size=max_bytes,
-                compression=None,
-                server_header=None,
-                open_timeout=5.0,
-                close_timeout=1.0,
-            )
-        except OSError as e:
-            why = os.strerror(e.errno) if e.errno else _line(e)
-            raise InputError(f"cannot listen at {host}:{port}: {why}; choose another --listen") from None
-        self.port: int = self._server.socket.getsockname()[1]
-        self._thread = threading.Thread(target=self._server.serve_forever, name="policy server", daemon=True)
-        self._thread.start()
-
-    def close(self) -> None:
-        """Close every connection and wait until the clients' threads have ended."""
-        self._server.shutdown()
-        self._thread.join()
-
-
-def read_token(path: Path | str) -> str:
-    """The token in a file, without white space around it.
-
-    Raises:
-        InputError: there is no file, or what it holds is too short to be a secret.
-    """
+def is_loopback(host: str) -> bool:
+    """Whether an address can only be reached from this machine."""
     try:
-        token = Path(path).read_text().strip()
-    except (OSError, UnicodeDecodeError) as e:
-        raise InputError(f"cannot read the token file {path}: {getattr(e, 'strerror', None) or 'it is not text'}") from None
-    if len(token) < MIN_TOKEN or not token.isascii() or not token.isprintable() or " " in token:
-        wanted = f"at least {MIN_TOKEN} printable characters without spaces"
-        raise InputError(f"the token in {path} must be {wanted}: openssl rand -hex 32 > {path}")
-    return token
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
-def same_token(given: str, wanted: str) -> bool:
-    """Compare two tokens in a time that does not tell where they differ."""
-    return hmac.compare_digest(given.encode(), wanted.encode())
+def bound_sends(sock: socket.socket, timeout_s: float) -> None:
+    """Make a blocked send fail instead of waiting for ever for a peer that does not read.
 
-
-def _bound_sends(sock: socket.socket, timeout_s: float) -> None:
-    """Make a blocked send fail instead of waiting for ever for a peer that does not read."""
+    A TLS socket tries again when the first option's time is over; the second one then ends the connection.
+    """
     whole = int(timeout_s)
-    with contextlib.suppress(OSError):  # a socket wrapped for TLS may refuse; the keep-alive then ends it
+    with contextlib.suppress(OSError):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", whole, int((timeout_s - whole) * 1e6)))
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        with contextlib.suppress(OSError):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, max(int(timeout_s * 1e3), 1))
 
 
-def _line(error: Exception) -> str:
+def line(error: Exception) -> str:
+    """The first line of what an error says, or its kind."""
     return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def _exceptions() -> ModuleType:
-    return _websockets("exceptions")
+    return websockets("exceptions")
 
 
-def _websockets(part: str) -> ModuleType:
+def websockets(part: str) -> ModuleType:
+    """A module of `websockets`.
+
+    Raises:
+        MissingDependency: it is not installed.
+    """
     return _optional(f"websockets.{part}")
 
 
@@ -309,4 +283,4 @@ def _optional(name: str) -> ModuleType:
     try:
         return import_module(name)
     except ImportError as e:
-        raise MissingDependency(f"a policy server needs {name.split('.')[0]}: pip install 'sinew[serve]' ({_line(e)})") from None
+        raise MissingDependency(f"a policy server needs {name.split('.')[0]}: pip install 'sinew[serve]' ({line(e)})") from None

@@ -1,99 +1,127 @@
-"""A policy server: one policy for several clients over websockets, for robots whose computer has no GPU.
+"""A policy server: policies for several clients over websockets, for robots whose computer has no GPU.
 
-Messages are msgpack with raw arrays; nothing is unpickled, and no traceback leaves this process. Without TLS the token and
-the images cross the network in the clear: on other networks than one's own put a TLS proxy or a tunnel before it.
+Messages are msgpack with raw arrays; nothing is unpickled, and no traceback leaves this process. Beyond this machine it listens
+only with TLS and a token. The threat model behind it is in docs/security.md.
 """
 
 from __future__ import annotations
 
 import ipaddress
 import logging
+import secrets
 import signal
 import threading
-from collections import OrderedDict
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
 
-from policies.remote import FORGOTTEN, VERSION, VERSION_HEADER
-from policies.wire import MAX_BYTES, Channel, LinkError, Listener, pack, same_token, unpack
+from policies.link import BUSY, FORGOTTEN, VERSION, VERSION_HEADER
+from policies.trust import same_token
+from policies.wire import BusyError, Channel, LinkError, is_loopback, pack, unpack
+from robot_bridge.server.batching import Worker
+from robot_bridge.server.certificate import Certificate
+from robot_bridge.server.limits import Limits
+from robot_bridge.server.listener import Listener, Reply
+from robot_bridge.server.metrics import CONTENT_TYPE, SECONDS, Metrics
+from robot_bridge.server.requests import OPERATIONS, ForgottenError, Memory, Reader
 from sinew.config import to_json
-from sinew.errors import DataError, InputError, SinewError, SpecError
-from sinew.specs import TASK, PolicySpec
+from sinew.errors import DataError, InputError, SinewError, unknown
 
-KEPT_CONTEXTS = 8
-"""Encoded observations that are kept for each client."""
-MAX_ROWS = 4096
-"""Most chunks in one answer."""
-MAX_STEPS = 1000
-"""Most sampling steps in one request."""
-_NEEDS = {"denoise": "denoise", "sigmas": "denoise", "energy": "energy", "observe": "observe", "correct": "correct"}
-"""Capability behind each operation that not every policy has."""
+STUCK_S = 60.0
+"""A server whose policy works on one request for longer calls itself unhealthy."""
+LONGEST_WAIT_S = 3600.0
+_LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
 
 _log = logging.getLogger(__name__)
 
 
-class _ForgottenError(Exception):
-    """The observation that a request names is not kept."""
+class _Session:
+    """One connection: what its requests must carry, and what is kept of it."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self.nonce = secrets.token_hex(16)
+        self.last = -1
+        self.memory = Memory(max_bytes)
+        self.joined: set[str] = set()
 
 
 class PolicyServer:
     """Serves from its making until `close`.
 
     Args:
-        policy: any `sinew.protocols.Policy`, in evaluation mode.
-        host: address to listen at; without a token only addresses of this machine are allowed.
+        policies: any `sinew.protocols.Policy` in evaluation mode, or several by name.
+        host: address to listen at; without a token and a certificate only addresses of this machine are allowed.
         port: 0 for any that is free.
         token: what clients must send; None for none.
-        name: told to clients.
-        device: where the policy is.
-        max_bytes: largest request.
-        max_clients: most connections at a time.
+        name: of the policy, where it is one.
+        device: where the policies are.
+        certificate: for TLS; None for none.
+        host_names: names by which clients may call the server besides those of this machine, where it listens at this machine
+            only; for tunnels and proxies.
+        limits: sizes, numbers and times.
 
     Raises:
-        InputError: the address reaches beyond this machine and there is no token, or cannot be listened at.
+        InputError: the address reaches beyond this machine and there is no token or no certificate, or cannot be listened at.
         MissingDependency: `websockets` or `msgpack` is not installed.
     """
 
     def __init__(
         self,
-        policy: Any,
+        policies: Any,
         *,
         host: str = "127.0.0.1",
         port: int = 8080,
         token: str | None = None,
         name: str = "",
         device: torch.device | str = "cpu",
-        max_bytes: int = MAX_BYTES,
-        max_clients: int = 16,
+        certificate: Certificate | None = None,
+        host_names: tuple[str, ...] = (),
+        limits: Limits | None = None,
     ) -> None:
-        if token is None and not is_loopback(host):
-            raise InputError(f"{host} can be reached by others: give --token-file, or listen at 127.0.0.1")
-        self.policy, self.name, self.device = policy, name, torch.device(device)
-        self.max_clients, self.served, self.clients = max_clients, 0, 0
-        self._token = token
-        self._open: set[int] = set()
-        self._lock, self._policy_lock = threading.Lock(), threading.Lock()
-        spec = policy.spec
-        self._hello = {
-            "server": "sinew",
-            "version": VERSION,
-            "policy": name,
-            "spec": to_json(spec),
-            "max_bytes": max_bytes,
-            "observation_dim": int(policy.observation_dim) if "observe" in spec.capabilities else None,
-        }
-        pack(self._hello)
-        self._listener = Listener(self._client, host, port, self._admit, max_bytes)
+        if not is_loopback(host) and (token is None or certificate is None):
+            missing = " and ".join(what for what, there in (("--token-file", token), ("TLS", certificate)) if there is None)
+            raise InputError(f"{host} can be reached by others: that needs {missing}; or listen at 127.0.0.1")
+        self.limits = limits or Limits()
+        self.metrics, self.clients = Metrics(), 0
+        self._token, self._local = token, is_loopback(host)
+        self._host_names = tuple(text.lower() for text in (*_LOCAL_NAMES, *host_names))
+        self._lock, self._quiet = threading.Lock(), threading.Condition()
+        self._open, self._under_way, self._closing = 0, 0, False
+        named = dict(policies) if isinstance(policies, Mapping) else {name or "policy": policies}
+        self._readers = {key: Reader(policy, key, torch.device(device)) for key, policy in named.items()}
+        self._greeting = {key: _described(policy) for key, policy in named.items()}
+        pack(self._greeting)
+        self._workers = {key: Worker(policy, key, self.limits, self.metrics) for key, policy in named.items()}
+        tls = None if certificate is None else certificate.context()
+        try:
+            self._listener = Listener(
+                self._client, host, port, self._front, self.limits, tls=tls, turned_away=lambda: self._reject("connections")
+            )
+        except BaseException:
+            self._end()
+            raise
         self.port = self._listener.port
-        self.url = f"ws://{f'[{host}]' if ':' in host else host}:{self.port}"
+        self.url = f"{'ws' if tls is None else 'wss'}://{f'[{host}]' if ':' in host else host}:{self.port}"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the policies."""
+        return tuple(self._readers)
+
+    @property
+    def served(self) -> int:
+        """Requests that were answered, whatever with."""
+        return self.metrics.value("sinew_requests_total")
 
     def close(self) -> None:
-        """Let the request that is being worked on end, close every connection and stop listening."""
+        """Answer what is under way, refuse what comes, close every connection and stop listening."""
+        with self._quiet:
+            self._closing = True
+            self._quiet.wait_for(lambda: not self._under_way, self.limits.drain_s)
+        self._end()
         self._listener.close()
 
     def __enter__(self) -> PolicyServer:
@@ -102,157 +130,183 @@ class PolicyServer:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _admit(self, headers: Mapping[str, str]) -> tuple[int, str] | None:
+    def _end(self) -> None:
+        for worker in self._workers.values():
+            worker.close()
+
+    # ------------------------------------------------------------ over HTTP
+
+    def _front(self, path: str, headers: Mapping[str, str]) -> Reply | None:
         """None to let a client in, or HTTP status and reason; the token comes first, so that strangers learn nothing."""
-        if self._token is not None:
-            kind, _, given = headers.get("authorization", "").partition(" ")
-            if kind.lower() != "bearer" or not same_token(given.strip(), self._token):
-                return 401, "wrong or missing token: give the server's with --token-file"
+        if not self._called_rightly(headers.get("host", "")):
+            return self._refuse("host", 421, "the server is not called that: use the address that it printed, or serve with --host-name")
+        if "origin" in headers:
+            return self._refuse("origin", 403, "web pages are not let in")
+        if path == "/healthz":
+            sick = self._sick()
+            return Reply(503 if sick else 200, sick or "ok")
+        if not self._authorized(headers):
+            return self._refuse("token", 401, "wrong or missing token: give the server's with --token-file")
+        if path == "/metrics":
+            return Reply(200, self._metrics_text().rstrip("\n"), CONTENT_TYPE)
+        if path != "/":
+            return self._refuse("path", 404, "there are /, /healthz and /metrics")
         if headers.get(VERSION_HEADER) != str(VERSION):
             spoken = f"version {VERSION} of the policy messages, the client {headers.get(VERSION_HEADER, 'none')[:8]}"
-            return 426, f"this server speaks {spoken}: install the same Sinew on both sides"
-        if len(self._open) >= self.max_clients:
-            return 503, f"the server has its {self.max_clients} clients already: close one"
+            return self._refuse("version", 426, f"this server speaks {spoken}: install the same Sinew on both sides")
+        if self._open >= self.limits.max_clients:
+            return self._refuse("clients", 503, f"the server has its {self.limits.max_clients} clients already: close one")
         return None
+
+    def _called_rightly(self, host: str) -> bool:
+        """Whether the Host header names this server: a web page whose name was pointed at this machine names its own."""
+        if not self._local:
+            return True
+        name = host.lower().rpartition(":")[0] if not host.endswith("]") and ":" in host else host.lower()
+        return name in self._host_names or _is_loopback_literal(name)
+
+    def _authorized(self, headers: Mapping[str, str]) -> bool:
+        if self._token is None:
+            return True
+        kind, _, given = headers.get("authorization", "").partition(" ")
+        return same_token(given.strip(), self._token) and kind.lower() == "bearer"
+
+    def _sick(self) -> str | None:
+        if self._closing:
+            return "closing"
+        for worker in self._workers.values():
+            if not worker.alive() or worker.busy_s() > STUCK_S:
+                return "a policy is stuck"
+        return None
+
+    def _metrics_text(self) -> str:
+        workers = self._workers.items()
+        return self.metrics.text(
+            {
+                "sinew_clients": [({}, self._open)],
+                "sinew_queue_length": [({"policy": name}, worker.queued) for name, worker in workers],
+                "sinew_busy_seconds": [({"policy": name}, worker.busy_s()) for name, worker in workers],
+            }
+        )
+
+    def _refuse(self, reason: str, status: int, text: str) -> Reply:
+        self._reject(reason)
+        return Reply(status, text)
+
+    def _reject(self, reason: str) -> None:
+        self.metrics.count("sinew_rejected_total", reason=reason)
+
+    # ------------------------------------------------------------ over the websocket
 
     def _client(self, channel: Channel) -> None:
         """Answer one client until it leaves."""
-        contexts: OrderedDict[int, tuple[Any, int]] = OrderedDict()
         with self._lock:
-            self.clients += 1
-            self._open.add(id(channel))
+            if self._open >= self.limits.max_clients:  # several came in the same moment
+                self._reject("clients")
+                return
+            self._open, self.clients = self._open + 1, self.clients + 1
+        session = _Session(self.limits.max_bytes)
+        hello = {"server": "sinew", "version": VERSION, "session": session.nonce, "policies": self._greeting}
         try:
-            channel.send(pack(self._hello))
+            channel.send(pack({**hello, "max_bytes": self.limits.max_bytes, "batch": self.limits.batch}))
             while True:
-                channel.send(self._answer(channel.receive(None), contexts))
+                data = channel.receive(self.limits.idle_s)
+                with self._counted():
+                    channel.send(self._answer(data, session))
         except LinkError as e:
             _log.info("client %s left: %s", channel.url, e)
         finally:
             with self._lock:
-                self._open.discard(id(channel))
+                self._open -= 1
+            for name in session.joined:
+                self._workers[name].join(-1)
 
-    def _answer(self, data: bytes | str, contexts: OrderedDict[int, tuple[Any, int]]) -> bytes:
-        """The answer to one message, whatever it is."""
-        number = None
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        """A request is under way from its arrival until its answer is sent."""
+        with self._quiet:
+            self._under_way += 1
         try:
-            request = unpack(data) if isinstance(data, bytes) else None
-            if not isinstance(request, dict) or not isinstance(request.get("op"), str):
-                raise DataError("a request is a map with op and id, sent as a binary message")
-            number = request.get("id") if isinstance(request.get("id"), int) else None
-            with self._policy_lock, torch.no_grad():
-                result = self._work(request, contexts)
-                self.served += 1
-            return pack({"id": number, **result})
-        except _ForgottenError:
-            return pack({"id": number, "kind": FORGOTTEN, "error": "that observation is not kept any more: send it again"})
+            yield
+        finally:
+            with self._quiet:
+                self._under_way -= 1
+                self._quiet.notify_all()
+
+    def _answer(self, data: bytes | str, session: _Session) -> bytes:
+        """The answer to one message, whatever it is."""
+        begin, number, told = time.perf_counter(), None, {"policy": "", "op": ""}
+        try:
+            request = _request(data)
+            number = request["id"]
+            self._check(request, session)
+            told |= {"policy": request["policy"], "op": request["op"] if request["op"] in OPERATIONS else ""}
+            result, outcome = self._work(request, session), "ok"
+        except ForgottenError:
+            result, outcome = {"kind": FORGOTTEN, "error": "that observation is not kept any more: send it again"}, FORGOTTEN
+        except BusyError as e:
+            result, outcome = {"kind": BUSY, "error": str(e)}, BUSY
+            self._reject(BUSY)
         except SinewError as e:
-            return pack({"id": number, "kind": "input", "error": str(e)})
+            result, outcome = {"kind": "input", "error": str(e)}, "input"
         except Exception:
             _log.exception("a request failed")
-            return pack({"id": number, "kind": "internal", "error": "the policy failed on this request; the server's log says why"})
+            result = {"kind": "internal", "error": "the policy failed on this request; the server's log says why"}
+            outcome = "internal"
+        self.metrics.count("sinew_requests_total", outcome=outcome, **told)
+        self.metrics.observe("sinew_request_seconds", time.perf_counter() - begin, SECONDS, policy=told["policy"])
+        return pack({"session": session.nonce, "id": number, **result})
 
-    def _work(self, request: Mapping[str, Any], contexts: OrderedDict[int, tuple[Any, int]]) -> dict[str, Any]:
-        op, policy = request["op"], self.policy
-        if op in _NEEDS and _NEEDS[op] not in policy.spec.capabilities:
-            raise SpecError(f"the served policy has no capability {_NEEDS[op]!r}; it has: {', '.join(policy.spec.capabilities) or 'none'}")
-        if op == "sample":
-            return self._sample(request, contexts)
-        if op == "denoise":
-            ctx, rows = self._context(request, contexts)
-            x, sigma = self._rows(request, "x", rows, ctx), self._rows(request, "sigma", rows, ctx)
-            return {"value": _array(policy.denoise(x, sigma, ctx))}
-        if op == "energy":
-            ctx, rows = self._context(request, contexts)
-            return {"value": _array(policy.energy(self._rows(request, "x", rows, ctx), ctx))}
-        if op == "sigmas":
-            return {"value": _array(policy.sigmas(_steps(request)))}
-        if op == "observe":
-            return {"value": _array(policy.observe(self._observation(request.get("obs"), 1)[0]))}
-        if op == "correct":
-            obs, rows = self._observation(request.get("obs"), 1)
-            return {"value": _array(policy.correct(obs, self._given(request, "action", (rows, policy.spec.action_dim))))}
-        raise SpecError(f"unknown operation {op[:40]!r}: known are sample, {', '.join(_NEEDS)}")
+    def _check(self, request: Mapping[str, Any], session: _Session) -> None:
+        """Let only a new request of this connection to a policy that there is pass.
 
-    def _sample(self, request: Mapping[str, Any], contexts: OrderedDict[int, tuple[Any, int]]) -> dict[str, Any]:
-        ctx, rows = self._context(request, contexts)
-        n = _count(request, "n", MAX_ROWS)
-        if rows * n > MAX_ROWS:
-            raise SpecError(f"{rows * n} chunks are asked for at once; the server gives up to {MAX_ROWS}")
-        noise = self._given(request, "noise", (rows, n, *self.policy.spec.noise_shape))
-        chunk = self.policy.sample(ctx, n=n, noise=noise, steps=_steps(request), features=bool(request.get("features")))
-        return {
-            "actions": _array(chunk.actions),
-            "features": None if chunk.features is None else _array(chunk.features),
-            "energy": None if chunk.energy is None else _array(chunk.energy),
-        }
+        Raises:
+            InputError: it is none.
+            BusyError: the server is being closed.
+        """
+        if request.get("session") != session.nonce:
+            raise DataError("the request is not of this connection: a request is answered once, where it was made")
+        if request["id"] <= session.last:
+            raise DataError(f"request {request['id']} comes after request {session.last}: numbers go up, nothing is answered twice")
+        session.last = request["id"]
+        if request.get("policy") not in self.names:
+            raise unknown("policy", str(request.get("policy"))[:80], self.names)
+        if self._closing:
+            raise BusyError("the server is being closed")
 
-    def _context(self, request: Mapping[str, Any], contexts: OrderedDict[int, tuple[Any, int]]) -> tuple[Any, int]:
-        """The encoded observation of a request, expanded as it says, and its rows; the newest observations are kept."""
-        key = request.get("context")
-        if not isinstance(key, int):
-            raise SpecError("a request names its observation by a number, context")
-        if "obs" in request:
-            obs, rows = self._observation(request["obs"], 2)
-            contexts[key] = (self.policy.encode(obs), rows)
-            while len(contexts) > KEPT_CONTEXTS:
-                contexts.popitem(last=False)
-        if key not in contexts:
-            raise _ForgottenError
-        ctx, rows = contexts[key]
-        contexts.move_to_end(key)
-        candidates = _count(request, "expand", MAX_ROWS)
-        return (ctx.expand(candidates) if candidates > 1 else ctx), rows * candidates
-
-    def _observation(self, found: Any, leading: int) -> tuple[dict[str, Any], int]:
-        """Observations as the policy takes them, checked against its spec, and their number of rows."""
-        spec: PolicySpec = self.policy.spec
-        if not isinstance(found, dict):
-            raise SpecError("the request holds no observation")
-        steps = (spec.n_obs_steps,) if leading == 2 else ()
-        obs: dict[str, Any] = {}
-        rows = None
-        for key, want in spec.observation.tensors.items():
-            for name in (key, f"goal.{key}"):
-                value = found.get(name)
-                if value is None and name != key:
-                    continue
-                if not isinstance(value, np.ndarray):
-                    raise SpecError(f"the policy needs observation {key!r}; given are {', '.join(map(str, found))[:300] or 'none'}")
-                rows = len(value) if rows is None and value.ndim else rows
-                tail = (rows, *steps, *want.shape) if name == key else (rows, *value.shape[1:])
-                if value.shape != tail or value.dtype != np.dtype(want.dtype):
-                    raise SpecError(f"observation {name!r} is {value.shape} {value.dtype}, expected {tail} {want.dtype}")
-                obs[name] = torch.from_numpy(value).to(self.device)
-        if TASK in found:
-            texts = found[TASK]
-            if not isinstance(texts, list) or len(texts) != rows or not all(isinstance(text, str) for text in texts):
-                raise SpecError(f"observation {TASK!r} must be one text per row")
-            obs[TASK] = texts
-        if not rows or rows > MAX_ROWS:
-            raise SpecError(f"an observation of {rows or 0} rows cannot be used: 1 to {MAX_ROWS} are possible")
-        return obs, rows
-
-    def _rows(self, request: Mapping[str, Any], name: str, rows: int, ctx: Any) -> Tensor:
-        """Chunks x (rows, H, A), or noise levels sigma (rows,)."""
-        if rows > MAX_ROWS:
-            raise SpecError(f"{rows} chunks are given at once; the server takes up to {MAX_ROWS}")
-        spec = self.policy.spec
-        return self._given(request, name, (rows, spec.horizon, spec.action_dim) if name == "x" else (rows,))
-
-    def _given(self, request: Mapping[str, Any], name: str, shape: tuple[int, ...]) -> Tensor:
-        value = request.get(name)
-        if not isinstance(value, np.ndarray) or value.shape != shape or value.dtype != np.float32:
-            told = f"{value.shape} {value.dtype}" if isinstance(value, np.ndarray) else type(value).__name__
-            raise SpecError(f"{name} is {told}, expected {shape} float32")
-        return torch.from_numpy(value).to(self.device)
+    def _work(self, request: Mapping[str, Any], session: _Session) -> dict[str, Any]:
+        wait_s, name = request.get("wait_s", LONGEST_WAIT_S), request["policy"]
+        if not isinstance(wait_s, (int, float)) or not 0 < wait_s <= LONGEST_WAIT_S:
+            raise DataError(f"wait_s {wait_s!r:.40} must be in seconds, up to {LONGEST_WAIT_S:g}")
+        if name not in session.joined:
+            session.joined.add(name)
+            self._workers[name].join(+1)
+        return self._workers[name].answer(self._readers[name].read(request, session.memory), wait_s)
 
 
-def is_loopback(host: str) -> bool:
-    """Whether an address can only be reached from this machine."""
+def _described(policy: Any) -> dict[str, Any]:
+    spec = policy.spec
+    return {"spec": to_json(spec), "observation_dim": int(policy.observation_dim) if "observe" in spec.capabilities else None}
+
+
+def _request(data: bytes | str) -> dict[str, Any]:
+    """A message as a request.
+
+    Raises:
+        DataError: it is none.
+    """
+    request = unpack(data) if isinstance(data, bytes) else None
+    number = request.get("id") if isinstance(request, dict) else None
+    if not isinstance(request, dict) or not isinstance(request.get("op"), str) or not isinstance(number, int) or number < 0:
+        raise DataError("a request is a map with op, id, session and policy, sent as a binary message")
+    return request
+
+
+def _is_loopback_literal(name: str) -> bool:
     try:
-        return ipaddress.ip_address(host).is_loopback
+        return ipaddress.ip_address(name.removeprefix("[").removesuffix("]")).is_loopback
     except ValueError:
-        return host == "localhost"
+        return False
 
 
 def serve_until_asked(server: PolicyServer, ready: Callable[[str], None]) -> str:
@@ -267,7 +321,7 @@ def serve_until_asked(server: PolicyServer, ready: Callable[[str], None]) -> str
     """
     asked = threading.Event()
     with _signals(asked) as caught:
-        ready(f"serving {server.name} at {server.url}; Ctrl-C ends it")
+        ready(f"serving {', '.join(server.names)} at {server.url}; Ctrl-C ends it")
         asked.wait()
         server.close()
     return caught[0]
@@ -288,18 +342,3 @@ def _signals(asked: threading.Event) -> Iterator[list[str]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _array(value: Tensor) -> np.ndarray:
-    return value.detach().float().cpu().numpy()
-
-
-def _count(request: Mapping[str, Any], name: str, most: int) -> int:
-    value = request.get(name, 1)
-    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
-        raise SpecError(f"{name} {value!r:.40} must be a whole number from 1 to {most}")
-    return value
-
-
-def _steps(request: Mapping[str, Any]) -> int | None:
-    return None if request.get("steps") is None else _count(request, "steps", MAX_STEPS)

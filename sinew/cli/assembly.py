@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from policies.counts import CountNetwork
     from sinew.rundir import RunDir
 
-HUB, SERVERS = "hf:", ("ws://", "wss://")
+HUB, SERVERS = "hf:", ("https://", "http://", "wss://", "ws://")
 GRID = tuple(i / 10 for i in range(11))
 """Weights of the first policy that a search tries; its ends are the policies alone."""
 
@@ -60,13 +60,13 @@ class Source:
 
 
 def open_source(name: str | Path, task: str | None = None, action: str = "ee_delta", token_file: Path | None = None) -> Source:
-    """The policy of a run's folder, of LeRobot ("hf:<folder or hub id>"), or behind `sinew serve` ("ws://host:port").
+    """The policy of a run's folder, of LeRobot ("hf:<folder or hub id>"), or behind `sinew serve` ("https://host:port").
 
     Args:
         name: which one.
         task: what a policy of LeRobot is for, which it does not say.
         action: what its actions command.
-        token_file: secret of the server.
+        token_file: secret of the server; SINEW_TOKEN if None.
 
     Raises:
         InputError: there is no such policy, or the task of one of LeRobot is not named.
@@ -78,9 +78,9 @@ def open_source(name: str | Path, task: str | None = None, action: str = "ee_del
     if text.startswith(SERVERS):
         from policies.remote import connect, read_token
 
-        return Source(text, connect(text, None if token_file is None else read_token(token_file)))
+        return Source(text, connect(text, read_token(token_file), exact=True))
     if token_file is not None:
-        raise InputError(f"--token-file {token_file} is for a policy behind a server, ws://host:port; {text} is none")
+        raise InputError(f"--token-file {token_file} is for a policy behind a server, https://host:port; {text} is none")
     if text.startswith(HUB):
         return Source(text, _lerobot(text.removeprefix(HUB), task, action))
     run = RunDir.open(text)

@@ -21,9 +21,12 @@ import torch
 from websockets.sync.client import connect as raw_connect
 
 import policies
-from policies import wire
+from policies import trust, wire
 from policies.remote import VERSION, VERSION_HEADER, connect
-from robot_bridge.policy_server import KEPT_CONTEXTS, MAX_ROWS, PolicyServer, is_loopback
+from robot_bridge.policy_server import PolicyServer
+from robot_bridge.server.certificate import of_machine
+from robot_bridge.server.limits import Limits
+from robot_bridge.server.requests import KEPT_CONTEXTS, MAX_ROWS
 from sinew.cli.serve import address
 from sinew.errors import DataError, InputError
 from sinew.rundir import RunDir
@@ -46,7 +49,7 @@ def small() -> policies.PolicyModule:
 
 @pytest.fixture
 def server() -> Iterator[PolicyServer]:
-    with PolicyServer(small(), port=0, name="small", max_bytes=100_000) as running:
+    with PolicyServer(small(), port=0, name="small", limits=Limits(max_bytes=100_000)) as running:
         yield running
 
 
@@ -56,6 +59,7 @@ class Raw:
     def __init__(self, server: PolicyServer, **headers: str) -> None:
         self.channel = wire.dial(server.url, headers={**HEADERS, **headers}, timeout_s=5)
         self.hello = self.read()
+        self.number = 0
 
     def read(self) -> Any:
         data = self.channel.receive(5)
@@ -63,6 +67,9 @@ class Raw:
         return wire.unpack(data)
 
     def ask(self, message: Any) -> Any:
+        if isinstance(message, dict):
+            self.number += 1
+            message = {"session": self.hello["session"], "policy": "small", **message, "id": self.number}
         self.channel.send(message if isinstance(message, (bytes, str)) else wire.pack(message))
         return self.read()
 
@@ -77,20 +84,23 @@ def array(kind: str, data: Any, shape: Any) -> dict[bytes, Any]:
     return {b"__ndarray__": True, b"dtype": kind, b"data": data, b"shape": shape}
 
 
-def test_nothing_beyond_this_machine_without_a_token():
-    assert all(map(is_loopback, ("127.0.0.1", "127.8.8.8", "::1", "localhost")))
-    assert not any(map(is_loopback, ("0.0.0.0", "::", "192.168.1.4", "robot.local")))
+def test_nothing_beyond_this_machine_without_token_and_tls(tmp_path):
+    assert all(map(wire.is_loopback, ("127.0.0.1", "127.8.8.8", "::1", "localhost")))
+    assert not any(map(wire.is_loopback, ("0.0.0.0", "::", "192.168.1.4", "robot.local")))
+    certificate = of_machine("0.0.0.0", tmp_path / "server")
     for host in ("0.0.0.0", "::", "192.168.1.4"):
-        with pytest.raises(InputError, match="can be reached by others: give --token-file"):
-            PolicyServer(small(), host=host, port=0)
-    with PolicyServer(small(), host="0.0.0.0", port=0, token=TOKEN) as server:
+        for token, shown, missing in ((None, None, "--token-file and TLS"), (TOKEN, None, "TLS"), (None, certificate, "--token-file")):
+            with pytest.raises(InputError, match=f"can be reached by others: that needs {missing}; or listen at 127.0.0.1"):
+                PolicyServer(small(), host=host, port=0, token=token, certificate=shown)
+    with PolicyServer(small(), host="0.0.0.0", port=0, token=TOKEN, certificate=certificate) as server:
+        url = f"https://127.0.0.1:{server.port}#{certificate.fingerprint}"
         with pytest.raises(InputError, match="401"):
-            connect(f"ws://127.0.0.1:{server.port}")
-        connect(f"ws://127.0.0.1:{server.port}", TOKEN).close()
+            connect(url)
+        connect(url, TOKEN).close()
 
 
 def test_a_stranger_learns_nothing_before_the_token():
-    with PolicyServer(small(), port=0, token=TOKEN, max_clients=1) as server:
+    with PolicyServer(small(), port=0, token=TOKEN, limits=Limits(max_clients=1)) as server:
         with pytest.raises(InputError, match="401") as told:
             wire.dial(server.url, headers={VERSION_HEADER: "99"})
         assert "version" not in str(told.value)
@@ -101,8 +111,8 @@ def test_a_stranger_learns_nothing_before_the_token():
 
 def test_tokens_are_compared_whole(monkeypatch):
     compared = []
-    monkeypatch.setattr(wire.hmac, "compare_digest", lambda a, b: compared.append((a, b)) or a == b)
-    assert not wire.same_token("ä", TOKEN) and wire.same_token(TOKEN, TOKEN)
+    monkeypatch.setattr(trust.hmac, "compare_digest", lambda a, b: compared.append((a, b)) or a == b)
+    assert not trust.same_token("ä", TOKEN) and trust.same_token(TOKEN, TOKEN)
     assert len(compared) == 2 and all(isinstance(side, bytes) for pair in compared for side in pair)
 
 
@@ -113,8 +123,10 @@ def test_a_web_page_cannot_connect_through_a_browser(server):
 
 def test_the_greeting_tells_the_spec(server):
     raw = Raw(server)
-    assert raw.hello["server"] == "sinew" and raw.hello["version"] == VERSION and raw.hello["policy"] == "small"
-    assert raw.hello["max_bytes"] == 100_000 and raw.hello["spec"]["horizon"] == 4 and raw.hello["observation_dim"] == 3
+    assert raw.hello["server"] == "sinew" and raw.hello["version"] == VERSION and list(raw.hello["policies"]) == ["small"]
+    told = raw.hello["policies"]["small"]
+    assert raw.hello["max_bytes"] == 100_000 and told["spec"]["horizon"] == 4 and told["observation_dim"] == 3
+    assert len(raw.hello["session"]) == 32 and raw.hello["session"] != Raw(server).hello["session"]
 
 
 @pytest.mark.parametrize(
@@ -124,10 +136,13 @@ def test_the_greeting_tells_the_spec(server):
         (b"", "not msgpack"),
         (b"\x93" * 5000, "not msgpack"),
         ("text", "sent as a binary message"),
-        ([1, 2], "a request is a map with op and id"),
-        ({"id": 1}, "a request is a map with op and id"),
-        ({"op": "__class__", "id": 1}, "unknown operation"),
-        ({"op": "energy", "id": 1}, "no capability 'energy'"),
+        ([1, 2], "a request is a map with op, id"),
+        ({}, "a request is a map with op, id"),
+        ({"op": "__class__"}, "unknown operation"),
+        ({"op": "energy"}, "no capability 'energy'"),
+        (request(policy="large"), "unknown policy 'large': .*known are small"),
+        (request(wait_s=-1.0), "wait_s -1.0 must be in seconds"),
+        (request(session="0" * 32), "not of this connection"),
         (request(context="a"), "by a number"),
         (request(obs=[1]), "holds no observation"),
         (request(obs={}), "needs observation 'observation.state'; given are none"),
@@ -175,15 +190,15 @@ def test_an_observation_that_is_not_kept_is_asked_for_again(server):
 
 
 def test_a_defect_of_the_policy_is_logged_here_and_not_told_there(server, monkeypatch, caplog):
-    monkeypatch.setattr(server.policy, "sample", lambda *a, **k: {}["secret"])
+    monkeypatch.setattr(server._workers["small"].policy, "sample", lambda *a, **k: {}["secret"])
     raw = Raw(server)
     answer = raw.ask(request())
-    assert answer == {"id": 1, "kind": "internal", "error": "the policy failed on this request; the server's log says why"}
+    assert answer == {"session": raw.hello["session"], "id": 1, "kind": "internal", "error": "the policy failed on this request; the server's log says why"}
     assert "secret" in caplog.text and "Traceback" in caplog.text
 
 
 def test_clients_beyond_the_limit_wait_outside():
-    with PolicyServer(small(), port=0, max_clients=2) as server:
+    with PolicyServer(small(), port=0, name="small", limits=Limits(max_clients=2)) as server:
         held = [Raw(server), Raw(server)]
         with pytest.raises(InputError, match=r"503.*its 2 clients already"):
             Raw(server)
@@ -197,10 +212,10 @@ def test_clients_beyond_the_limit_wait_outside():
 
 
 def test_several_clients_at_once_get_their_own_answers(server):
-    policy, wrong = server.policy, []
+    policy, wrong = server._workers["small"].policy, []
 
     def client(seed: int) -> None:
-        remote = connect(server.url)
+        remote = connect(server.url, exact=True)
         stream = torch.Generator().manual_seed(seed)
         for _ in range(15):
             obs = {STATE: torch.randn(2, 1, 3, generator=stream)}
@@ -254,6 +269,7 @@ def test_the_command_serves_a_run_and_ends_cleanly(tmp_path, number):
     RunDir.create(tmp_path / "run", {"task": "none"})
     policies.save(policy, tmp_path / "run")
     (tmp_path / "token").write_text(TOKEN)
+    (tmp_path / "token").chmod(0o600)
     arguments = ["serve", str(tmp_path / "run"), "--listen", "127.0.0.1:0", "--token-file", str(tmp_path / "token"), "--json"]
     process = subprocess.Popen(
         [sys.executable, "-m", "sinew", *arguments], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -261,8 +277,9 @@ def test_the_command_serves_a_run_and_ends_cleanly(tmp_path, number):
     )  # fmt: skip
     assert process.stderr is not None
     line = process.stderr.readline()
-    assert "serving" in line and "Ctrl-C ends it" in line, line + process.communicate()[1]
+    assert "serving run at" in line and "Ctrl-C ends it" in line, line + process.communicate()[1]
     url = line.split(" at ")[1].split(";")[0]
+    assert process.stderr.readline().strip() == f"sinew deploy '{url.replace('ws:', 'http:')}' --token-file FILE"
     remote = connect(url, TOKEN)
     obs, noise = {STATE: torch.ones(1, 1, 3)}, torch.ones(1, 1, 4, 2)
     with torch.no_grad():
