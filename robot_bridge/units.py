@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite, pi
 from typing import Any
@@ -74,9 +73,3 @@ class Wire:
     def rate_from_si(self, values: Any) -> np.ndarray:
         """Changes per second in SI as changes per second on the wire: the factor without the offset."""
         return self.from_si(values) - self.from_si(np.zeros_like(np.asarray(values, dtype=np.float64)))
-
-
-def wxyz(quaternion: Sequence[float]) -> tuple[float, float, float, float]:
-    """A quaternion of the messages, xyzw, in our order."""
-    x, y, z, w = quaternion
-    return w, x, y, z
