@@ -164,7 +164,9 @@ def check_recordable(observation: ObservationSpec, action: ActionSpec, extra: Ma
     taken = {ACTION, *OUTCOME_FEATURES, *INDEX_FEATURES}
     for key in extra:
         if "/" in key or key.startswith("observation") or key in taken:
-            raise SpecError(f"extra column {key!r} cannot be recorded: take a name without a slash, outside observation.*, unlike the usual ones")
+            raise SpecError(
+                f"extra column {key!r} cannot be recorded: take a name without a slash, outside observation.*, unlike the usual ones"
+            )
     for key in observation.tensors:
         if "/" in key or not key.startswith("observation."):
             raise SpecError(f"key {key!r} cannot be recorded: keys are observation.<name>, without a slash")
