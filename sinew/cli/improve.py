@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -58,8 +59,9 @@ class Args:
     """sparse success, or with a potential that draws the tool to the task's object."""
     scale: float = 0.5
     """Largest correction of residual and decorator, in normalised action units."""
-    base_noise: Literal["sample", "zero"] = "sample"
-    """Noise from which residual and decorator let the policy plan: drawn, as alone, or zero, which leaves nothing to chance."""
+    base_noise: Literal["auto", "sample", "zero"] = "auto"
+    """Noise from which residual and decorator let the policy plan: drawn, as alone, or zero, which leaves nothing to chance; auto
+    takes what succeeds more often on the gate's scenes, and drawn noise on a robot."""
     relative: bool = True
     """Whether residual, decorator and ibrl also see how the positions named in the observation lie to each other, finely."""
     bound: float = 1.5
@@ -165,7 +167,7 @@ def improve(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
     from sinew.cli import improve_actors
     from sinew.cli.assembly import open_source
     from sinew.cli.eval import WORLDS
-    from sinew.cli.improve_methods import METHODS
+    from sinew.cli.improve_methods import METHODS, with_base_noise
     from sinew.rundir import RunDir
 
     remembers = args.method in ("residual", "decorator", "ibrl", "rlpd", "ppo-denoise", *RECORDED)
@@ -181,37 +183,32 @@ def improve(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
     demos = (args.demos or _own_demos(source, args.method)) if remembers else None
     if args.method == "rlpd" and demos is None:
         raise InputError(f"--method rlpd learns from demonstrations beside its own steps, and {args.run} names none: give --demos DIR")
-    device = own_device(args.device)
-    method = METHODS[args.method](base, interface, args, demos, device)
-    env, gate_env = _practice(interface, args, method.config.gamma), _worlds(interface, WORLDS)
-    gate_scene = first_scene("gate")
-    told = {"device": device, "instruction": interface.task_text}
+    device, told = own_device(args.device), {"instruction": interface.task_text}
+    first = first_scene("gate")
+    with ExitStack() as stack:
+        gate_env = _worlds(interface, WORLDS)
+        stack.callback(gate_env.close)
 
-    def gate() -> dict[str, Any]:
-        outcome = evaluate(method.policy, gate_env, range(gate_scene, gate_scene + GATE_EPISODES), executor_kwargs=told)
-        return {"k": outcome.k, "n": outcome.n}
+        def measure(policy: PolicyModule) -> dict[str, int]:
+            scenes = range(first, first + GATE_EPISODES)
+            outcome = evaluate(policy.to(device), gate_env, scenes, executor_kwargs={"device": device, **told})
+            return {"k": outcome.k, "n": outcome.n}
 
-    described = {
-        "verb": "improve",
-        "task": task,
-        "base": str(args.run),
-        "demos": str(demos) if demos else None,
-        "reward": args.reward,
-        "num_envs": args.num_envs,
-        **improve_actors.described(args),
-        **method.described,
-    }
-    try:
+        args = with_base_noise(args, base, measure, progress)
+        method = METHODS[args.method](base, interface, args, demos, device)
+        env = _practice(interface, args, method.config.gamma)
+        stack.callback(env.close)
+        described = {"verb": "improve", "task": task, "base": str(args.run), "demos": str(demos) if demos else None}
+        described |= {"reward": args.reward, "num_envs": args.num_envs, **improve_actors.described(args), **method.described}
         _check_kept(method.policy)
         learn = method.prepare()
+        stack.enter_context(improve_actors.reached(args))
         # The folder comes into being when nothing can be wrong with the arguments any more, so that --out stays free.
         run = RunDir.create(args.out, described, seeds={"improve": args.seed}, inputs={"base": _base_hash(source)})
-        with run.held(), improve_actors.worlds(args, env, run) as worlds:
-            result = learn(worlds, run, gate, progress)  # type: ignore[arg-type]  # a source stands for its worlds
-            policies.save(method.policy, run)
-    finally:
-        env.close()
-        gate_env.close()
+        stack.enter_context(run.held())
+        worlds = stack.enter_context(improve_actors.worlds(args, env, run))
+        result = learn(worlds, run, lambda: measure(method.policy), progress)  # type: ignore[arg-type]  # a source stands for its worlds
+        policies.save(method.policy, run)
     best = result.best
     return {
         "run": str(args.out),

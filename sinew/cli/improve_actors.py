@@ -44,6 +44,27 @@ def described(args: Args) -> dict[str, Any]:
 
 
 @contextmanager
+def reached(args: Args) -> Iterator[None]:
+    """Ray, where --address says that it is, for as long as the context lasts; nothing without --address.
+
+    Raises:
+        InputError: there is none.
+        MissingDependency: Ray is not installed.
+    """
+    if args.address is None:
+        yield
+        return
+    from rl.on_ray import connect
+
+    ray, mine = connect(args.address)
+    try:
+        yield
+    finally:
+        if mine:
+            ray.shutdown()
+
+
+@contextmanager
 def worlds(args: Args, env: VecEnv, run: RunDir) -> Iterator[VecEnv | Source]:
     """What a method is given to learn in: the worlds here, or those of actors, which end with the context.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from policies import Direct, PolicyModule, Residual
     from rl.loop_config import LoopConfig, LoopResult
     from rl.replay import Ring
+    from rl.worlds import Method
     from sim import TaskInterface
     from sinew.cli.improve import Args
     from sinew.protocols import Executor, VecEnv
@@ -26,6 +27,8 @@ WORLDS_PLANNED = 8
 """Recorded episodes that the base plans along side by side."""
 Learn = Callable[["VecEnv", "RunDir", Callable[[], Mapping[str, Any]], Progress], "LoopResult"]
 """(worlds, run, gate, progress) → result."""
+MakeMethod = Callable[[], "tuple[Method, Ring | None]"]
+"""→ what acts and learns, and recorded episodes."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,8 @@ class Chosen:
     """Its share of the run's config."""
     prepare: Callable[[], Learn]
     """Does what takes time before the run's folder is made."""
+    make_method: MakeMethod | None = None
+    """What acts and learns, and recorded episodes as replay, for methods that a loop of another kind may run."""
 
 
 def seen_finely(base: PolicyModule, args: Args) -> PolicyModule:
@@ -57,21 +62,40 @@ def planning(base: PolicyModule, args: Args) -> PolicyModule:
     return Planned(base, args.act_steps or max(1, base.spec.horizon // 2), zero_noise=args.base_noise == "zero")
 
 
+def with_base_noise(args: Args, base: PolicyModule, measure: Callable[[PolicyModule], Mapping[str, int]], progress: Progress) -> Args:
+    """`--base-noise auto` settled: zero noise where the base, as it plans for a correction, succeeds more often from it.
+
+    Args:
+        args: of the command line.
+        base: the policy.
+        measure: a policy's successes, {"k", "n"}.
+        progress: is told what was found.
+    """
+    if args.base_noise != "auto":
+        return args
+    drawn = replace(args, base_noise="sample")
+    if args.method not in ("residual", "decorator") or "noise" not in base.spec.capabilities:
+        return drawn
+    zero = replace(args, base_noise="zero")
+    found = {each.base_noise: measure(planning(base, each)) for each in (drawn, zero)}
+    progress.note(" and ".join(f"{r['k']}/{r['n']} from {name} noise" for name, r in found.items()) + ": the better is corrected")
+    return zero if found["zero"]["k"] > found["sample"]["k"] else drawn
+
+
 def residual(base: PolicyModule, interface: TaskInterface, args: Args, demos: Path | None, device: torch.device) -> Chosen:
     """A correction of every action."""
     import torch
 
     import policies
-    from rl.residual import ResidualConfig, train_residual
+    from rl.residual import ResidualConfig, ResidualMethod
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(args.seed)
         policy = policies.Residual(seen_finely(planning(base, args), args), scale=args.scale).to(device)
     config = ResidualConfig(steps=args.steps or ResidualConfig.steps, learner=_learner(ResidualConfig, args), **_shared(args))
-
-    prepare = _at_every_tick(policy, policy.actor, train_residual, config, interface, args, demos, device)
+    make_method = _at_every_tick(policy, policy.actor, ResidualMethod, config, interface, args, demos, device)
     shape = {"scale": args.scale, "act_steps": policy.spec.horizon, "base_noise": args.base_noise, "relative": args.relative}
-    return Chosen(policy, config, {**shape, "residual": config}, prepare)
+    return Chosen(policy, config, {**shape, "residual": config}, _learning(make_method, config), make_method)
 
 
 def dsrl(base: PolicyModule, interface: TaskInterface, args: Args, demos: Path | None, device: torch.device) -> Chosen:
@@ -80,7 +104,7 @@ def dsrl(base: PolicyModule, interface: TaskInterface, args: Args, demos: Path |
 
     import policies
     from policies.steered import Steering
-    from rl.dsrl import DsrlConfig, train_dsrl
+    from rl.dsrl import DsrlConfig, DsrlMethod
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(args.seed)
@@ -89,14 +113,14 @@ def dsrl(base: PolicyModule, interface: TaskInterface, args: Args, demos: Path |
     variant: Any = {"dsrl-grad": "grad", "dsrl-sac": "sac"}.get(args.method, "na")
     config = DsrlConfig(steps=args.steps or DsrlConfig.steps, variant=variant, learner=_learner(DsrlConfig, args), **_shared(args))
 
-    def prepare() -> Learn:
+    def make_method() -> tuple[Method, None]:
         told = {"device": device, "instruction": interface.task_text}
         executor = policies.ChunkExecutor(policy, args.num_envs, seed=args.seed, **told)
         steering = Steering(policy, executor, policy.spec.horizon, half="language" in base.spec.capabilities)
-        return lambda env, run, gate, progress: train_dsrl(env, steering, run, config, evaluate=gate, progress=progress)
+        return DsrlMethod(steering, args.num_envs, policy.spec.action_dim, config), None
 
     shape = {"bound": args.bound, "knots": args.knots, "act_steps": act_steps, "sampling_steps": args.sampling_steps}
-    return Chosen(policy, config, {**shape, "dsrl": config}, prepare)
+    return Chosen(policy, config, {**shape, "dsrl": config}, _learning(make_method, config), make_method)
 
 
 def scratch(base: PolicyModule, interface: TaskInterface, args: Args, demos: Path | None, device: torch.device) -> Chosen:
@@ -125,14 +149,14 @@ def ibrl(base: PolicyModule, interface: TaskInterface, args: Args, demos: Path |
     import torch
 
     from policies.bootstrapped import Bootstrapped
-    from rl.ibrl import IbrlConfig, train_ibrl
+    from rl.ibrl import IbrlConfig, IbrlMethod
 
     config = IbrlConfig(steps=args.steps or IbrlConfig.steps, learner=_learner(IbrlConfig, args), **_shared(args))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(args.seed)
         policy = Bootstrapped(seen_finely(base, args), critic_hidden=config.critic_hidden, critic_heads=config.critic_heads).to(device)
-    prepare = _at_every_tick(policy, policy.chooser, train_ibrl, config, interface, args, demos, device)
-    return Chosen(policy, config, {"ibrl": config}, prepare)
+    make_method = _at_every_tick(policy, policy.chooser, IbrlMethod, config, interface, args, demos, device)
+    return Chosen(policy, config, {"ibrl": config}, _learning(make_method, config))
 
 
 def fast_td3(base: PolicyModule, interface: TaskInterface, args: Args, demos: Path | None, device: torch.device) -> Chosen:
@@ -166,14 +190,14 @@ def decorator(base: PolicyModule, interface: TaskInterface, args: Args, demos: P
     import torch
 
     from policies.decorated import Decorated
-    from rl.policy_decorator import DecoratorConfig, train_decorator
+    from rl.policy_decorator import DecoratorConfig, DecoratorMethod
 
     config = DecoratorConfig(steps=args.steps or DecoratorConfig.steps, learner=_learner(DecoratorConfig, args), **_shared(args))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(args.seed)
         policy = Decorated(seen_finely(planning(base, args), args), scale=args.scale).to(device)
-    prepare = _at_every_tick(policy, policy.actor, train_decorator, config, interface, args, demos, device)
-    return Chosen(policy, config, {"scale": args.scale, "decorator": config}, prepare)
+    make_method = _at_every_tick(policy, policy.actor, DecoratorMethod, config, interface, args, demos, device)
+    return Chosen(policy, config, {"scale": args.scale, "decorator": config}, _learning(make_method, config))
 
 
 def ppo_denoise(*arguments: Any) -> Chosen:
@@ -219,38 +243,45 @@ def _shared(args: Args) -> dict[str, Any]:
 
 def _learner(config: type[LoopConfig], args: Args) -> Any:
     """Settings of the updates: sparse returns lie in [0, 1] and are clipped to it; shaped ones do not."""
-    from dataclasses import replace
-
     usual = replace(config().learner, engine=args.engine)
     return usual if args.reward == "sparse" else replace(usual, target_low=None, target_high=None)
+
+
+def _learning(make_method: MakeMethod, config: LoopConfig) -> Callable[[], Learn]:
+    """What `Chosen.prepare` does for methods that the usual loop runs."""
+    from rl.runner import Runner
+
+    def prepare() -> Learn:
+        method, ring = make_method()
+        return lambda env, run, gate, progress: Runner(env, method, run, config, ring, gate, progress).run_to_end()
+
+    return prepare
 
 
 def _at_every_tick(
     policy: Any,
     learned: Any,
-    train: Callable[..., LoopResult],
+    kind: Callable[..., Method],
     config: LoopConfig,
     interface: TaskInterface,
     args: Args,
     demos: Path | None,
     device: torch.device,
-) -> Callable[[], Learn]:
-    """What `Chosen.prepare` does for methods that decide at every tick on a base's plans."""
+) -> MakeMethod:
+    """Methods of a kind that decides at every tick on a base's plans."""
     import policies
     from policies.executor import CorrectedPlans
 
-    def prepare() -> Learn:
+    def make_method() -> tuple[Method, Ring | None]:
         told = {"device": device, "instruction": interface.task_text}
         executor = CorrectedPlans(policies.ChunkExecutor(policy.base, args.num_envs, seed=args.seed, **told))
         ring = None
         if demos:
             planner = CorrectedPlans(policies.ChunkExecutor(policy.base, WORLDS_PLANNED, seed=args.seed, **told))
             ring = _remember(demos, policy, args, planner)
-        return lambda env, run, gate, progress: train(
-            env, executor, learned, policy.observe, run, config, demos=ring, evaluate=gate, progress=progress
-        )
+        return kind(executor, learned, policy.observe, config), ring
 
-    return prepare
+    return make_method
 
 
 def _remember(root: Path, policy: Residual | Direct, args: Args, planner: Executor | None = None) -> Ring:

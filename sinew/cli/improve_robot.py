@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from sinew.cli.scenes import first_scene
 from sinew.errors import InputError
@@ -66,7 +66,7 @@ def improve_robot(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
     if task.startswith("gym:"):
         raise InputError(f"--robot {args.robot}: {task} is a world of Gymnasium and no robot's task")
     interface, device = interface_of(source.policy, task), own_device(args.device)
-    args = replace(args, num_envs=1)
+    args = replace(args, num_envs=1, base_noise="sample" if args.base_noise == "auto" else args.base_noise)
     demos = _demos(args, source)
     chosen = MAKERS[args.method](source.policy, interface, args, demos, device)
     chosen = replace(chosen, config=replace(chosen.config, checkpoint_every=CHECKPOINT_STEPS))
@@ -81,11 +81,13 @@ def improve_robot(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
         reset = make_reset(args.reset, args.reset_policy, arm, scene, interface, unattended=unattended)
         longer = None if args.intervene is None else round(HELPED_LENGTH * interface.max_episode_steps)
         env = LearningEnv(arm, scene, restore=reset, max_steps=longer)
-        method, judged, ring = _method(args, chosen, interface, demos, device)
+        if chosen.make_method is None:
+            raise RuntimeError(f"{args.method} learns on robots, and has no method to do so")
+        method, ring = chosen.make_method()
         run = RunDir.create(args.out, described | chosen.described, seeds={"improve": args.seed})
         stack.enter_context(run.held())
         arm.on_help = _help_writer(run)
-        runner, gate = _runner(args, env, chosen, method, judged, ring, run, interface, device, progress)
+        runner, gate = _runner(args, env, chosen, method, ring, run, interface, device, progress)
         stack.callback(gate.close)
         arm.on_label = runner.label
         result = runner.run_to_end()
@@ -266,36 +268,14 @@ def play_episodes(env: LearningEnv, policy: PolicyModule, seeds: range, told: Ma
     return {"k": successes, "n": len(seeds)}
 
 
-def _method(args: Args, chosen: Chosen, interface: TaskInterface, demos: Path | None, device: Any) -> tuple[Method, Judged, Ring | None]:
-    """What acts and learns, what its critics judge, and demonstrations as replay."""
-    import policies
-    from policies.executor import CorrectedPlans
-    from policies.steered import Steering
-    from rl.dsrl import DsrlMethod
-    from rl.residual import ResidualMethod
-    from sinew.cli.improve_methods import WORLDS_PLANNED, _remember
-
-    policy: Any = chosen.policy
-    config: Any = chosen.config
-    told = {"device": device, "instruction": interface.task_text}
-    if args.method != "residual":
-        executor = policies.ChunkExecutor(policy, 1, seed=args.seed, **told)
-        steering = Steering(policy, executor, policy.spec.horizon, half="language" in policy.base.spec.capabilities)
-        judged: Literal["actions", "choices"] = "choices" if args.method == "dsrl-sac" else "actions"
-        return DsrlMethod(steering, 1, policy.spec.action_dim, config), judged, None
-    planner = CorrectedPlans(policies.ChunkExecutor(policy.base, WORLDS_PLANNED, seed=args.seed, **told))
-    ring = _remember(demos, policy, args, planner) if demos else None
-    plans = CorrectedPlans(policies.ChunkExecutor(policy.base, 1, seed=args.seed, **told))
-    return ResidualMethod(plans, policy.actor, policy.observe, config), "actions", ring
-
-
 def _runner(
-    args: Args, env: LearningEnv, chosen: Chosen, method: Method, judged: Judged, ring: Ring | None, run: RunDir, interface: TaskInterface,
+    args: Args, env: LearningEnv, chosen: Chosen, method: Method, ring: Ring | None, run: RunDir, interface: TaskInterface,
     device: Any, progress: Progress,
 ) -> tuple[SupervisedRunner, Gate]:  # fmt: skip
     from rl.supervised import SupervisedRunner
 
     gate = _gate(args, env, chosen.policy, interface, device)
+    judged: Judged = "choices" if args.method == "dsrl-sac" else "actions"
     runner = SupervisedRunner(env, method, run, chosen.config, ring, gate.measure, progress, judged=judged, evaluates_here=gate.here)
     return runner, gate
 
