@@ -1,4 +1,4 @@
-"""How regularly a loop runs and where its time goes."""
+"""How regularly a loop runs, where its time goes, and which stage made it late."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import gc
 import os
 import sys
 import threading
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -14,6 +15,8 @@ import numpy as np
 
 KEPT = 1 << 16
 """Newest ticks that percentiles are taken over."""
+WAKING = "waking"
+"""What an overrun tick was due to whose thread was woken later than any of its stages took."""
 FIFO_PRIORITY = 50
 SWITCH_INTERVAL_S = 2e-4
 
@@ -32,9 +35,16 @@ class Cadence:
         self.ticks = 0
         self.late = 0
         """Ticks that began more than a period after their deadline."""
+        self.missed = 0
+        """Deadlines that passed without a tick, because the one before them overran."""
+        self.overran = 0
+        """Ticks that ended after the next one's deadline."""
+        self.blamed: Counter[str] = Counter()
+        """What each overrun tick was due to: its longest stage, or "waking"."""
         self._marks = np.zeros((KEPT, len(self.stages)), dtype=np.int64)
         self._lateness = np.zeros(KEPT, dtype=np.int64)
         self._last_ns: int | None = None
+        self._due_ns = 0
         self._running_ns = self._gaps = 0
 
     def add(self, deadline_ns: int, marks_ns: Sequence[int]) -> None:
@@ -45,12 +55,17 @@ class Cadence:
         row = self._marks[i]
         for j in range(len(self.stages)):
             row[j] = marks_ns[j + 1] - marks_ns[j]
-        if lateness > self.period_s * 1e9:
-            self.late += 1
+        period_ns = self.period_s * 1e9
         if self._last_ns is not None:
             self._running_ns += marks_ns[0] - self._last_ns
             self._gaps += 1
-        self._last_ns = marks_ns[0]
+            self.missed += max(round((deadline_ns - self._due_ns) / period_ns) - 1, 0)
+        self.late += lateness > period_ns
+        if marks_ns[-1] > deadline_ns + period_ns:
+            self.overran += 1
+            longest = max(range(len(self.stages)), key=row.__getitem__)
+            self.blamed[WAKING if lateness > row[longest] else self.stages[longest]] += 1
+        self._last_ns, self._due_ns = marks_ns[0], deadline_ns
         self.ticks += 1
 
     def resume(self) -> None:
@@ -66,6 +81,9 @@ class Cadence:
             "achieved_hz": round(self._gaps / running_s, 3) if running_s else None,
             "ticks": self.ticks,
             "late_ticks": self.late,
+            "missed_deadlines": self.missed,
+            "overrun_ticks": self.overran,
+            "due_to": dict(self.blamed),
             "lateness_us": quantiles_us(self._lateness[:n]),
             "stages_us": {name: quantiles_us(self._marks[:n, j]) for j, name in enumerate(self.stages)},
         }

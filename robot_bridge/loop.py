@@ -1,16 +1,18 @@
 """The control loop: from policy rate to controller rate, through the gate, on absolute deadlines.
 
 A policy gives a joint target every 50 ms or so; a robot wants a smooth stream at 100 Hz and more, whatever the policy does.
-The loop's own thread moves along a straight line from where the stream is to the newest target, sends every point through
-the safety gate, and lets the gate hold when the target's time to live has passed. It waits for nothing but its deadline.
+The loop's own thread moves from target to target without a jump in position, velocity or acceleration, sends every point
+through the safety gate, and lets the gate hold when the target's time to live has passed. It waits for nothing but its deadline.
 """
 
 from __future__ import annotations
 
+import secrets
 import threading
 from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,20 +20,29 @@ import numpy as np
 from robot_bridge.cadence import Cadence, next_deadline, quiet_interpreter, raise_priority
 from robot_bridge.clock import Clock, MonotonicClock, SteppedClock
 from robot_bridge.gate import SafetyGate, Verdict
+from robot_bridge.interpolation import Interpolator, Motion, MotionLimits, braking_path
+from robot_bridge.stop_times import StopTimes
 from sinew.errors import SinewError
 from sinew.protocols import Command, Observation, Robot
 
 WRITE_TTL_S = 0.1
 """Time to live of what is sent: the robot's own watchdog holds after this."""
+MOVING = ("pass", "clamp")
+"""Outcomes of the gate with which the robot follows what was asked for."""
 
 
 class ControlLoop:
     """Sends interpolated, gated commands to a robot at `rate_hz`.
 
+    Commands to the robot hold "joint_position" (J,) rad, "joint_velocity" (J,) rad/s and "gripper" m. A robot with a
+    `path_points` above 1 gets "joint_path" (K, J) rad, "joint_path_velocity" (K, J) rad/s and "path_times_s" (K,) besides: the
+    same point, one period from now, and the way to rest from there, so that a trajectory controller stops by itself when nothing
+    follows.
+
     Args:
         robot: connected.
         gate: its `dt_s` is the loop's period.
-        blend_s: time over which the stream moves from one target to the next; the policy's period makes it continuous.
+        blend_s: time over which the stream moves from one target to the next: the policy's period.
         clock: `SteppedClock` runs the loop inside its `wait_until`, without a thread.
         realtime: ask for SCHED_FIFO.
     """
@@ -39,6 +50,7 @@ class ControlLoop:
     def __init__(self, robot: Robot, gate: SafetyGate, *, blend_s: float, clock: Clock | None = None, realtime: bool = True) -> None:
         self.robot, self.gate = robot, gate
         self.cadence = Cadence(("read", "gate", "write"), gate.config.dt_s)
+        self.stop_times = StopTimes()
         self.scheduler = "stepped"
         self.verdict: Verdict | None = None
         """What the gate said at the newest tick."""
@@ -46,18 +58,22 @@ class ControlLoop:
         """Ticks per outcome of the gate."""
         self.defect: Exception | None = None
         """What broke in the control thread, which latches the gate."""
-        self._blend_ns = max(int(blend_s * 1e9), 1)
+        self.held = ""
+        """Why the robot is held although targets may come; empty when it is not."""
+        limits = MotionLimits.of(gate.config, speed=gate.velocity_cap)
+        self.interpolator = Interpolator(limits, gate.config.dt_s, blend_s)
         self._clock = clock or MonotonicClock()
         self._realtime = realtime
         self._period_ns = round(gate.config.dt_s * 1e9)
         self._submitted: Command | None = None
         self._frame: Command | None = None
-        self._frame_seen_ns = 0
-        self._from: np.ndarray | None = None
-        self._reference: np.ndarray | None = None
+        self._sent: list[np.ndarray] = []  # the newest three positions, the newest last
+        self._following = False
         self._running = False
         self._resting = False
         self._seq = 0
+        self._session = ""
+        self._path_points = int(getattr(robot, "path_points", 0))
         self._tick_lock = threading.Lock()  # held for one tick; taken elsewhere only to pause and resume
         self._stack = ExitStack()
         self._end: Callable[[], None] = lambda: None
@@ -81,7 +97,7 @@ class ControlLoop:
         self._end = end
 
     def resume(self, timeout_s: float = 2.0) -> str:
-        """Wait until the robot is at rest, seed the gate from what it measures and begin to send that pose.
+        """Wait until the robot is at rest, seed the gate from what it measures and begin to send that pose, in a new session.
 
         Returns:
             Empty, or why the gate stays closed.
@@ -93,10 +109,12 @@ class ControlLoop:
                 observation = self.robot.read()
                 if self._ready(observation, now_ns) or now_ns >= deadline_ns:
                     reason = self.gate.seed(observation, now_ns)
-                    self._submitted = self._frame = self._reference = None
-                    self._frame_seen_ns = now_ns
+                    self._submitted = self._frame = None
+                    self._sent, self._following, self.held = [], False, ""
+                    self._session = secrets.token_hex(8)
                     self._running, self._resting = not reason, False
                     self.cadence.resume()
+                    self.stop_times.resume()
                     return reason
             self._clock.wait_until(now_ns + self._period_ns)
 
@@ -117,6 +135,10 @@ class ControlLoop:
         """Hand over the newest target; never blocks. `stamp_ns` is when the observation behind it was read."""
         self._submitted = command
 
+    def hold(self, reason: str) -> None:
+        """Come to a standstill and stay there, whatever targets come, until this is called with an empty reason; never blocks."""
+        self.held = reason
+
     def ramp_down(self, timeout_s: float = 1.0) -> None:
         """Forget the target and wait until the stream stands still."""
         self._resting = True
@@ -132,8 +154,9 @@ class ControlLoop:
         self._stack.close()
 
     def report(self) -> dict[str, Any]:
-        """JSON-able cadence of this loop, with the scheduler it ran under."""
-        return {**self.cadence.report(), "scheduler": self.scheduler}
+        """JSON-able cadence of this loop, with the scheduler it ran under, and how fast it stopped."""
+        told = {"scheduler": self.scheduler, "stretched_targets": self.interpolator.stretched, "stops": self.stop_times.report()}
+        return {**self.cadence.report(), **told}
 
     # ------------------------------------------------------------ the loop's thread
 
@@ -164,39 +187,71 @@ class ControlLoop:
                 self.defect = self.defect or e
                 self._fault("defect", e, now_ns)
                 return
-            self.cadence.add(deadline_ns, (now_ns, read_ns, judged_ns, self._clock.now_ns()))
+            sent_ns = self._clock.now_ns()
+            self.cadence.add(deadline_ns, (now_ns, read_ns, judged_ns, sent_ns))
+            if not self._resting:
+                self.stop_times.sent(self.verdict, self.held, self.gate.speed, sent_ns)
 
     def _judge(self, observation: Observation, now_ns: int) -> Verdict:
-        if self._resting:
-            self._frame = self._submitted = None
-            return self.gate.rest(now_ns)
         frame, self._submitted = self._submitted, None
+        if self._resting or self.held:
+            self._frame, self._following = None, False
+            return self.gate.rest(now_ns)
         if frame is not None:
             reason = self.gate.admit(frame, now_ns)
             if not reason:
-                self._begin(frame, now_ns)
+                self._aim(frame)
+                self.stop_times.valid(now_ns)
             elif reason != "out_of_order":
                 self._frame = None
         if self._frame is None or self.gate.expired(self._frame, now_ns):
-            self._reference = None
+            self._following = False
             return self.gate.step(None, None, observation, now_ns)
-        part = min(1.0, (now_ns - self._frame_seen_ns + self._period_ns) / self._blend_ns)
-        assert self._from is not None
-        goal = np.asarray(self._frame.values["joint_position"], dtype=float)
-        self._reference = self._from + part * (goal - self._from)
-        return self.gate.step(self._reference, self._frame.values.get("gripper"), observation, now_ns)
+        reference = self.interpolator.advance().position
+        return self.gate.step(reference, self._frame.values.get("gripper"), observation, now_ns)
 
-    def _begin(self, frame: Command, now_ns: int) -> None:
-        moving = self.verdict is not None and self.verdict.outcome in ("pass", "clamp") and self._reference is not None
-        self._from = self._reference if moving else self.gate.last_command
-        self._frame, self._frame_seen_ns = frame, now_ns
+    def _aim(self, frame: Command) -> None:
+        """Turn to a new target, from the stream where the gate followed it, else from what the gate made of it."""
+        followed = self._following and self.verdict is not None and self.verdict.outcome == "pass"
+        if not followed:
+            motion = self._emitted()
+            self.interpolator.start(motion.position, motion.velocity, motion.acceleration)
+        self.interpolator.aim(frame.values["joint_position"])
+        self._frame, self._following = frame, True
+
+    def _emitted(self) -> Motion:
+        """How the robot was told to move at the newest tick, by differences of what was sent."""
+        position = self.gate.last_command
+        assert position is not None  # a frame is admitted by a gate that was seeded
+        step_s = self.gate.config.dt_s
+        past = [position] * (3 - len(self._sent)) + self._sent[-3:]
+        velocity = (past[2] - past[1]) / step_s
+        return Motion(position, velocity, (past[2] - 2.0 * past[1] + past[0]) / step_s**2)
 
     def _send(self, verdict: Verdict, now_ns: int) -> None:
         if verdict.joint_position is None:
             return
         self._seq += 1
-        values = {"joint_position": verdict.joint_position, "gripper": openings(verdict.gripper)}
-        self.robot.write(Command(now_ns, self._seq, WRITE_TTL_S, values))
+        self._sent = [*self._sent[-2:], verdict.joint_position]
+        motion = self.interpolator.now if self._following and verdict.outcome == "pass" else self._emitted()
+        values: dict[str, np.ndarray] = {
+            "joint_position": verdict.joint_position,
+            "joint_velocity": motion.velocity,
+            "gripper": openings(verdict.gripper),
+        }
+        if self._path_points > 1:
+            values |= self._path(replace(motion, position=verdict.joint_position))
+        self.robot.write(Command(now_ns, self._seq, WRITE_TTL_S, values, self._session))
+
+    def _path(self, motion: Motion) -> dict[str, np.ndarray]:
+        """The point that is sent, and the way to rest from there."""
+        times, positions, velocities = braking_path(motion, self.interpolator.limits, self._path_points - 1)
+        step_s = self.gate.config.dt_s
+        return {
+            "joint_path": np.concatenate((motion.position[None], positions)),
+            "joint_path_velocity": np.concatenate((motion.velocity[None], velocities)),
+            "path_times_s": np.concatenate(([step_s], step_s + times)),
+        }
 
     def _fault(self, reason: str, error: Exception, now_ns: int) -> None:
         """The robot refused: close the gate and keep ticking, so that a stop is still possible."""

@@ -330,7 +330,10 @@ class Command:
     ttl_s: float
     """The command is not executed later than this after its stamp."""
     values: Mapping[str, np.ndarray]
-    """"joint_position" (J,) rad targets, "gripper" () m target opening."""
+    """"joint_position" (J,) rad targets, "gripper" () m target opening; from a control loop also "joint_velocity" (J,) rad/s, and
+    for trajectory controllers "joint_path" (K, J) rad and "joint_path_velocity" (K, J) rad/s at "path_times_s" (K,) from now."""
+    session: str = ""
+    """Nonce of the sender's session, new each time that it begins to send: nothing of an earlier session is executed any more."""
 
 
 class Robot(Protocol):

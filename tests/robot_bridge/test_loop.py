@@ -43,16 +43,87 @@ class Policy:
         sleep(self.clock, seconds)
 
 
-def test_streams_a_straight_line_from_target_to_target(stepped, physics):
-    loop, _, clock = stepped
+def test_streams_evenly_from_target_to_target_within_all_limits(stepped, physics, spec):
+    loop, robot, clock = stepped
+    sent, write = [], robot.write
+    robot.write = lambda command: (sent.append(command), write(command))[1]
     start = loop.gate.last_command
     policy = Policy(loop, clock)
-    policy(start + A * 0.005)
-    policy(start + A * 0.01)
-    sent = np.array(physics.targets)[:, 0] - start[0]
-    moving = sent[np.flatnonzero(sent > 1e-6)[0] - 1 :]
-    assert np.allclose(np.diff(moving)[:8], 0.001, atol=1e-9)  # 0.1 rad/s throughout, no stop between the targets
-    assert physics.gripper == 0.02 and loop.outcomes["pass"] == 10
+    for i in range(12):
+        policy(start + A * 0.005 * (i + 1))
+    path = np.array([command.values["joint_position"] for command in sent])[:, 0]
+    assert np.allclose(np.diff(path)[-20:], 0.001, atol=1e-9)  # 0.1 rad/s throughout, no stop between the targets
+    assert np.allclose([command.values["joint_velocity"][0] for command in sent[-20:]], 0.1, atol=1e-6)
+    for order, most in ((1, spec.velocity_max_rad_s[0]), (2, spec.acceleration_max_rad_s2[0]), (3, 500.0)):
+        assert np.abs(np.diff(path, order)).max() / 0.01**order <= most
+    assert physics.gripper == 0.02 and set(loop.outcomes) == {"pass"}
+    assert len({command.session for command in sent}) == 1 and sent[0].session
+
+
+def test_a_session_ends_with_a_pause(stepped):
+    loop, robot, clock = stepped
+    sent, write = [], robot.write
+    robot.write = lambda command: (sent.append(command), write(command))[1]
+    policy = Policy(loop, clock)
+    policy(loop.gate.last_command + A * 0.005)
+    policy.seq += 1
+    late = Command(clock.now_ns(), policy.seq, 0.1, {"joint_position": loop.gate.last_command + A * 0.2})
+    loop.submit(late)
+    loop.pause()
+    loop.resume()
+    here = loop.gate.last_command
+    sleep(clock, 0.1)
+    assert np.array_equal(sent[-1].values["joint_position"], here)  # what was asked for before the pause is forgotten
+    assert sent[0].session != sent[-1].session
+
+
+def test_a_hold_stands_whatever_comes_and_ends_when_it_is_lifted(stepped):
+    loop, _, clock = stepped
+    policy = Policy(loop, clock)
+    for _ in range(6):
+        policy(loop.gate.last_command + A * 0.02)
+    loop.hold("images.front")
+    before = loop.gate.counts.total()
+    for _ in range(40):
+        policy(loop.gate.last_command + A * 0.02)
+    assert loop.gate.speed == 0.0 and not loop.gate.latched and loop.gate.counts.total() == before
+    stop = loop.stop_times.stops[-1]
+    assert stop.reason == "images.front" and stop.still_ns - stop.sent_ns <= 250_000_000
+    here = loop.gate.last_command
+    loop.hold("")
+    policy(here + A * 0.02, seconds=0.2)
+    assert loop.gate.last_command[0] > here[0] + 0.01
+
+
+def test_stops_are_timed(stepped):
+    loop, _, clock = stepped
+    policy = Policy(loop, clock)
+    for _ in range(6):
+        policy(loop.gate.last_command + A * 0.02)
+    sleep(clock, 0.4)
+    told = loop.report()["stops"]
+    assert told["count"] == 1 and 50.0 <= told["last_target_to_hold_ms"] <= 110.0 and told["command_to_standstill_ms"] <= 250.0
+    assert told["e_stop_to_command_ms"] is None
+
+
+def test_a_trajectory_controller_gets_the_way_to_rest_too(spec, physics):
+    clock = SteppedClock()
+    robot: Any = SimRobot(physics, spec, clock=clock)
+    robot.path_points = 6
+    robot.connect()
+    sent, write = [], robot.write
+    robot.write = lambda command: (sent.append(command.values), write(command))[1]
+    loop: Any = ControlLoop(robot, SafetyGate(GateConfig.of(spec, 100.0)), blend_s=0.05, clock=clock)
+    loop.start()
+    loop.resume()
+    policy = Policy(loop, clock)
+    for _ in range(10):
+        policy(loop.gate.last_command + A * 0.02)
+    values = sent[-1]
+    assert values["joint_path"].shape == values["joint_path_velocity"].shape == (6, 3) and values["path_times_s"].shape == (6,)
+    assert np.array_equal(values["joint_path"][0], values["joint_position"]) and values["path_times_s"][0] == pytest.approx(0.01)
+    assert values["joint_path_velocity"][0, 0] > 0.2 and not values["joint_path_velocity"][-1].any()
+    assert (np.diff(values["path_times_s"]) > 0).all() and (np.diff(values["joint_path"][:, 0]) > 0).all()
 
 
 def test_holds_when_the_policy_is_late_and_goes_on_with_the_next_target(stepped, physics):
