@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Literal, get_args
 
 from sinew.errors import InputError
@@ -15,13 +16,18 @@ MAX_PARTICIPANT_INDEX = 99
 LEASE_S = 3
 """A process that was killed counts as gone after this long; Cyclone's own value is 10 s."""
 
+ANNOUNCE_S = 2
+"""How often we tell of ourselves: whoever was cut off is found again this soon; Cyclone's own value is 30 s."""
+
 # What rmw_cyclonedds does for LOCALHOST: no multicast, the possible ports of this machine asked one by one. Bound to
-# 127.0.0.1 it would not meet ROS 2 processes, which announce the address of the network card; LOOPBACK is bound to it.
+# 127.0.0.1 alone it would not meet ROS 2 processes, which announce the address of the network card; LOOPBACK is bound to it.
+# Bound to the network card alone, Cyclone DDS 11 drops what ROS 2 processes send to 127.0.0.1, so it needs both.
 _CONFIGURATION = f"""<CycloneDDS><Domain id="any"><General>{{interfaces}}<AllowMulticast>false</AllowMulticast></General>
-<Discovery><LeaseDuration>{LEASE_S} s</LeaseDuration>
+<Discovery><LeaseDuration>{LEASE_S} s</LeaseDuration><SPDPInterval>{ANNOUNCE_S} s</SPDPInterval>
 <ParticipantIndex>auto</ParticipantIndex><MaxAutoParticipantIndex>{MAX_PARTICIPANT_INDEX}</MaxAutoParticipantIndex>
 <Peers><Peer address="127.0.0.1"/></Peers></Discovery>{{threads}}</Domain></CycloneDDS>"""
-_LOOPBACK = '<Interfaces><NetworkInterface address="127.0.0.1"/></Interfaces>'
+_LOOPBACK = '<NetworkInterface address="127.0.0.1"/>'
+_INTERFACES = {"LOOPBACK": _LOOPBACK, "LOCALHOST": '<NetworkInterface autodetermine="true"/>' + _LOOPBACK}
 
 # Its receiver hands samples to our readers: a control loop that waits for them is only as regular as this thread.
 _REALTIME = """<Threads><Thread name="recv"><Scheduling><Class>Realtime</Class><Priority>48</Priority></Scheduling></Thread></Threads>"""
@@ -59,13 +65,31 @@ def discovery_range(given: str | None = None) -> Range:
     raise InputError(f"discovery range {value!r} is not known; known are {', '.join(get_args(Range))}")
 
 
-def configuration(reach: Range, realtime: bool = False) -> str | None:
-    """Cyclone DDS configuration for a range; None for its defaults, or where CYCLONEDDS_URI configures it.
+def _networked() -> bool:
+    """Whether any interface besides the loopback one has an IPv4 address."""
+    try:
+        routes = Path("/proc/net/route").read_text().splitlines()[1:]
+    except OSError:  # not Linux
+        return True
+    return any(not route.startswith("lo\t") for route in routes)
+
+
+def configurations(reach: Range, realtime: bool = False) -> list[str | None]:
+    """Cyclone DDS configurations for a range, the best first: one that a machine or library does not take is passed over.
 
     Args:
         reach: how far discovery goes.
         realtime: put the receiving thread under SCHED_FIFO; the system must allow it.
+
+    Returns:
+        XML texts; None for Cyclone's defaults, or where CYCLONEDDS_URI configures it.
     """
     if reach == "SUBNET" or os.environ.get("CYCLONEDDS_URI"):
-        return None
-    return _CONFIGURATION.format(interfaces=_LOOPBACK if reach == "LOOPBACK" else "", threads=_REALTIME if realtime else "")
+        return [None]
+    # the loopback interface may not be named twice, and is all that there is on a machine without a network
+    interfaces = [_INTERFACES[reach], _LOOPBACK] if _networked() and reach == "LOCALHOST" else [_LOOPBACK]
+    return [
+        _CONFIGURATION.format(interfaces=f"<Interfaces>{chosen}</Interfaces>", threads=threads)
+        for chosen in interfaces
+        for threads in ((_REALTIME, "") if realtime else ("",))
+    ]

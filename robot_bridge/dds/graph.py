@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from robot_bridge.dds import codec, wire
-from robot_bridge.dds.messages import blank, fields, make, ros_name
+from robot_bridge.dds.messages import blank, fields, make, ros_name, type_hash
 from robot_bridge.dds.qos import qos
 from robot_bridge.transport import Endpoint, Profile
 from sinew.errors import DataError
@@ -40,6 +40,11 @@ def gid(guid: Any) -> Any:
     return make("rmw_dds_common/Gid", data=np.frombuffer(guid.bytes.ljust(length, b"\0"), dtype=np.uint8))
 
 
+def user_data(message: str) -> str:
+    """USER_DATA of an endpoint: the hash of its type, without which ROS 2 warns."""
+    return f"typehash={type_hash(message)};"
+
+
 def user_text(endpoint: Any, key: str) -> str:
     """A value from an endpoint's USER_DATA, "key=value;"; empty where there is none."""
     data = endpoint.qos[wire.Policy.Userdata]
@@ -62,7 +67,7 @@ class Graph:
         self._own, self._lock = participant.guid, threading.Lock()
         self._readers = {kind: wire.BuiltinDataReader(participant, kind) for kind in (PARTICIPANTS, PUBLICATIONS, SUBSCRIPTIONS)}
         self._found: dict[Any, dict[Any, Any]] = {kind: {} for kind in self._readers}
-        self._info = wire.DataReader(participant, info_topic, qos=qos(MANY, "", writer=False))
+        self._info = wire.DataReader(participant, info_topic, qos=qos(MANY, user_data(GRAPH_TYPE), writer=False))
         self._named: dict[bytes, Any] = {}
 
     def found(self, kind: Any, *, others: bool = True) -> dict[Any, Any]:

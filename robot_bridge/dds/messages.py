@@ -135,6 +135,11 @@ def type_hash(message: str) -> str:
     return store().hash_rihs01(full_name(message))
 
 
+def definition(message: str) -> str:
+    """Text of a message and of all that it is made of, as MCAP keeps it under the name ros2msg."""
+    return store().generate_msgdef(full_name(message), ros_version=2)[0]
+
+
 def make(message: str, /, **values: Any) -> Any:
     """An instance of rosbags' class of a message."""
     return store().types[full_name(message)](**values)

@@ -9,9 +9,9 @@ from typing import Any
 from robot_bridge.actions import ActionClient, ActionServer
 from robot_bridge.cadence import realtime_allowed
 from robot_bridge.dds import codec, wire
-from robot_bridge.dds.discovery import Range, configuration, discovery_range, domain_id
-from robot_bridge.dds.graph import GRAPH_TOPIC, GRAPH_TYPE, PUBLICATIONS, SUBSCRIPTIONS, Graph, graph_message
-from robot_bridge.dds.messages import full_name, type_hash
+from robot_bridge.dds.discovery import Range, configurations, discovery_range, domain_id
+from robot_bridge.dds.graph import GRAPH_TOPIC, GRAPH_TYPE, PUBLICATIONS, SUBSCRIPTIONS, Graph, graph_message, user_data
+from robot_bridge.dds.messages import full_name
 from robot_bridge.dds.qos import qos
 from robot_bridge.dds.services import Client, Pump, Server
 from robot_bridge.transport import DEFAULT, LATCHED, Endpoint, Execute, Handler, Profile, Sample
@@ -107,7 +107,7 @@ class Node:
         self.pump = Pump(self._participant)
         """Thread that hands out what comes for services."""
         self._info = wire.DataWriter(
-            self._participant, self._topic(GRAPH_TOPIC, GRAPH_TYPE), qos=qos(LATCHED, _user_data(GRAPH_TYPE), writer=True)
+            self._participant, self._topic(GRAPH_TOPIC, GRAPH_TYPE), qos=qos(LATCHED, user_data(GRAPH_TYPE), writer=True)
         )
         self._tell_graph()
 
@@ -115,12 +115,12 @@ class Node:
 
     def publisher(self, topic: str, message: str, profile: Profile = DEFAULT) -> Publisher:
         """Publish `message` on a ROS topic, for example "/joint_states", "sensor_msgs/JointState"."""
-        writer = self._writer("rt" + self.resolve(topic), message, qos(profile, _user_data(message), writer=True))
+        writer = self._writer("rt" + self.resolve(topic), message, qos(profile, user_data(message), writer=True))
         return Publisher(writer, self.resolve(topic))
 
     def subscription(self, topic: str, message: str, profile: Profile = DEFAULT) -> Subscription:
         """Subscribe to a ROS topic."""
-        reader = self._reader("rt" + self.resolve(topic), message, qos(profile, _user_data(message), writer=False))
+        reader = self._reader("rt" + self.resolve(topic), message, qos(profile, user_data(message), writer=False))
         return Subscription(reader, self.resolve(topic), self._participant)
 
     def client(self, service: str, kind: str) -> Client:
@@ -141,11 +141,11 @@ class Node:
 
     def service_writer(self, name: str, message: str, user: str) -> Any:
         """DDS writer of a service's request or reply topic; `user` tells which client or server it is of."""
-        return self._writer(name, message, qos(DEFAULT, user + _user_data(message), writer=True))
+        return self._writer(name, message, qos(DEFAULT, user + user_data(message), writer=True))
 
     def service_reader(self, name: str, message: str, user: str) -> Any:
         """DDS reader of a service's request or reply topic."""
-        return self._reader(name, message, qos(DEFAULT, user + _user_data(message), writer=False))
+        return self._reader(name, message, qos(DEFAULT, user + user_data(message), writer=False))
 
     def remove(self, *entities: Any) -> None:
         """Take readers and writers of this node off the network."""
@@ -220,10 +220,6 @@ class Node:
             wire.write(self._info, payload + bytes(-len(payload) % 4))
 
 
-def _user_data(message: str) -> str:
-    return f"typehash={type_hash(message)};"
-
-
 def _enter_domain(number: int, reach: Range) -> None:
     """Configure a domain once per process."""
     with _domains_lock:
@@ -231,14 +227,13 @@ def _enter_domain(number: int, reach: Range) -> None:
             if _domains[number][1] != reach:
                 raise InputError(f"DDS domain {number} is {_domains[number][1]} in this process already; {reach} needs another process")
             return
-        attempts = [configuration(reach, realtime=True)] if realtime_allowed() else []
-        _domains[number] = (_open_domain(number, [*attempts, configuration(reach)], reach), reach)
+        _domains[number] = (_open_domain(number, configurations(reach, realtime_allowed()), reach), reach)
 
 
-def _open_domain(number: int, configurations: list[str | None], reach: Range) -> Any:
+def _open_domain(number: int, choices: list[str | None], reach: Range) -> Any:
     """Configure a domain with the first configuration that is accepted; None leaves it to Cyclone DDS."""
     problem: Exception | None = None
-    for config in configurations:
+    for config in choices:
         if config is None:
             return None
         try:

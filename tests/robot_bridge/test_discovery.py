@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from robot_bridge.dds.discovery import configuration, discovery_range, domain_id
+from robot_bridge.dds.discovery import configurations, discovery_range, domain_id
 from sinew.errors import InputError
 
 
@@ -27,9 +27,11 @@ def test_range(monkeypatch):
     assert discovery_range() == "SUBNET" and discovery_range("LOOPBACK") == "LOOPBACK"
     with pytest.raises(InputError, match="known are LOCALHOST, LOOPBACK, SUBNET"):
         discovery_range("OFF")
-    assert configuration("SUBNET") is None
+    assert configurations("SUBNET") == [None]
     for reach in ("LOCALHOST", "LOOPBACK"):
-        text = configuration(reach)
-        assert text and "<AllowMulticast>false" in text and ("NetworkInterface" in text) == (reach == "LOOPBACK")
+        best, *others = configurations(reach)
+        assert best and "<AllowMulticast>false" in best and 'address="127.0.0.1"/></Interfaces>' in best
+        assert all('<Interfaces><NetworkInterface address="127.0.0.1"/></Interfaces>' in (other or "") for other in others)
+    assert [("Realtime" in (text or "")) for text in configurations("LOOPBACK", realtime=True)] == [True, False]
     monkeypatch.setenv("CYCLONEDDS_URI", "file:///somewhere.xml")
-    assert configuration("LOCALHOST") is None  # the user's own configuration counts
+    assert configurations("LOCALHOST") == [None]  # the user's own configuration counts
