@@ -1,11 +1,11 @@
-"""Where the tool is, fast enough for every controller tick: product of exponentials in plain floats, about 15 µs per arm."""
+"""Where every link of a robot is, fast enough for every controller tick: product of exponentials for several poses at once."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from math import cos, inf, sin
+from math import inf
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,38 +13,70 @@ import numpy as np
 Point = tuple[float, float, float]
 
 
-class ToolModel(Protocol):
-    """Forward kinematics of the points that must stay in the workspace."""
+class LinkModel(Protocol):
+    """Forward kinematics of the points that must stay where they may be; the tools come first."""
+
+    @property
+    def tools(self) -> int:
+        """How many of the points are tools."""
+        ...
+
+    @property
+    def radii_m(self) -> np.ndarray:
+        """(P,) radius of the ball around each point: a capsule is inside a plane where the balls at its two ends are."""
+        ...
 
     @property
     def levers_m(self) -> tuple[float, ...]:
         """Per joint, the most metres that any point moves per radian; infinity where unknown."""
         ...
 
-    def positions(self, joints: Sequence[float]) -> list[Point]:
-        """Points in metres, world frame, at joints (J,) rad."""
+    def points(self, joints: np.ndarray) -> np.ndarray:
+        """Points (S, P, 3) in metres, world frame, at joints (S, J) rad."""
+        ...
+
+    def jacobians(self, joints: np.ndarray) -> list[np.ndarray]:
+        """Jacobian (6, joints of that arm) of every tool at joints (J,): m/rad, then rad/rad; empty where unknown."""
         ...
 
 
 @dataclass(frozen=True)
 class CallableTool:
-    """A tool model from any forward kinematics (J,) → (3,)."""
+    """A tool from any forward kinematics (J,) → (3,)."""
 
     call: Callable[[np.ndarray], Any]
     joints: int
+    tools: int = 1
+
+    @property
+    def radii_m(self) -> np.ndarray:
+        return np.zeros(1)
 
     @property
     def levers_m(self) -> tuple[float, ...]:
         return (inf,) * self.joints
 
-    def positions(self, joints: Sequence[float]) -> list[Point]:
-        x, y, z = (float(v) for v in self.call(np.array(joints)))
-        return [(x, y, z)]
+    def points(self, joints: np.ndarray) -> np.ndarray:
+        return np.array([[[float(v) for v in self.call(row)]] for row in joints])
+
+    def jacobians(self, joints: np.ndarray) -> list[np.ndarray]:
+        return []
+
+
+@dataclass(frozen=True)
+class LinkPoint:
+    """A ball fixed to a link: one end of a capsule, a corner of a box, or the end of a tool."""
+
+    joint: int
+    """The last joint of the arm that moves it, counted from 0."""
+    position: Point
+    """Metres, world frame, in the arm's zero pose."""
+    radius_m: float = 0.0
 
 
 @dataclass(frozen=True)
 class Arm:
-    """A serial arm of hinges in its zero pose."""
+    """A serial arm in its zero pose."""
 
     anchors: tuple[Point, ...]
     """A point on each joint's axis, metres, world frame, from the base on."""
@@ -52,27 +84,77 @@ class Arm:
     """Unit axis of each joint."""
     tool: Point
     """The tool."""
+    links: tuple[LinkPoint, ...] = ()
+    """What else must stay where it may be."""
+    slides: tuple[bool, ...] = ()
+    """Whether each joint slides along its axis, rad then being metres; empty for none."""
 
     @property
     def levers_m(self) -> tuple[float, ...]:
-        """For each joint the length of the chain behind it: no pose reaches farther."""
-        points = [np.array(p) for p in (*self.anchors, self.tool)]
-        links = [float(np.linalg.norm(b - a)) for a, b in pairwise(points)]
-        return tuple(float(sum(links[i:])) for i in range(len(links)))
+        """For each joint the length of the chain behind it to the farthest point: no pose reaches farther, unless a joint slides."""
+        anchors = [np.array(p) for p in self.anchors]
+        ways = [0.0, *np.cumsum([np.linalg.norm(b - a) for a, b in pairwise(anchors)])]
+        ends = [LinkPoint(len(self.anchors) - 1, self.tool), *self.links]
+        levers = []
+        for j in range(len(self.anchors)):
+            beyond = [e for e in ends if e.joint >= j]
+            reach = [ways[e.joint] - ways[j] + float(np.linalg.norm(np.array(e.position) - anchors[e.joint])) for e in beyond]
+            slides, grows = self.slides[j : j + 1] == (True,), any(self.slides[j + 1 :])
+            levers.append(1.0 if slides else inf if grows else float(max(reach, default=0.0)))
+        return tuple(levers)
 
-    def position(self, joints: Sequence[float]) -> Point:
-        """Tool at joints (J,) rad: exp(ξ1 q1) ⋯ exp(ξJ qJ) applied to the tool of the zero pose (Brockett 1984)."""
-        x, y, z = self.tool
-        for angle, (ax, ay, az), (ux, uy, uz) in zip(reversed(joints), reversed(self.anchors), reversed(self.axes), strict=True):
-            x, y, z = x - ax, y - ay, z - az
-            s, c = sin(angle), cos(angle)
-            d = (ux * x + uy * y + uz * z) * (1.0 - c)
-            x, y, z = (
-                x * c + (uy * z - uz * y) * s + ux * d + ax,
-                y * c + (uz * x - ux * z) * s + uy * d + ay,
-                z * c + (ux * y - uy * x) * s + uz * d + az,
-            )
-        return x, y, z
+
+class _Motion:
+    """An arm's exponentials: constant matrices of which every joint's motion is a sum."""
+
+    def __init__(self, arm: Arm) -> None:
+        axes, anchors = np.array(arm.axes, dtype=float), np.array(arm.anchors, dtype=float)
+        joints = len(axes)
+        slides = np.array(arm.slides or (False,) * joints)
+        x, y, z = axes.T
+        o = np.zeros(joints)
+        cross = np.array([[o, -z, y], [z, o, -x], [-y, x, o]]).transpose(2, 0, 1)
+        outer = axes[:, :, None] * axes[:, None, :]
+        hinge = np.zeros((3, joints, 4, 4))  # of 1, cos, sin (or the way, for one that slides)
+        for part, matrix in enumerate((outer, np.eye(3) - outer, cross)):
+            hinge[part, :, :3, :3] = matrix
+            hinge[part, :, :3, 3] = -np.einsum("jab,jb->ja", matrix, anchors)
+        hinge[0, :, :3, 3] += anchors
+        hinge[0, :, 3, 3] = 1.0
+        slide = np.zeros((3, joints, 4, 4))
+        slide[0] = np.eye(4)
+        slide[2, :, :3, 3] = axes
+        self._parts = np.where(slides[None, :, None, None], slide, hinge)
+        self._slides = slides
+        self.axes, self.anchors = axes, anchors
+        ends = [LinkPoint(joints - 1, arm.tool), *arm.links]
+        self.at = np.array([end.joint for end in ends])
+        self.ends = np.array([[*end.position, 1.0] for end in ends])[..., None]
+        self.radii = np.array([end.radius_m for end in ends])
+
+    def frames(self, joints: np.ndarray) -> np.ndarray:
+        """(S, J) → (S, J, 4, 4): what each joint and those before it do to the zero pose."""
+        sines = np.sin(joints)
+        if self._slides.any():
+            sines = np.where(self._slides, joints, sines)
+        one, cosine, sine = self._parts
+        motions = one + cosine * np.cos(joints)[..., None, None] + sine * sines[..., None, None]
+        for j in range(1, motions.shape[1]):
+            motions[:, j] = motions[:, j - 1] @ motions[:, j]
+        return motions
+
+    def points(self, joints: np.ndarray) -> np.ndarray:
+        return (self.frames(joints)[:, self.at] @ self.ends)[..., :3, 0]
+
+    def jacobian(self, joints: np.ndarray) -> np.ndarray:
+        frames = self.frames(joints[None])[0]
+        before = np.concatenate((np.eye(4)[None], frames[:-1]))
+        axes = np.einsum("jab,jb->ja", before[:, :3, :3], self.axes)
+        anchors = np.einsum("jab,jb->ja", before[:, :3, :3], self.anchors) + before[:, :3, 3]
+        arm = (frames[-1] @ self.ends[0])[:3, 0] - anchors
+        turning = axes[:, [1, 2, 0]] * arm[:, [2, 0, 1]] - axes[:, [2, 0, 1]] * arm[:, [1, 2, 0]]
+        slides = self._slides[:, None]
+        return np.concatenate((np.where(slides, axes, turning), np.where(slides, 0.0, axes)), axis=1).T
 
 
 class Arms:
@@ -81,23 +163,51 @@ class Arms:
     def __init__(self, arms: Sequence[Arm]) -> None:
         self.arms = tuple(arms)
         self.levers_m = tuple(lever for arm in arms for lever in arm.levers_m)
+        self._motions = [_Motion(arm) for arm in arms]
+        ends = np.cumsum([len(arm.axes) for arm in arms]).tolist()
+        self._parts = [slice(end - len(arm.axes), end) for arm, end in zip(arms, ends, strict=True)]
+        radii = [motion.radii for motion in self._motions]
+        self.radii_m = np.concatenate([[r[0] for r in radii], *(r[1:] for r in radii)])
+
+    @property
+    def tools(self) -> int:
+        return len(self.arms)
+
+    def points(self, joints: np.ndarray) -> np.ndarray:
+        """See `LinkModel.points`: the tools, then the links of each arm."""
+        found = [motion.points(joints[:, part]) for motion, part in zip(self._motions, self._parts, strict=True)]
+        if len(found) == 1:
+            return found[0]
+        return np.concatenate([*(p[:, :1] for p in found), *(p[:, 1:] for p in found)], axis=1)
+
+    def jacobians(self, joints: np.ndarray) -> list[np.ndarray]:
+        """See `LinkModel.jacobians`."""
+        return [motion.jacobian(joints[part]) for motion, part in zip(self._motions, self._parts, strict=True)]
 
     def positions(self, joints: Sequence[float]) -> list[Point]:
-        at, points = 0, []
-        for arm in self.arms:
-            points.append(arm.position(joints[at : at + len(arm.axes)]))
-            at += len(arm.axes)
-        return points
+        """The tools at joints (J,) rad."""
+        x = self.points(np.array([joints], dtype=float))[0, : self.tools]
+        return [(float(p[0]), float(p[1]), float(p[2])) for p in x]
 
     @classmethod
-    def of(cls, chains: Sequence[Any]) -> Arms:
-        """From kinematic chains whose `forward((1, J))` gives position (3, 1), anchors and axes (J, 3, 1) in the world frame."""
+    def of(cls, chains: Sequence[Any], links: Sequence[Sequence[LinkPoint]] = ()) -> Arms:
+        """From kinematic chains.
+
+        Args:
+            chains: their `forward((1, J))` gives position (3, 1), anchors and axes (J, 3, 1) in the world frame.
+            links: for each chain what else moves with it; left out, the joints themselves but for those on the first axis.
+        """
         arms = []
-        for chain in chains:
+        for i, chain in enumerate(chains):
             joints = len(chain.joint_ids)
             frames = chain.forward(np.zeros((1, joints)))
-            anchors = tuple(tuple(float(v) for v in frames.anchors[j, :, 0]) for j in range(joints))
-            axes = tuple(tuple(float(v) for v in frames.axes[j, :, 0]) for j in range(joints))
-            x, y, z = (float(v) for v in frames.position[:, 0])
-            arms.append(Arm(anchors, axes, (x, y, z)))  # type: ignore[arg-type]  # triples, by construction
+            anchors = [_point(frames.anchors[j, :, 0]) for j in range(joints)]
+            axes = [_point(frames.axes[j, :, 0]) for j in range(joints)]
+            points = links[i] if links else [LinkPoint(j - 1, anchors[j]) for j in range(1, joints)]
+            slides = tuple(bool(s) for s in getattr(chain, "_sliding", ()))
+            arms.append(Arm(tuple(anchors), tuple(axes), _point(frames.position[:, 0]), tuple(points), slides))
         return cls(arms)
+
+
+def _point(vector: np.ndarray) -> Point:
+    return float(vector[0]), float(vector[1]), float(vector[2])

@@ -190,7 +190,7 @@ def test_a_moving_target_is_caught_up_with(spec):
 def test_stops_within_its_time_from_full_speed(spec):
     """Joint speed is limited so that a stop takes at most stop_time_s, here below what the velocity limit alone allows."""
     gate = gate_of(spec, velocity_max_rad_s=(10.0, 10.0, 10.0), jump_max_rad=5.0, first_step_max_rad=5.0, stop_time_s=0.1)
-    assert np.allclose(gate.velocity_cap, (1.0, 2.0, 3.0))
+    assert np.allclose(gate.velocity_cap, (1.0, 2.0, 3.0))  # 10 periods at the acceleration limit, which jerk allows at once
     feed = Feed(gate)
     for _ in range(40):
         feed([1.4, 1.4, 1.4])
@@ -203,13 +203,14 @@ def test_stops_within_its_time_from_full_speed(spec):
 
 def test_the_tool_stays_in_the_box(spec):
     reach = Arm(anchors=((0, 0, 0), (0.4, 0, 0), (0.7, 0, 0)), axes=((0, 0, 1), (0, 0, 1), (0, 0, 1)), tool=(0.9, 0.0, 0.0))
-    gate = gate_of(spec, Arms([reach]), workspace_low_m=(0.5, -0.2, -0.1), workspace_high_m=(1.0, 0.2, 0.1))
+    tools = Arms([reach])
+    gate = gate_of(spec, tools, workspace_low_m=(0.5, -0.2, -0.1), workspace_high_m=(1.0, 0.2, 0.1))
     feed = Feed(gate)
     for i in range(200):
         verdict = feed([min(0.005 * i, 0.45), 0.0, 0.0])
-        assert abs(reach.position(list(verdict.joint_position))[1]) <= 0.2
-    assert gate.counts["workspace"] and reach.position(list(feed.emitted[-1]))[1] > 0.15  # goes to the wall, not through it
-    gate = SafetyGate(GateConfig.of(spec, 100.0, workspace_low_m=(2, 2, 2), workspace_high_m=(3, 3, 3)), Arms([reach]))
+        assert abs(tools.positions(verdict.joint_position)[0][1]) <= 0.2
+    assert gate.counts["workspace"] and tools.positions(feed.emitted[-1])[0][1] > 0.15  # goes to the wall, not through it
+    gate = SafetyGate(GateConfig.of(spec, 100.0, workspace_low_m=(2, 2, 2), workspace_high_m=(3, 3, 3)), tools)
     assert gate.seed(observation(np.zeros(3), 0), 0) == "start_pose"
 
 
@@ -219,58 +220,6 @@ def test_a_tool_that_cannot_be_computed_latches(spec):
     for i in range(10):
         verdict = feed([0.001 * i, 0.0, 0.0])
     assert verdict.reason == "bad_measurement" and verdict.outcome == "latched"
-
-
-@pytest.mark.parametrize(("kind", "commands"), [("clamp", 100_000), ("reject", 30_000)])
-def test_fuzz_never_breaks_a_limit(spec, kind, commands):
-    """10^5 commands, among them NaN, infinity, denormals, 1e9, wrong shapes and old stamps; the emitted stream is checked."""
-    weights = np.random.default_rng(3).normal(size=(3, 3)) * 0.3
-    tool = CallableTool(lambda q: weights @ np.sin(q), 3)
-    box = 0.35
-    config = GateConfig.of(
-        spec, 100.0, workspace_low_m=(-box,) * 3, workspace_high_m=(box,) * 3,
-        on_position=kind, on_velocity=kind, on_workspace=kind, gripper_velocity_max_m_s=0.5,
-    )  # fmt: skip
-    gate = SafetyGate(config, tool)
-    rng = np.random.default_rng(commands)
-    target, seeds = np.zeros(3), []
-    emitted: list[Any] = [np.zeros(3)]
-    grippers: list[Any] = [(0.04,)]
-    assert gate.seed(observation(emitted[0], 0), 0) == ""
-    for i in range(1, commands + 1):
-        now, draw = i * DT_NS, rng.random()
-        if draw < 0.3:
-            target = emitted[-1] + rng.normal(size=3) * rng.choice([1e-310, 1e-3, 0.01, 0.1, 0.3, 2.0, 1e9])
-        elif draw < 0.9:
-            target = target + rng.choice([0.0, 0.01, -0.02])
-        sent, gripper, stamp = target, rng.choice([0.0, 0.04, 0.2, -5.0, 1e300]), now
-        if rng.random() < 0.004:
-            sent = [target * np.nan, np.full(3, np.inf), np.zeros(rng.integers(0, 6)), "abc", None, np.full(3, 1e309)][rng.integers(6)]
-        if rng.random() < 0.002:
-            gripper = rng.choice([np.nan, np.inf, -np.inf])
-        if rng.random() < 0.01:
-            stamp = now - int(rng.choice([2e8, -2e8, 1e12]))
-        verdict = gate.check(command(sent, stamp, i, gripper), observation(emitted[-1], now - int(rng.random() < 0.01) * 200_000_000), now)
-        if verdict.joint_position is not None:
-            emitted.append(verdict.joint_position)
-            grippers.append(verdict.gripper)
-        if gate.latched and gate.speed == 0.0:
-            gate.release()
-            assert gate.seed(observation(emitted[-1], now), now) == "", gate.latched
-            seeds.append(i)
-    path = np.array(emitted)
-    velocity = np.diff(path, axis=0) / config.dt_s
-    acceleration = np.diff(velocity, axis=0, prepend=0.0) / config.dt_s
-    opening = np.array([g[0] for g in grippers])
-    assert len(path) > 0.98 * commands and len(seeds) > commands / 1000
-    assert np.isfinite(path).all() and (np.abs(path) <= 1.5).all()
-    assert (np.abs(velocity) <= np.array(spec.velocity_max_rad_s) + 1e-9).all()
-    assert (np.abs(acceleration) <= np.array(spec.acceleration_max_rad_s2) + 1e-6).all()
-    assert (np.abs(np.sin(path) @ weights.T) <= box).all()
-    assert ((opening >= 0.0) & (opening <= 0.08)).all()
-    assert {"velocity", "jump", "non_finite", "shape", "expired", "stale_observation"} <= set(gate.counts)
-    if kind == "clamp":
-        assert {"position", "workspace"} <= set(gate.counts) and np.ptp(path, axis=0).min() > 0.3  # it did go to its limits
 
 
 def test_config_refuses_what_cannot_be(spec):

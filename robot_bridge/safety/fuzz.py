@@ -1,0 +1,146 @@
+"""Broken, hostile and merely wild commands and measurements for a gate, and a judge of what it lets through."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from robot_bridge.safety.config import GateConfig
+from robot_bridge.safety.gate import SafetyGate
+from sinew.protocols import Command, Observation
+
+SCALES_RAD = (1e-310, 1e-6, 1e-3, 0.01, 0.1, 0.3, 2.0, 1e9)
+"""How far targets jump."""
+ROUNDING = 1e-6
+"""Share of a limit that differences of rounded positions may seem to be beyond it."""
+
+
+@dataclass
+class Judge:
+    """Checks a stream of positions against the limits, one after the other."""
+
+    config: GateConfig
+    worst: dict[str, float] = field(default_factory=dict)
+    """Largest share of each limit that was used: 1 is the limit."""
+    violations: Counter[str] = field(default_factory=Counter)
+    _differences: list[np.ndarray] = field(default_factory=list)
+
+    def restart(self, position: np.ndarray) -> None:
+        """The stream begins at rest."""
+        still = np.zeros_like(position)
+        self._differences = [np.array(position, dtype=float), still, still]
+
+    def __call__(self, position: np.ndarray) -> None:
+        """Take the next position (J,) rad."""
+        c, (last, velocity, acceleration) = self.config, self._differences
+        middle = (np.array(c.position_low_rad) + c.position_high_rad) / 2
+        now_velocity = (position - last) / c.dt_s
+        now_acceleration = (now_velocity - velocity) / c.dt_s
+        used = {
+            "position": np.abs(position - middle) / (np.array(c.position_high_rad) - middle),
+            "velocity": np.abs(now_velocity) / c.velocity_max_rad_s,
+            "acceleration": np.abs(now_acceleration) / c.acceleration_max_rad_s2,
+            "jerk": np.abs(now_acceleration - acceleration) / c.dt_s / c.jerk_max_rad_s3,
+        }
+        for name, shares in used.items():
+            self.judge(name, float(shares.max()))
+        self._differences = [np.array(position, dtype=float), now_velocity, now_acceleration]
+
+    def judge(self, name: str, share: float) -> None:
+        """Take a share of some limit."""
+        if not share <= self.worst.get(name, 0.0):
+            self.worst[name] = share
+        if not share <= 1.0 + ROUNDING:
+            self.violations[name] += 1
+
+
+class Wild:
+    """Draws what a broken policy, its plumbing and a broken robot may send.
+
+    Args:
+        rng: source of randomness.
+        joints: of the robot.
+        broken: share of commands that are no proper command at all.
+    """
+
+    def __init__(self, rng: np.random.Generator, joints: int, broken: float = 0.004) -> None:
+        self.rng, self.joints, self.broken = rng, joints, broken
+        self.target = np.zeros(joints)
+        self._velocity = np.zeros(joints)
+        self._mode, self._left = 0, 0
+
+    def command(self, now_ns: int, seq: int, last: np.ndarray, dt_s: float) -> Command:
+        """A command at `now_ns`, where `last` (J,) rad was emitted before."""
+        rng = self.rng
+        if self._left <= 0:
+            self._mode, self._left = int(rng.integers(5)), int(rng.integers(1, 60))
+            self._velocity = rng.normal(size=self.joints) * rng.choice([0.0, 0.1, 1.0, 10.0])
+        self._left -= 1
+        if self._mode == 0:  # wherever
+            self.target = last + rng.normal(size=self.joints) * rng.choice(SCALES_RAD)
+        elif self._mode == 1:  # at a steady speed, also beyond all limits
+            self.target = self.target + self._velocity * dt_s
+        elif self._mode == 2:  # to and fro as fast as can be
+            self.target = last + rng.choice([-0.4, 0.4], size=self.joints)
+        elif self._mode == 3 and rng.random() < 0.1:  # near by
+            self.target = last + rng.normal(size=self.joints) * 0.02
+        sent: Any = self.target
+        gripper: Any = rng.choice([0.0, 0.04, 0.2, -5.0, 1e300])
+        stamp_ns = now_ns
+        if rng.random() < self.broken:
+            shapes = [self.target * np.nan, np.full(self.joints, np.inf), np.zeros(rng.integers(0, 9)), "abc", None, [[0.0]], object()]
+            sent = shapes[rng.integers(len(shapes))]
+        if rng.random() < self.broken / 2:
+            gripper = rng.choice([np.nan, np.inf, -np.inf])
+        if rng.random() < 0.01:
+            stamp_ns -= int(rng.choice([2e8, -2e8, 1e12]))
+            seq -= int(rng.integers(3))
+        return Command(stamp_ns, seq, rng.choice([0.1, 1e9]), {"joint_position": sent, "gripper": gripper})
+
+    def observation(self, now_ns: int, position: np.ndarray, gripper: float) -> Observation:
+        """A measurement of a robot that is where it was sent, now and then not."""
+        rng, values = self.rng, np.array(position, dtype=float)
+        if rng.random() < 0.01:
+            now_ns -= int(rng.choice([50_000_000, 200_000_000]))
+        if rng.random() < self.broken / 4:
+            values = rng.choice([np.nan, np.inf, 5.0]) + values
+        return Observation(now_ns, 0, {"joint_position": values, "joint_velocity": np.zeros(self.joints), "gripper": np.array(gripper)})
+
+
+def fuzz(gate: SafetyGate, actions: int, seed: int, start: np.ndarray, check: Callable[[np.ndarray], None] = lambda q: None) -> Judge:
+    """Send `actions` commands to a gate and judge every position it emits; a latch is released, and the gate seeded, at rest.
+
+    Args:
+        gate: any.
+        actions: how many.
+        seed: of the randomness.
+        start: (J,) rad where the robot stands.
+        check: called with every emitted position.
+    """
+    c = gate.config
+    wild, judge = Wild(np.random.default_rng(seed), len(start)), Judge(c)
+    dt_ns, position, gripper = round(c.dt_s * 1e9), np.array(start, dtype=float), c.gripper_low_m
+    stopping = 0
+    for i in range(1, actions + 1):
+        now_ns = i * dt_ns
+        if gate.last_command is None:
+            gate.seed(Observation(now_ns, i, {"joint_position": position, "gripper": np.array(gripper)}), now_ns)
+            judge.restart(position)
+            wild.target = position.copy()
+        moving = gate.speed > 0
+        command = wild.command(now_ns, i, position, c.dt_s)
+        verdict = gate.check(command, wild.observation(now_ns, position, gripper), now_ns)
+        if verdict.joint_position is not None:
+            position, gripper = verdict.joint_position, verdict.gripper[0]
+            judge(position)
+            judge.judge("gripper", 2.0 if not c.gripper_low_m <= gripper <= c.gripper_high_m else 0.0)
+            stopping = stopping + 1 if verdict.outcome in ("hold", "latched") and moving else 0
+            judge.judge("stop_time", stopping * c.dt_s / c.stop_time_s)
+            check(position)
+        if gate.latched and gate.speed == 0.0:
+            gate.release("fuzz")
+    return judge

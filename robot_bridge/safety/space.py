@@ -1,0 +1,240 @@
+"""Where the robot may be: boxes and planes, distance between links, singular poses and the speed of the tools.
+
+A period is allowed if the robot is where it may be at its end and on the whole way to the standstill that may follow. Most
+periods are told without computing a pose: no point moves more than its lever arm per radian, so a pose that was a distance
+away from every wall vouches for all poses around it (conservative advancement, Mirtich 1996). Near a wall the way is looked at
+in a few places; the margins of the config are for what lies between them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from robot_bridge.kinematics import LinkModel
+from robot_bridge.safety.config import GateConfig
+from robot_bridge.safety.motion import JointStream
+
+PLACES = 4
+"""Of a way to a standstill that are looked at."""
+SLOW_RATE_HZ = 50.0
+"""How often the measure of singularity is taken; the way of a period of this rate is looked ahead."""
+SPEED_SHARE = 0.98
+"""Of the tools' largest speed that is aimed at."""
+
+
+class Distances(Protocol):
+    """Self-collision; `robot_bridge.safety.collision.SelfCollision` is one."""
+
+    levers_m: tuple[float, ...]
+
+    def rooms(self, joints: np.ndarray) -> np.ndarray:
+        """(S, J) rad → (S,) metres between the nearest links."""
+        ...
+
+    def nearest(self, joints: np.ndarray) -> tuple[float, Any]: ...
+
+    def names(self, pair: Any) -> str: ...
+
+
+class Clearance:
+    """Whether a way stays inside, asking for poses only where that is needed.
+
+    Args:
+        rooms: (S, J) rad → (S,) metres to the nearest wall, negative outside, NaN where it cannot be told.
+        levers_m: (J,) metres that any point moves per radian, at most.
+    """
+
+    def __init__(self, rooms: Callable[[np.ndarray], np.ndarray], levers_m: Sequence[float]) -> None:
+        self.rooms, self._levers = rooms, tuple(levers_m)
+        self._at: list[float] = []
+        self._room = -1.0
+
+    def inside(self, before: Sequence[float], end: Sequence[float], low: Sequence[float], high: Sequence[float], path: Any) -> bool | None:
+        """Whether a period and the stop after it stay inside, or get no farther out; None where it cannot be told.
+
+        Args:
+            before: (J,) rad at the beginning of the period.
+            end: (J,) rad at its end.
+            low: (J,) rad, at most 0, and `high`, at least 0: within which of `end` the joints stay while they stop.
+            high: see `low`.
+            path: () → (K, J) rad at the end of the period and of each one after it.
+        """
+        if self._room >= 0.0 and self._way(self._at, end, low, high) <= self._room:
+            return True
+        room = float(self.rooms(np.array([end]))[0])
+        if not np.isfinite(room):
+            return None
+        self._at, self._room = list(end), room
+        if room >= 0.0 and self._way(end, end, low, high) <= room:
+            return True
+        ways = path()
+        places = np.unique(np.linspace(0, len(ways) - 1, PLACES + 1).round().astype(int))
+        rooms = self.rooms(np.concatenate(([before], ways[places])))
+        if not np.isfinite(rooms).all():
+            return None
+        return bool((rooms[1:] >= min(0.0, rooms[0])).all())
+
+    def _way(self, at: Sequence[float], end: Sequence[float], low: Sequence[float], high: Sequence[float]) -> float:
+        """Metres that any point may move from `at`."""
+        total = 0.0
+        for lever, p, q, a, b in zip(self._levers, at, end, low, high, strict=True):
+            total += lever * max(abs(q + a - p), abs(q + b - p))
+        return total
+
+
+class Space:
+    """All that is asked of poses.
+
+    Args:
+        config: limits.
+        model: where tools and links are; None leaves boxes, planes, singular poses and speeds unchecked.
+        collision: distances between links; None leaves them unchecked.
+    """
+
+    def __init__(self, config: GateConfig, model: LinkModel | None, collision: Distances | None) -> None:
+        self.config, self.model, self.collision = config, model, collision
+        self._clearances: list[tuple[str, Clearance]] = []
+        self._speed_max = config.tcp_speed_m_s
+        if model is not None:
+            self._normals, self._offsets, self._applies = _planes(config, model)
+            if len(self._normals):
+                self._clearances.append(("workspace", Clearance(self.rooms, model.levers_m)))
+        if collision is not None:
+            margin = config.self_collision_margin_m
+            self._clearances.append(("self_collision", Clearance(lambda q: collision.rooms(q) - margin, collision.levers_m)))
+        self._every = max(1, round(1.0 / (SLOW_RATE_HZ * config.dt_s)))
+        self._ticks, self._share = 0, 1.0
+
+    def rooms(self, joints: np.ndarray) -> np.ndarray:
+        """(S, J) rad → (S,) metres of the nearest point to the nearest wall, negative outside, NaN where it cannot be told."""
+        assert self.model is not None
+        points = self.model.points(joints)
+        inside = points @ self._normals.T - self._offsets - self.model.radii_m[:, None]
+        return np.where(self._applies, inside, np.inf).min(axis=(1, 2))
+
+    def start_problem(self, joints: Sequence[float]) -> str:
+        """Why the robot may not start at joints (J,); empty where it may."""
+        q = np.array([joints], dtype=float)
+        for name, clearance in self._clearances:
+            room = float(clearance.rooms(q)[0])
+            if room >= 0.0:
+                continue
+            if name == "self_collision" and self.collision is not None:
+                distance, pair = self.collision.nearest(q[0])
+                return f"{self.collision.names(pair)} are {distance:.3f} m apart, {self.config.self_collision_margin_m} are needed"
+            assert self.model is not None
+            tool, c = self.model.points(q)[0, 0].round(3).tolist(), self.config
+            box = f"{c.workspace_low_m} to {c.workspace_high_m}"
+            return f"a tool or link is {-room:.3f} m outside of where it may be: the tool is at {tool}, its box {box}"
+        return ""
+
+    def problem(self, stream: JointStream, accelerations: Sequence[float]) -> str:
+        """Why a period with these accelerations, and the stop after it, may not be; empty where they may."""
+        if not self._clearances and self._speed_max is None:
+            return ""
+        end, velocity = stream.after(accelerations)
+        made: list[np.ndarray] = []
+
+        def path() -> np.ndarray:
+            if not made:
+                made.append(stream.stop_path(accelerations))
+            return made[0]
+
+        if self._clearances:
+            low, high = stream.stop_bounds(accelerations)
+            for name, clearance in self._clearances:
+                inside = clearance.inside(stream.position, end, low, high, path)
+                if not inside:
+                    return "bad_measurement" if inside is None else name
+        if self._speed_max is not None and not self._slow_enough(stream.position, velocity, path):
+            return "tcp_speed"
+        return ""
+
+    def _slow_enough(self, position: Sequence[float], velocity: Sequence[float], path: Callable[[], np.ndarray]) -> bool:
+        """Whether no tool gets too fast in this period nor while the robot stops."""
+        assert self.model is not None and self._speed_max is not None
+        bound = sum(abs(v) * lever for v, lever in zip(velocity, self.model.levers_m, strict=True))
+        if 1.5 * bound <= self._speed_max:
+            return True
+        ways = np.concatenate(([position], path()))
+        places = np.unique(np.linspace(0, len(ways) - 2, PLACES + 1).round().astype(int)) if len(ways) > 2 else np.array([0])
+        return bool((self._speeds(ways[places], ways[places + 1]) <= self._speed_max).all())
+
+    def _speeds(self, before: np.ndarray, after: np.ndarray) -> np.ndarray:
+        """(S, J) rad at the beginning and end of periods → (S,) m/s of the fastest tool."""
+        assert self.model is not None
+        tools = self.model.points(np.concatenate((before, after)))[:, : self.model.tools]
+        moved = tools[len(before) :] - tools[: len(before)]
+        return np.sqrt((moved * moved).sum(axis=-1)).max(axis=-1) / self.config.dt_s
+
+    def slowed(self, stream: JointStream, accelerations: Sequence[float]) -> tuple[list[float] | None, str]:
+        """Joint speeds (J,) that a period may not exceed, on account of tool speed or a singular pose; and which.
+
+        Returns:
+            None where nothing has to be slower; speeds of 0 where the robot has to stand.
+        """
+        if self.model is None:
+            return None, ""
+        end, velocity = stream.after(accelerations)
+        speeds, reason = None, ""
+        if self._speed_max is not None:
+            bound = sum(abs(v) * lever for v, lever in zip(velocity, self.model.levers_m, strict=True))
+            if not bound <= self._speed_max:
+                fastest = float(self._speeds(np.array([stream.position]), np.array([end]))[0])
+                if fastest > SPEED_SHARE * self._speed_max:
+                    share = SPEED_SHARE * self._speed_max / fastest
+                    speeds, reason = [share * abs(v) for v in velocity], "tcp_speed"
+        self._ticks += 1
+        if self._ticks % self._every == 0 or self._share < 1.0:
+            self._share = self._singular_share(stream, velocity)
+        if self._share < 1.0:
+            caps = [self._share * cap for cap in stream.velocity_cap]
+            if any(abs(v) > cap for v, cap in zip(velocity, caps, strict=True)):
+                speeds = caps if speeds is None else [min(a, b) for a, b in zip(speeds, caps, strict=True)]
+                reason = "singularity"
+        return speeds, reason
+
+    def _singular_share(self, stream: JointStream, velocity: Sequence[float]) -> float:
+        """Share of the joint speeds that may be had, from 1 down to 0 at a singular pose; 1 for motion away from it."""
+        c = self.config
+        if not np.isfinite(c.singularity_stop):
+            return 1.0
+        low, high = stream.stop_bounds([0.0] * stream.joints)
+        ahead = [
+            q + v * (c.dt_s + 1.0 / SLOW_RATE_HZ) + (b if v > 0 else a)
+            for q, v, a, b in zip(stream.position, velocity, low, high, strict=True)
+        ]
+        worst = self.condition(ahead)
+        if worst <= c.singularity_slow or worst <= self.condition(stream.position):
+            return 1.0
+        return max(0.0, (c.singularity_stop - worst) / (c.singularity_stop - c.singularity_slow))
+
+    def condition(self, joints: Sequence[float]) -> float:
+        """Largest condition number of any tool's Jacobian at joints (J,); translation alone counts for fewer than six joints."""
+        assert self.model is not None
+        worst = 1.0
+        for jacobian in self.model.jacobians(np.array(joints, dtype=float)):
+            rows = 6 if jacobian.shape[1] >= 6 else 3
+            values = np.linalg.svd(jacobian[:rows], compute_uv=False)
+            worst = max(worst, float(values[0] / max(values[-1], 1e-12)))
+        return worst
+
+
+def _planes(config: GateConfig, model: LinkModel) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Normals (K, 3), offsets (K,) with the margin, and which points (P, K) they are for."""
+    tools = np.arange(len(model.radii_m)) < model.tools
+    planes: list[tuple[Sequence[float], float, np.ndarray]] = []
+    boxes = ((config.workspace_low_m, config.workspace_high_m, tools), (config.cell_low_m, config.cell_high_m, np.ones_like(tools)))
+    for low, high, which in boxes:
+        for axis in range(3):
+            for sign, bound in ((1.0, low[axis]), (-1.0, high[axis])):
+                if np.isfinite(bound):
+                    planes.append(((sign * np.eye(3)[axis]).tolist(), sign * bound, which))
+    planes += [((a, b, c), d, np.ones_like(tools)) for a, b, c, d in config.keep_out]
+    normals = np.array([normal for normal, _, _ in planes]).reshape(-1, 3)
+    offsets = np.array([offset + config.workspace_margin_m for _, offset, _ in planes])
+    applies = np.array([which for _, _, which in planes]).reshape(-1, len(tools)).T
+    return normals, offsets, applies
