@@ -10,6 +10,7 @@ import torch
 
 from policies.executor import ChunkExecutor
 from policies.live import LiveExecutor, measure_latency
+from policies.wire import LinkError
 from sinew.errors import InputError, SafetyStop, SpecError
 from sinew.specs import STATE
 
@@ -154,3 +155,67 @@ def test_what_cannot_be_is_told(toys):
     live = LiveExecutor(policy, mode="async", delay=1, pool=Held())
     with pytest.raises(InputError, match="cannot tell what it would do next"):
         live.peek(observed(0), [0])
+
+
+def test_a_chunk_that_comes_after_a_partition_is_not_replayed(toys):
+    """Asked for at x = 0, there eight ticks later: the actions for x = 0 are never given."""
+    pool = Held()
+    live = LiveExecutor(toys.ScriptedPolicy(horizon=6), mode="async", delay=1, act_steps=3, pool=pool)
+    live._fixed_noise = torch.zeros(1)
+    live.reset(seeds=[0])
+    assert [value(live.act(observed(t))) for t in range(8)] == [None] * 8
+    pool.finish()
+    assert value(live.act(observed(50))) is None and live.old_chunks == 1 and len(pool.jobs) == 1  # asked for anew
+    pool.finish()
+    assert value(live.act(observed(60))) == pytest.approx(5.0)  # what was seen when it was asked for again
+
+
+def test_a_chunk_that_was_lost_with_its_connection_is_asked_for_again(toys):
+    pool, policy = Held(), toys.ScriptedPolicy(horizon=6)
+    live = LiveExecutor(policy, mode="async", delay=1, act_steps=3, pool=pool)
+    live._fixed_noise = torch.zeros(1)
+    live.reset(seeds=[0])
+    live.act(observed(0))
+    future, _ = pool.jobs.pop(0)
+    future.set_exception(LinkError("the server went away"))
+    assert value(live.act(observed(10))) is None and live.lost_chunks == 1
+    pool.finish()
+    assert value(live.act(observed(20))) == pytest.approx(1.0)
+
+
+def test_the_delay_follows_what_chunks_take(toys):
+    """20 Hz: chunks of 10 ms need one tick, of 120 ms three, and a chunk of 8 leaves room for four."""
+    clock, taken, pool = [0.0], [0.0], Held()
+    policy = toys.ScriptedPolicy(horizon=8)
+    live = LiveExecutor(policy, mode="async", pool=pool, now_s=lambda: clock[0])
+    period_s = 1.0 / policy.spec.rate_hz
+    live.delay, live.act_steps = 1, 7  # whatever this machine took
+    query = live._query
+
+    def slow(*args):
+        clock[0] += taken[0]
+        return query(*args)
+
+    live._query = slow  # type: ignore[method-assign]
+    live.reset(seeds=[0])
+
+    def play(ticks: int) -> None:
+        for _ in range(ticks):
+            live.act(observed(0))
+            while pool.jobs:
+                pool.finish()
+
+    taken[0] = 0.2 * period_s
+    play(60)
+    assert live.delay == 1
+    taken[0] = 2.4 * period_s
+    play(60)
+    assert live.delay == 3 and live.act_steps == 5
+    taken[0] = 9.0 * period_s
+    play(60)
+    assert live.delay == 4 == live.act_steps  # half of the horizon is the most
+    taken[0] = 0.2 * period_s
+    play(200)
+    told = live.report()
+    assert live.delay == 1 and told["delays"][-1] == 1 and told["chunks"] > 50
+    assert told["latency_ms"]["max"] == pytest.approx(9e3 * period_s, rel=1e-3)
