@@ -22,7 +22,7 @@ BUFFER_BYTES = 4 * 2**20
 
 _CONFIGURATION = """<CycloneDDS><Domain id="any"><General><Interfaces><NetworkInterface address="127.0.0.1"/></Interfaces>
 <AllowMulticast>false</AllowMulticast></General><Discovery><LeaseDuration>{lease_s} s</LeaseDuration>
-<ParticipantIndex>none</ParticipantIndex><Peers>{peers}</Peers></Discovery></Domain></CycloneDDS>"""
+<SPDPInterval>1 s</SPDPInterval><ParticipantIndex>none</ParticipantIndex><Peers>{peers}</Peers></Discovery></Domain></CycloneDDS>"""
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,11 @@ class RtpsProxy:
         """Faults from now on: from the robot to the policy, and `back`, the same if left out."""
         self.to_policy.faults = faults
         self.to_robot.faults = faults if back is None else back
+
+    @property
+    def participants(self) -> dict[str, int]:
+        """How many participants have announced themselves, per side."""
+        return {side: len(announced) for side, announced in zip(self.SIDES, self._announced, strict=True)}
 
     def close(self) -> None:
         """Stop relaying."""
