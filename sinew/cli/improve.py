@@ -114,6 +114,8 @@ class Args:
     --reset-policy and goes home; person waits for one. Where it does not come back, the person is asked."""
     reset_policy: Path | None = None
     """Run of the policy that brings the scene back."""
+    record: Path | None = None
+    """Dataset that takes in every episode on the robot, with who chose each action, for recap; one there goes on."""
     scene: bool = True
     """Whether scenes are set up and judged over /sinew/scene; with --no-scene a person sets them up and says what was a success."""
     gate_on: Literal["sim", "robot", "none"] | None = None
@@ -228,7 +230,7 @@ def _refuse_robot_options(args: Args) -> None:
     Raises:
         InputError: names the option.
     """
-    for name in ("intervene", "reset_policy", "gate_on", "domain", "reach"):
+    for name in ("intervene", "record", "reset_policy", "gate_on", "domain", "reach"):
         if getattr(args, name) is not None:
             raise InputError(
                 f"--{name.replace('_', '-')} {getattr(args, name)} is for learning on a robot: give --robot sim or --robot dds"

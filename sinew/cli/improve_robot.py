@@ -53,7 +53,6 @@ def improve_robot(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
     """
     import policies
     from policies.parallel import own_device
-    from robot_bridge.learning_env import LearningEnv
     from sinew.cli.assembly import open_source
     from sinew.cli.eval import interface_of
     from sinew.cli.improve_methods import METHODS as MAKERS
@@ -80,7 +79,7 @@ def improve_robot(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
         unattended = args.intervene in (None, "expert")
         reset = make_reset(args.reset, args.reset_policy, arm, scene, interface, unattended=unattended)
         longer = None if args.intervene is None else round(HELPED_LENGTH * interface.max_episode_steps)
-        env = LearningEnv(arm, scene, restore=reset, max_steps=longer)
+        env = _environment(args, stack, chosen, arm, scene, restore=reset, max_steps=longer)
         if chosen.make_method is None:
             raise RuntimeError(f"{args.method} learns on robots, and has no method to do so")
         method, ring = chosen.make_method()
@@ -107,6 +106,18 @@ def improve_robot(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
         "human_steps": _human_steps(run),
         "report": told,
     }
+
+
+def _environment(args: Args, stack: ExitStack, chosen: Chosen, arm: AttendedRobot, *others: Any, **more: Any) -> LearningEnv:
+    """The robot to learn on; with --record, its episodes are kept."""
+    from robot_bridge.learning_env import LearningEnv
+
+    if args.record is None:
+        return LearningEnv(arm, *others, **more)
+    from sinew.cli.improve_recording import RecordedEnv, open_writer
+
+    writer = stack.enter_context(open_writer(args.record, arm.interface, tuple(chosen.policy.spec.observation)))
+    return RecordedEnv(arm, *others, writer=writer, **more)
 
 
 def _check(args: Args) -> None:

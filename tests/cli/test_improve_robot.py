@@ -11,9 +11,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import policies
+from demos import Dataset
 from sinew.cli import collect, eval, improve, train
 from sinew.errors import InputError, SpecError
 
@@ -65,6 +67,26 @@ def test_what_was_learned_on_a_robot_is_a_run_like_any_other(folder, short, meth
     assert eval.evaluate(eval.Args(run=folder / method, episodes=2))["n"] == 2
     again = improve.improve(args)
     assert (again["steps"], again["updates"], again["curve"]) == (made["steps"], made["updates"], made["curve"])  # nothing is learned again
+
+
+def test_episodes_on_a_robot_are_recorded_with_who_chose_each_action_and_recap_reads_that(folder, short):
+    """An action of the policy counts for what it led to; an action of a person always counts as good."""
+    made = improve.improve(args_of(folder, "recorded", record=folder / "robot"))
+    data = Dataset(folder / "robot")
+    human = np.asarray(data.column("intervention")).reshape(-1)
+    assert 30 < human.sum() <= made["human_steps"] and not human.all()
+    assert data.num_episodes >= 1 and sum(e.length for e in map(data.episode, range(data.num_episodes))) == len(human) <= made["steps"]
+    args = improve.Args(run=folder / "bc", out=folder / "recap", method="recap", demos=folder / "robot", rounds=1, rollouts=2, updates=2)
+    rounds: list[Any] = []
+
+    def teach(self: Any, round: int, good: np.ndarray) -> int:
+        rounds.append(good[: len(human)])
+        return 0
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sinew.cli.improve_offline.Rounds.teach", teach)
+        improve.improve(args)
+    assert rounds and all(good[human].all() for good in rounds)
 
 
 def test_a_policy_can_be_measured_on_the_robot_and_bring_the_scene_back(folder, short):
