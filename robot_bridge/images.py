@@ -14,6 +14,13 @@ def encode_jpeg(image: np.ndarray, quality: int = 90) -> bytes:
     return cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
 
 
+def encode_png(image: np.ndarray) -> bytes:
+    """(H, W, 3) uint8 RGB as PNG, which loses nothing."""
+    import cv2
+
+    return cv2.imencode(".png", image[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 1])[1].tobytes()
+
+
 def decode_compressed(data: bytes | memoryview) -> np.ndarray:
     """JPEG or PNG as (H, W, 3) uint8 RGB.
 

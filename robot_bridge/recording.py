@@ -22,8 +22,9 @@ from demos.writer import Writer
 from robot_bridge import contract as contracts
 from robot_bridge.contract import Contract
 from robot_bridge.deploy import Frame, TaskInterface
-from robot_bridge.gate import Outcome, Verdict
+from robot_bridge.gate import Verdict
 from robot_bridge.report import EpisodeResult
+from robot_bridge.safety.states import Outcome
 from sinew.errors import InputError, SinewError, SpecError
 from sinew.rundir import read_json, write_json
 from sinew.specs import ACTION, ObservationSpec, TensorSpec, check_action_join, check_observation_join
