@@ -169,7 +169,7 @@ class Steering(Protocol):
         ...
 
     def frames(self, obs: Obs, ids: Sequence[int] | None = None, *, remember: bool = True) -> dict[str, Tensor]:
-        """"features" (N, D) and whatever `decode` needs."""
+        """What is seen, as tensors: "features" (N, D) and whatever `decode` needs."""
         ...
 
     def decode(self, frames: Mapping[str, Tensor], u: Tensor) -> Tensor:

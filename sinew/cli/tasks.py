@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
-
 @dataclass(frozen=True, kw_only=True)
 class Args:
     """The simulated tasks with their observations and actions."""
