@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import secrets
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
@@ -27,8 +28,8 @@ from sinew.protocols import Command, Observation, Robot
 
 WRITE_TTL_S = 0.1
 """Time to live of what is sent: the robot's own watchdog holds after this."""
-MOVING = ("pass", "clamp")
-"""Outcomes of the gate with which the robot follows what was asked for."""
+LOOP_STUCK_S = 0.03
+"""A loop that has not ticked for this long after an emergency stop is not waited for."""
 
 
 class ControlLoop:
@@ -83,6 +84,7 @@ class ControlLoop:
 
     def start(self) -> None:
         """Start ticking; nothing is sent before `resume`."""
+        self.gate.operator.on_press.append(self._pressed)
         if isinstance(self._clock, SteppedClock):
             self._end = self._clock.every(self._period_ns, lambda: self._tick(self._clock.now_ns()))
             return
@@ -151,12 +153,28 @@ class ControlLoop:
         self.ramp_down()
         self._end()
         self._end = lambda: None
+        with suppress(ValueError):
+            self.gate.operator.on_press.remove(self._pressed)
         self._stack.close()
 
     def report(self) -> dict[str, Any]:
         """JSON-able cadence of this loop, with the scheduler it ran under, and how fast it stopped."""
         told = {"scheduler": self.scheduler, "stretched_targets": self.interpolator.stretched, "stops": self.stop_times.report()}
         return {**self.cadence.report(), **told}
+
+    # ------------------------------------------------------------ the operator's side
+
+    def _pressed(self, reason: str) -> None:
+        """The emergency stop: the gate sees it at the next tick. Where that does not come in time, the robot is told without it."""
+        self.stop_times.asked(self._clock.now_ns())
+        if self._running and not isinstance(self._clock, SteppedClock):
+            threading.Thread(target=self._stop_without_loop, args=(reason, self.cadence.ticks), name="e-stop", daemon=True).start()
+
+    def _stop_without_loop(self, reason: str, ticks: int) -> None:
+        time.sleep(max(LOOP_STUCK_S, 2 * self._period_ns / 1e9))
+        if self._running and self.cadence.ticks == ticks:
+            with suppress(Exception):  # nothing more can be done from here
+                self.robot.stop(f"e_stop: {reason}")
 
     # ------------------------------------------------------------ the loop's thread
 

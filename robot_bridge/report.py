@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from sinew.config import to_json
@@ -20,7 +20,7 @@ class EpisodeResult:
     """Policy ticks."""
     duration_s: float
     ended_by: str
-    """"success", "time_limit" or the reason for which the gate stopped it."""
+    """"success", "time_limit", the reason for which the gate stopped it, or "no images.front" where a value stayed away."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,13 +33,16 @@ class DeployReport:
     seeds: tuple[int, ...]
     """Seeds that were asked for; fewer `episodes` than that were run when it was stopped."""
     policy: Mapping[str, Any]
-    """Cadence of the policy's loop: stages read, observe, policy, decode, submit."""
+    """Cadence of the policy's loop (stages read, observe, policy, decode, submit), late actions, holds by reason, and what was
+    wrong with the observations."""
     controller: Mapping[str, Any]
-    """Cadence of the controller-rate loop: stages read, gate, write."""
+    """Cadence of the controller-rate loop (stages read, gate, write), and how fast it stopped."""
     latency_us: Mapping[str, float] | None
     """From the receipt of the measurement to the hand-over of the command made from it: p50, p99, max."""
     gate: Mapping[str, Any]
     """Counts per reason, newest events, ticks per outcome."""
+    readiness: Mapping[str, Any] = field(default_factory=dict)
+    """How the policy did before the robot was commanded."""
     stopped: str = ""
     """Reason for which the deployment ended early; empty when it ran to its end."""
 

@@ -119,6 +119,11 @@ class Synchroniser:
             self._account(key, budget, measured, stamp_ns, age_s)
         return worst
 
+    def too_old(self, measured: Observation, now_ns: int) -> list[str]:
+        """Values that are there and too old to begin with; nothing is counted."""
+        ages = {key: now_ns - measured.stamps_ns.get(key, measured.stamp_ns) for key in self.budgets if key in measured.values}
+        return [key for key, age_ns in ages.items() if age_ns > self.budgets[key].hold_after_s * 1e9]
+
     def report(self) -> dict[str, Any]:
         """JSON-able: per value, the ticks with something wrong and the largest age that was used."""
         return {key: {**self.counts[key], "oldest_ms": round(1e3 * self.oldest_s[key], 1)} for key in self.budgets}
