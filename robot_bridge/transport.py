@@ -50,6 +50,17 @@ class Sample(NamedTuple):
     """Sender's wall clock when it was written."""
 
 
+CYCLONE = "Cyclone DDS"
+VENDORS = {0x0101: "RTI Connext", 0x0102: "OpenSplice", 0x0103: "OpenDDS", 0x010F: "Fast DDS", 0x0110: CYCLONE}
+"""Whose DDS it is, by the vendor id that GUIDs begin with (OMG DDSI-RTPS, table of vendor ids)."""
+
+
+def vendor(guid: bytes) -> str:
+    """Whose DDS a participant or endpoint speaks, from its GUID."""
+    number = int.from_bytes(guid[:2], "big")
+    return VENDORS.get(number, f"DDS vendor {number:#06x}")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Endpoint:
     """A publisher or subscription of another participant, as the graph shows it."""

@@ -10,28 +10,19 @@ import numpy as np
 from robot_bridge.dds import codec, wire
 from robot_bridge.dds.messages import blank, fields, make, ros_name, type_hash
 from robot_bridge.dds.qos import qos
-from robot_bridge.transport import Endpoint, Profile
+from robot_bridge.transport import Endpoint, Profile, vendor
 from sinew.errors import DataError
 
 GRAPH_TOPIC = "ros_discovery_info"
 GRAPH_TYPE = "rmw_dds_common/ParticipantEntitiesInfo"
 ALIVE = 16
 """DDS_ALIVE_INSTANCE_STATE."""
-CYCLONE = "Cyclone DDS"
-VENDORS = {0x0101: "RTI Connext", 0x0102: "OpenSplice", 0x0103: "OpenDDS", 0x010F: "Fast DDS", 0x0110: CYCLONE}
-"""Whose DDS it is, by the vendor id that a participant's GUID begins with (OMG DDSI-RTPS, list of vendor ids)."""
 MANY = Profile(depth=1000, latched=True)
 """A topic without keys: a reader that kept one sample would keep that of one participant only."""
 
 PARTICIPANTS = wire.BuiltinTopicDcpsParticipant
 PUBLICATIONS = wire.BuiltinTopicDcpsPublication
 SUBSCRIPTIONS = wire.BuiltinTopicDcpsSubscription
-
-
-def vendor(guid: Any) -> str:
-    """Whose DDS a participant or endpoint speaks, from its GUID."""
-    number = int.from_bytes(guid.bytes[:2], "big")
-    return VENDORS.get(number, f"DDS vendor {number:#06x}")
 
 
 def gid(guid: Any) -> Any:
@@ -85,7 +76,7 @@ class Graph:
 
     def nodes(self) -> dict[str, str]:
         """Nodes of all other participants, "/ns/name", with the vendor of their DDS."""
-        living = {guid.bytes: vendor(guid) for guid in self.found(PARTICIPANTS)}
+        living = {guid.bytes: vendor(guid.bytes) for guid in self.found(PARTICIPANTS)}
         self._learn()
         return {_name(node): living[who] for who, info in self._named.items() if who in living for node in info.node_entities_info_seq}
 
@@ -104,7 +95,7 @@ class Graph:
                 if each.topic_name.startswith("rt/"):
                     profile, node = _profile(each.qos), owners.get(guid.bytes, "")
                     name, message = each.topic_name[2:], ros_name(each.type_name)
-                    publishes, who = kind is PUBLICATIONS, vendor(guid)
+                    publishes, who = kind is PUBLICATIONS, vendor(guid.bytes)
                     made.append(Endpoint(name=name, message=message, publishes=publishes, node=node, vendor=who, profile=profile))
         return made
 
@@ -119,7 +110,7 @@ class Graph:
     def server_vendors(self, service: str) -> set[str]:
         """Vendors of those who answer a service; this participant among them."""
         readers = self.found(SUBSCRIPTIONS, others=False)
-        return {vendor(guid) for guid, each in readers.items() if each.topic_name == f"rq{service}Request"}
+        return {vendor(guid.bytes) for guid, each in readers.items() if each.topic_name == f"rq{service}Request"}
 
     def count(self, kind: Any, topic: str) -> int:
         """Endpoints of other participants on a ROS topic."""

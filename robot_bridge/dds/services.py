@@ -20,9 +20,9 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from robot_bridge.dds import codec, wire
-from robot_bridge.dds.graph import CYCLONE, user_text, vendor
+from robot_bridge.dds.graph import user_text
 from robot_bridge.dds.messages import parts
-from robot_bridge.transport import Handler
+from robot_bridge.transport import CYCLONE, Handler, vendor
 from sinew.errors import DataError, InputError
 
 if TYPE_CHECKING:
@@ -196,8 +196,8 @@ class Server:
                 continue
             asker = self._reader.get_matched_publication_data(info.publication_handle)
             try:
-                if asker is not None and vendor(asker.key) != CYCLONE:
-                    raise DataError(f"a client of {vendor(asker.key)} asked, whose services are of another form; it gets no answer")
+                if asker is not None and vendor(asker.key.bytes) != CYCLONE:
+                    raise DataError(f"a client of {vendor(asker.key.bytes)} asked, whose services are of another form; it gets no answer")
                 identity, payload = unwrap(data)
                 request = codec.decode(payload, self._request)
             except DataError as e:
