@@ -227,6 +227,8 @@ def dial(
         raise LinkError(f"what listens at {url} does not speak TLS as it should ({e.reason or line(e)}): is it https:// there?") from None
     except OSError as e:
         raise LinkError(f"nothing can be reached at {url} ({e.strerror or line(e)}): is the policy server running?") from None
+    except errors.ConnectionClosed:
+        raise LinkError(f"{url} closed the connection before it was open: is it full, or being closed? Try again") from None
     except (errors.InvalidHandshake, errors.InvalidMessage, EOFError) as e:
         raise LinkError(f"what listens at {url} is no websocket server: {line(e)}") from None
     bound_sends(connection.socket, timeout_s)

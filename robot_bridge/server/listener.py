@@ -70,7 +70,10 @@ class Listener:
     ) -> None:
         server, limits = websockets("sync.server"), limits or Limits()
 
+        self._places = _Places(limits.max_clients + limits.max_pending, turned_away)
+
         def handle(connection: Any) -> None:
+            self._places.settled(connection.socket)
             bound_sends(connection.socket, timeout_s)
             name = "{}:{}".format(*connection.remote_address[:2])
             serve(Channel(connection, name, connection.close))
@@ -105,7 +108,7 @@ class Listener:
         except OSError as e:
             why = os.strerror(e.errno) if e.errno else line(e)
             raise InputError(f"cannot listen at {host}:{port}: {why}; choose another --listen") from None
-        self._server.handler = _capped(self._server.handler, limits.max_clients + limits.max_pending, turned_away)
+        self._server.handler = self._places.around(self._server.handler)
         self.port: int = self._server.socket.getsockname()[1]
         self._thread = threading.Thread(target=self._server.serve_forever, name="policy server", daemon=True)
         self._thread.start()
@@ -114,6 +117,7 @@ class Listener:
         """Close every connection and wait until the clients' threads have ended."""
         with contextlib.suppress(OSError):
             self._server.socket.shutdown(socket.SHUT_RDWR)  # wakes a waiting accept
+        self._places.close()
         self._server.shutdown()
         self._thread.join()
 
@@ -128,22 +132,48 @@ def _judge(front: Front, request: Any) -> Reply | None:
     return front(request.path, headers)
 
 
-def _capped(handler: Callable[..., None], most: int, turned_away: Callable[[], None]) -> Callable[..., None]:
-    """A handler of accepted sockets that closes those beyond `most` before it reads a byte of them."""
-    places = threading.BoundedSemaphore(most)
+class _Places:
+    """How many connections there may be, and which of them are still at their handshakes."""
 
-    def handle(sock: socket.socket, address: Any) -> None:
-        if not places.acquire(blocking=False):
-            sock.close()
-            turned_away()
-            handler(sock, address)  # ends at once on a closed socket, and is tidied up as any other
-            return
-        try:
-            handler(sock, address)
-        finally:
-            places.release()
+    def __init__(self, most: int, turned_away: Callable[[], None]) -> None:
+        self._most, self._turned_away = most, turned_away
+        self._lock = threading.Lock()
+        self._taken, self._closed = 0, False
+        self._pending: set[socket.socket] = set()
 
-    return handle
+    def around(self, handler: Callable[..., None]) -> Callable[..., None]:
+        """A handler of accepted sockets that closes those beyond the limit before it reads a byte of them."""
+
+        def handle(sock: socket.socket, address: Any) -> None:
+            with self._lock:
+                free = self._taken < self._most and not self._closed
+                self._taken += 1
+                if free:
+                    self._pending.add(sock)
+            if not free:
+                self._turned_away()
+                sock.close()
+            try:
+                handler(sock, address)  # ends at once on a closed socket, and is tidied up as any other
+            finally:
+                with self._lock:
+                    self._taken -= 1
+                    self._pending.discard(sock)
+
+        return handle
+
+    def settled(self, sock: socket.socket) -> None:
+        """A connection has ended its handshakes."""
+        with self._lock:
+            self._pending.discard(sock)
+
+    def close(self) -> None:
+        """End every handshake, and let nobody in any more."""
+        with self._lock:
+            self._closed = True
+            for sock in self._pending:
+                with contextlib.suppress(OSError):
+                    socket.socket.shutdown(sock, socket.SHUT_RDWR)  # of the socket itself, whatever state its TLS is in
 
 
 class _Steady(socket.socket):

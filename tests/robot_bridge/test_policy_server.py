@@ -70,7 +70,8 @@ class Raw:
         if isinstance(message, dict):
             self.number += 1
             message = {"session": self.hello["session"], "policy": "small", **message, "id": self.number}
-        self.channel.send(message if isinstance(message, (bytes, str)) else wire.pack(message))
+        sent: Any = message if isinstance(message, (bytes, str)) else wire.pack(message)
+        self.channel.send(sent)
         return self.read()
 
 
@@ -193,7 +194,12 @@ def test_a_defect_of_the_policy_is_logged_here_and_not_told_there(server, monkey
     monkeypatch.setattr(server._workers["small"].policy, "sample", lambda *a, **k: {}["secret"])
     raw = Raw(server)
     answer = raw.ask(request())
-    assert answer == {"session": raw.hello["session"], "id": 1, "kind": "internal", "error": "the policy failed on this request; the server's log says why"}
+    assert answer == {
+        "session": raw.hello["session"],
+        "id": 1,
+        "kind": "internal",
+        "error": "the policy failed on this request; the server's log says why",
+    }
     assert "secret" in caplog.text and "Traceback" in caplog.text
 
 
