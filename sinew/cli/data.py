@@ -1,4 +1,4 @@
-"""Look at, check or repair a dataset."""
+"""Look at, check, repair or convert a dataset or a ROS 2 bag; record a bag."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
+
+from sinew.cli import data_bags
+from sinew.cli.data_bags import Convert, Record
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -17,10 +20,10 @@ DAMAGED = 2
 
 @dataclass(frozen=True, kw_only=True)
 class Info:
-    """What a dataset holds: episodes, frames, keys, successes."""
+    """What a dataset holds: episodes, frames, keys, successes; what a bag holds: topics, types, messages."""
 
     dir: Annotated[Path, tyro.conf.Positional]
-    """Folder of a LeRobotDataset v3."""
+    """Folder of a LeRobotDataset v3, or a ROS 2 bag: a .mcap or .db3 file, or the folder of one."""
     json: bool = False
     """Print one JSON object."""
     seed: int = 0
@@ -41,18 +44,27 @@ Args = (
     Annotated[Info, tyro.conf.subcommand("info")]
     | Annotated[Check, tyro.conf.subcommand("check")]
     | Annotated[Repair, tyro.conf.subcommand("repair")]
+    | Annotated[Convert, tyro.conf.subcommand("convert")]
+    | Annotated[Record, tyro.conf.subcommand("record")]
 )
 
 
-def run(args: Info | Check | Repair) -> dict[str, Any]:
+def run(args: Info | Convert | Record) -> dict[str, Any]:
     """Do what the subcommand says.
 
     Raises:
         DataError: the folder is no dataset, or one of another format.
     """
     import demos
+    from demos.bags import is_bag
     from sinew.cli.console_progress import ConsoleProgress
 
+    if isinstance(args, Convert):
+        return data_bags.convert(args)
+    if isinstance(args, Record):
+        return data_bags.record(args)
+    if is_bag(args.dir):
+        return data_bags.look(args.dir, type(args).__name__.lower())
     if not isinstance(args, (Check, Repair)):
         facts = demos.info(args.dir)
         return {**facts, "action": "info", "action_spec": facts["action"]}
@@ -73,6 +85,9 @@ def errors_in(result: dict[str, Any]) -> int:
 
 def show(result: dict[str, Any], console: Console) -> None:
     """What the dataset holds, or what was found and done."""
+    if result["action"] in ("convert", "record") or "bag" in result:
+        data_bags.show(result, console)
+        return
     if result["action"] == "info":
         show_info(result, console)
         return
