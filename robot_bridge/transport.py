@@ -34,8 +34,8 @@ DEFAULT = Profile()
 """rmw_qos_profile_default."""
 SENSOR = Profile(reliable=False, depth=5)
 """rmw_qos_profile_sensor_data; as a subscription it matches every publisher."""
-NEWEST = Profile(depth=1)
-"""Reliable, only the newest counts."""
+NEWEST = Profile(depth=1, lifespan_s=0.2)
+"""Commands: reliable, only the newest counts, and none is sent again after a partition that was longer than its lifespan."""
 TF = Profile(depth=100)
 LATCHED = Profile(depth=1, latched=True)
 """/tf_static, /robot_description and ros_discovery_info."""

@@ -95,12 +95,12 @@ def topic_class(name: str) -> Any:
     return feedback_class(name) if name.endswith("_FeedbackMessage") else message_class(name)
 
 
-def qos(profile: Profile) -> Any:
-    """A profile as QoS of rclpy."""
+def qos(profile: Profile, *, writer: bool) -> Any:
+    """A profile as QoS of rclpy; a lifespan is the writer's alone, as Fast DDS' readers would go by the sender's clock."""
     made = QoSProfile(depth=profile.depth)
     made.reliability = ReliabilityPolicy.RELIABLE if profile.reliable else ReliabilityPolicy.BEST_EFFORT
     made.durability = DurabilityPolicy.TRANSIENT_LOCAL if profile.latched else DurabilityPolicy.VOLATILE
-    if profile.lifespan_s is not None:
+    if writer and profile.lifespan_s is not None:
         made.lifespan = Duration(nanoseconds=round(profile.lifespan_s * 1e9))
     return made
 

@@ -63,7 +63,7 @@ class Node:
     def publisher(self, topic: str, message: str, profile: Profile = DEFAULT) -> Publisher:
         """Publish `message` on a topic."""
         name = self.resolve(topic)
-        made = self.ros.create_publisher(door.topic_class(full_name(message)), name, door.qos(profile))
+        made = self.ros.create_publisher(door.topic_class(full_name(message)), name, door.qos(profile, writer=True))
         self._mine[name, True] += 1
         return Publisher(made, name)
 
@@ -72,7 +72,12 @@ class Node:
         made = Subscription(self.resolve(topic), profile.depth)
         kind = door.topic_class(full_name(message))
         made.subscription = self.ros.create_subscription(
-            kind, made.topic, made.put if door.STAMPED else made.put_plain, door.qos(profile), callback_group=self.group, raw=True
+            kind,
+            made.topic,
+            made.put if door.STAMPED else made.put_plain,
+            door.qos(profile, writer=False),
+            callback_group=self.group,
+            raw=True,
         )
         self._mine[made.topic, False] += 1
         self._subscriptions.append(made)
