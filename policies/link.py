@@ -189,7 +189,7 @@ def _named(hello: Mapping[str, Any], address: Address) -> tuple[str, dict[str, A
     there = hello["policies"]
     if address.policy is None and len(there) != 1:
         raise InputError(
-            f"{address.url} serves {', '.join(map(str, there)) or 'nothing'}: name one, as in {address.url}/{next(iter(there), '')}"
+            f"{address.url} serves {', '.join(map(str, there)) or 'nothing'}: name one, as in {address.url}/{next(iter(there), 'name')}"
         )
     name = address.policy or next(iter(there))
     if name not in there:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from policies.wire import CertificateError, LinkError, line
+from policies.wire import SCHEMES, SECURE, CertificateError, LinkError, line
 from sinew.errors import DataError, InputError
 from sinew.rundir import atomic_write, read_json
 
@@ -28,7 +28,6 @@ MIN_TOKEN = 16
 TOKEN_VARIABLE = "SINEW_TOKEN"
 """Environment variable with the token, where no file is named."""
 _MOST = 4096
-_SCHEMES = {"ws": "ws", "wss": "wss", "http": "ws", "https": "wss"}
 
 
 # ---------------------------------------------------------------- tokens
@@ -92,7 +91,7 @@ class Address:
     """Where a policy is, out of https://host:port/policy#sha256:fingerprint."""
 
     url: str
-    """ws://host:port or wss://host:port."""
+    """https://host:port, or with another of the schemes."""
     host: str
     port: int
     policy: str | None
@@ -103,7 +102,7 @@ class Address:
     @property
     def secure(self) -> bool:
         """Whether the connection is encrypted."""
-        return self.url.startswith("wss:")
+        return self.url.startswith(SECURE)
 
 
 def parse_url(url: str) -> Address:
@@ -114,15 +113,15 @@ def parse_url(url: str) -> Address:
     """
     try:
         parts = urlsplit(url)
-        scheme, host, port = _SCHEMES.get(parts.scheme, ""), parts.hostname or "", parts.port
+        host, port = parts.hostname or "", parts.port
     except ValueError:
-        scheme, host, port, parts = "", "", None, urlsplit("")
-    if not scheme or not host or parts.query or "@" in parts.netloc or "/" in parts.path.strip("/"):
+        host, port, parts = "", None, urlsplit("")
+    if not url.startswith(SCHEMES) or not host or parts.query or "@" in parts.netloc or "/" in parts.path.strip("/"):
         raise InputError(f"{url!r} is not the address of a policy server: give https://host:port or https://host:port/policy")
-    port = (443 if scheme == "wss" else 80) if port is None else port
+    port = (443 if url.startswith(SECURE) else 80) if port is None else port
     shown = f"[{host}]" if ":" in host else host
     pin = fingerprint(parts.fragment) if parts.fragment else None
-    return Address(f"{scheme}://{shown}:{port}", host, port, unquote(parts.path.strip("/")) or None, pin)
+    return Address(f"{parts.scheme}://{shown}:{port}", host, port, unquote(parts.path.strip("/")) or None, pin)
 
 
 # ---------------------------------------------------------------- certificates

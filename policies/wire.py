@@ -24,6 +24,8 @@ DTYPES = ("|b1", "|u1", "|i1", "<u2", "<i2", "<u4", "<i4", "<u8", "<i8", "<f2", 
 """Element types that may cross the wire."""
 MAX_BYTES = 64 * 2**20
 """Largest message, unless a server says otherwise."""
+SECURE, SCHEMES = ("https://", "wss://"), ("https://", "wss://", "http://", "ws://")
+"""How the address of a server with TLS begins, and of any; http and ws mean the same."""
 MAX_LIST = 4096
 """Longest list, map or shape in a message."""
 MAX_TEXT = 2**20
@@ -185,11 +187,11 @@ def dial(
     """Open a connection.
 
     Args:
-        url: ws://host:port or wss://host:port.
+        url: https://host:port, or http, wss, ws.
         headers: sent with the request to connect.
         timeout_s: to be connected; also the longest that a `send` may wait for the other side to read.
         max_bytes: largest message that is accepted; None for any.
-        tls: how the certificate of a wss:// server is checked; None for the authorities that this machine trusts.
+        tls: how the certificate of a server is checked; None for the authorities that this machine trusts.
 
     Raises:
         InputError: the URL is no websocket URL.
@@ -198,14 +200,15 @@ def dial(
         MissingDependency: `websockets` is not installed.
     """
     client, errors = websockets("sync.client"), _exceptions()
-    if not url.startswith(("ws://", "wss://")):
-        raise InputError(f"{url!r} is not the address of a policy server: give ws://host:port or wss://host:port")
+    if not url.startswith(SCHEMES):
+        raise InputError(f"{url!r} is not the address of a policy server: give https://host:port")
+    secure, rest = url.startswith(SECURE), url.partition("://")[2]
     stack = contextlib.ExitStack()
     try:
         connection = stack.enter_context(
             client.connect(
-                url,
-                ssl=(tls or ssl.create_default_context()) if url.startswith("wss://") else None,
+                f"{'wss' if secure else 'ws'}://{rest}",
+                ssl=(tls or ssl.create_default_context()) if secure else None,
                 additional_headers=dict(headers or {}),
                 open_timeout=timeout_s,
                 close_timeout=1.0,

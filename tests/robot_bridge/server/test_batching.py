@@ -53,7 +53,9 @@ def work(seed: int, rows: int = 1, **fields: Any) -> Sample:
     return replace(Sample(kept, 1, fields.get("n", 1), noise, None, False, False), **fields)
 
 
-def asked_while_busy(gated: Gated, jobs: Sequence[Sample | tuple[Sample, float]], until, **limits: Any) -> tuple[list[Any], Worker, Metrics]:
+def asked_while_busy(
+    gated: Gated, jobs: Sequence[Sample | tuple[Sample, float]], until, **limits: Any
+) -> tuple[list[Any], Worker, Metrics]:
     """Answers or errors of jobs that all come while the policy works on another one."""
     metrics = Metrics()
     worker = Worker(gated, "p", Limits(window_s=0.1, **limits), metrics)

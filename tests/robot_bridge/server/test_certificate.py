@@ -202,9 +202,9 @@ def test_a_token_file_that_others_can_read_is_refused(tmp_path: Path, monkeypatc
 @pytest.mark.parametrize(
     ("url", "parts"),
     [
-        ("https://gpu:8443", ("wss://gpu:8443", "gpu", 8443, None)),
+        ("https://gpu:8443", ("https://gpu:8443", "gpu", 8443, None)),
         ("wss://gpu/lift", ("wss://gpu:443", "gpu", 443, "lift")),
-        ("http://[::1]:80/a%20b/", ("ws://[::1]:80", "::1", 80, "a b")),
+        ("http://[::1]:80/a%20b/", ("http://[::1]:80", "::1", 80, "a b")),
         ("ws://127.0.0.1", ("ws://127.0.0.1:80", "127.0.0.1", 80, None)),
     ],
 )
