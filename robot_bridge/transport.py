@@ -314,6 +314,10 @@ class Transport(Protocol):
         """A topic name as an absolute one."""
         ...
 
+    def nodes(self) -> dict[str, str]:
+        """Nodes of all other participants, "/ns/name", with the vendor of their DDS."""
+        ...
+
     def endpoints(self) -> list[Endpoint]:
         """Publishers and subscriptions of all other participants."""
         ...

@@ -166,6 +166,10 @@ class Node:
         """Publishers and subscriptions of all other participants on ROS topics."""
         return self.graph.endpoints()
 
+    def nodes(self) -> dict[str, str]:
+        """Nodes of other participants, "/ns/name", with the vendor of their DDS."""
+        return self.graph.nodes()
+
     def topics(self) -> dict[str, str]:
         """ROS topics that any other process publishes or subscribes on this domain: name → message type."""
         return {endpoint.name: endpoint.message for endpoint in self.endpoints()}

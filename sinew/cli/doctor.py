@@ -20,6 +20,14 @@ Status = Literal["ok", "missing", "limited"]
 class Args:
     """What works on this machine, what is missing, and the exact command that adds it."""
 
+    robot: bool = False
+    """Look at a robot's network instead: who is there, and what stands in the way of commanding it."""
+    transport: Literal["dds", "ros2"] = "dds"
+    """robot: what to look with; ros2 needs a sourced ROS 2."""
+    domain: int | None = None
+    """robot: DDS domain; ROS_DOMAIN_ID, else 0."""
+    reach: str | None = None
+    """robot: LOCALHOST, LOOPBACK or SUBNET; ROS_AUTOMATIC_DISCOVERY_RANGE, else LOCALHOST."""
     json: bool = False
     """Print one JSON object."""
     seed: int = 0
@@ -42,7 +50,15 @@ class Check:
 
 
 def run(args: Args) -> dict[str, Any]:
-    """Try everything; slow probes run side by side in their own processes, so that none can take the doctor down."""
+    """Try everything; slow probes run side by side in their own processes, so that none can take the doctor down.
+
+    Raises:
+        InputError: settings of a robot's network that cannot be used.
+    """
+    if args.robot:
+        from sinew.cli import doctor_robot
+
+        return doctor_robot.run(args.transport, args.domain, args.reach)
     slow = probes.Probes(
         imports=probes.IMPORTS, physics=probes.PHYSICS, egl=probes.GL, osmesa=probes.GL, video=probes.VIDEO, dds=probes.DDS
     )
@@ -58,7 +74,9 @@ def run(args: Args) -> dict[str, Any]:
 
 
 def exit_code(result: dict[str, Any]) -> int:
-    """0 where the core works, 3 where a piece of it is missing."""
+    """0 where the core works, 3 where a piece of it is missing, 2 where a robot cannot be used as it is."""
+    if "nodes" in result:
+        return 2 if any(problem["blocks"] for problem in result["problems"]) else 0
     return 0 if result["core_ok"] else MISSING_CORE
 
 
@@ -207,6 +225,12 @@ def ros() -> Check:
 def show(result: dict[str, Any], console: Console) -> None:
     """A table for each group, then the commands that add what is missing."""
     from rich.table import Table
+
+    if "nodes" in result:
+        from sinew.cli import doctor_robot
+
+        doctor_robot.show(result, console)
+        return
 
     marks = {"ok": "[green]✓[/]", "missing": "[red]✗[/]", "limited": "[yellow]![/]"}
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
