@@ -11,13 +11,15 @@ import numpy as np
 from robot_bridge.approach import Approach
 from robot_bridge.cadence import quantiles_us
 from robot_bridge.clock import Clock, MonotonicClock
-from robot_bridge.episode import EpisodeRunner, Timing
+from robot_bridge.episode import EpisodeRunner, Judge, Timing
 from robot_bridge.gate import GateConfig, Operator, SafetyGate
 from robot_bridge.interfaces import UNKNOWN_POSE, Decoder, Frame, Recorder, TaskInterface, needed_values
 from robot_bridge.kinematics import Arms
 from robot_bridge.loop import ControlLoop
 from robot_bridge.readiness import Readiness, told, warm_up
 from robot_bridge.report import DeployReport, EpisodeResult
+from robot_bridge.robots.config import RobotConfig
+from robot_bridge.safety.build import gate_for
 from robot_bridge.scene import Scene
 from robot_bridge.synchroniser import Synchroniser, budgets
 from sinew.errors import InputError, SafetyStop
@@ -68,28 +70,29 @@ class DeployConfig:
 
 
 def make_gate(
-    interface: TaskInterface, config: DeployConfig | None = None, robot: Any = None, operator: Operator | None = None
+    interface: TaskInterface, config: DeployConfig | None = None, robot: RobotConfig | None = None, operator: Operator | None = None
 ) -> SafetyGate:
     """The gate for a task's robot: its limits at the controller's rate, the workspace checked through its kinematics.
 
     Args:
         interface: the task.
         config: rates and times.
-        robot: what tells more limits than the task's robot does, as `robot_bridge.robots.RobotConfig`.
+        robot: the robot as data, with all of its limits, links and distances; None for the task's, as far as it tells them.
         operator: emergency stop and dead-man switch.
     """
     config = config or DeployConfig()
     spec = interface.robot_spec
     slack = config.workspace_slack_m
-    limits = GateConfig.of(
-        robot or spec,
-        config.controller_rate_hz,
-        workspace_low_m=tuple(v - slack for v in spec.workspace_low_m),
-        workspace_high_m=tuple(v + slack for v in spec.workspace_high_m),
-        command_ttl_max_s=max(GateConfig.command_ttl_max_s, config.ttl_s(interface.action_spec.rate_hz)),
-        first_run=config.first_run,
-    )
+    changes = {
+        "workspace_low_m": tuple(v - slack for v in spec.workspace_low_m),
+        "workspace_high_m": tuple(v + slack for v in spec.workspace_high_m),
+        "command_ttl_max_s": max(GateConfig.command_ttl_max_s, config.ttl_s(interface.action_spec.rate_hz)),
+        "first_run": config.first_run,
+    }
+    if robot is not None:
+        return gate_for(robot, config.controller_rate_hz, operator=operator, **changes)
     chains = getattr(interface, "chains", None)
+    limits = GateConfig.of(spec, config.controller_rate_hz, **changes)
     return SafetyGate(limits, Arms.of(chains) if chains else None, operator=operator)
 
 
@@ -110,6 +113,7 @@ def deploy(
     instruction: str | None = None,
     contract: Any = None,
     confirm: Callable[[str], bool] | None = None,
+    judge: Judge | None = None,
     tell: Callable[[str], None] = lambda line: None,
 ) -> DeployReport:
     """Run episodes of a policy on a robot.
@@ -132,6 +136,7 @@ def deploy(
         instruction: what a language policy shall do; None for the task's own text.
         contract: the robot's, whose sources tell how old each value may be; None for defaults.
         confirm: asked once before the robot is brought to its start pose, with what is going to happen; None goes ahead.
+        judge: asked whether an episode was a success where nothing else tells.
         tell: gets lines for the person beside the robot.
 
     Returns:
@@ -155,7 +160,7 @@ def deploy(
     if ready.slow:
         tell(ready.slow)
     seeds = tuple(range(episodes) if seeds is None else (int(s) for s in seeds))
-    loop, runner = _assemble(executor, spec, interface, robot, gate, config, clock, contract, confirm, ready, on_frame, record)
+    loop, runner = _assemble(executor, spec, interface, robot, gate, config, clock, contract, confirm, judge, ready, on_frame, record)
     robot.connect(config.connect_timeout_s)
     results: list[EpisodeResult] = []
     stopped = ""
@@ -198,6 +203,7 @@ def _assemble(
     clock: Clock,
     contract: Any,
     confirm: Callable[[str], bool] | None,
+    judge: Judge | None,
     ready: Readiness,
     on_frame: Callable[[Frame], None] | None,
     record: Recorder | None,
@@ -221,7 +227,7 @@ def _assemble(
     watchers = () if on_frame is None else (on_frame,)
     runner = EpisodeRunner(
         executor, interface, wanted, loop, synchroniser, timing, clock, approach=approach, warm=ready.chunks > 0, watchers=watchers,
-        record=record,
+        record=record, judge=judge,
     )  # fmt: skip
     return loop, runner
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -25,8 +25,13 @@ from sinew.specs import IMAGES, ObservationSpec
 if TYPE_CHECKING:
     from torch import Tensor
 
+LATENCIES = 4096
+"""Newest latencies that percentiles are taken over."""
 REPLAN_S = 0.2
 """After a hold this long the policy plans anew: what it planned was for what it saw before."""
+
+
+Judge = Callable[[EpisodeResult], bool | None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +63,7 @@ class EpisodeRunner:
         warm: whether the executor has computed before; if not it is warmed by the first observation, before anything moves.
         watchers: told every frame.
         record: takes every frame and outcome.
+        judge: asked whether an episode was a success where nothing else tells.
     """
 
     def __init__(
@@ -74,13 +80,14 @@ class EpisodeRunner:
         warm: bool = False,
         watchers: tuple[Callable[[Frame], None], ...] = (),
         record: Recorder | None = None,
+        judge: Judge | None = None,
     ) -> None:
         self.executor, self.interface, self.wanted, self.loop = executor, interface, wanted, loop
         self.robot, self.synchroniser, self.timing, self.clock = loop.robot, synchroniser, timing, clock
-        self.approach, self.record = approach, record
+        self.approach, self.record, self.judge = approach, record, judge
         self.watchers = watchers if record is None else (*watchers, record.frame)
         self.cadence = Cadence(("read", "observe", "policy", "decode", "submit"), timing.period_ns / 1e9)
-        self.latencies_ns: list[int] = []
+        self.latencies_ns: deque[int] = deque(maxlen=LATENCIES)
         self.late_actions = 0
         """Actions that were handed over after the deadline of the next tick."""
         self.holds: Counter[str] = Counter()
@@ -136,7 +143,7 @@ class EpisodeRunner:
     def _tick(self, episode: int, seed: int, step: int, deadline_ns: int) -> str:
         """One policy period; gives why the episode must end, empty where it goes on."""
         marks = [self.clock.now_ns()]
-        measured = self.robot.read()
+        measured = self._look()
         judgement = self.synchroniser.judge(measured, marks[0])
         if judgement.answer != "use":
             self._hold(judgement.key, marks[0])
@@ -216,9 +223,17 @@ class EpisodeRunner:
 
     # ------------------------------------------------------------ seeing
 
+    def _look(self) -> Observation:
+        """What is measured now; of a robot with a contract as recordings of it hold it, every value at one time."""
+        aligned = getattr(self.robot, "aligned", self.robot.read)
+        return aligned()
+
     def _observe(self, measured: Observation) -> dict[str, np.ndarray]:
         """{key: (1, ...)} of everything that the policy looks at."""
         values = measured.values
+        if hasattr(self.interface, "observe_values"):
+            seen = self.interface.observe_values(values)  # type: ignore[attr-defined]
+            return {key: value[None] for key, value in seen.items()}
         poses = {name: np.asarray(values.get(f"pose.{name}", UNKNOWN_POSE), dtype=float)[None] for name in self.interface.objects}
         gripper = grippers_of(measured)[None]
         observation = self.interface.observe(values["joint_position"][None], values["joint_velocity"][None], gripper, poses)
@@ -243,7 +258,7 @@ class EpisodeRunner:
         needed = needed_values(self.interface, self.wanted)
         deadline_ns = self.clock.now_ns() + int(self.timing.patience_s * 1e9)
         while True:
-            measured = self.robot.read()
+            measured = self._look()
             missing = [key for key in needed if key not in measured.values]
             old = self.synchroniser.too_old(measured, self.clock.now_ns())
             if not missing and not old:
@@ -261,6 +276,8 @@ class EpisodeRunner:
         duration_s = (self.clock.now_ns() - started_ns) / 1e9
         ended_by = "success" if success else latched or ended_by or "time_limit"
         result = EpisodeResult(seed, False if latched and not success else success, steps, duration_s, ended_by)
+        if result.success is None and steps and self.judge is not None:
+            result = replace(result, success=self.judge(result))
         if self.record:
             self.record.end_episode(result)
         return result

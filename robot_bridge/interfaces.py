@@ -74,7 +74,10 @@ class Recorder(Protocol):
 
 
 def needed_values(interface: TaskInterface, wanted: ObservationSpec) -> list[str]:
-    """Keys of `Observation.values` that the observations `wanted` of a task are made of."""
+    """Keys of `Observation.values` that the observations `wanted` of a task are made of, the joints' first."""
+    named = getattr(interface, "values", None)
+    if named is not None:
+        return list(dict.fromkeys(("joint_position", "joint_velocity", *named)))
     needed = ["joint_position", "joint_velocity", *["gripper"] * (interface.robot_spec.gripper_name is not None)]
     if ENVIRONMENT_STATE in wanted.tensors:
         needed += [f"pose.{name}" for name in interface.objects]

@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from robot_bridge.contract import Contract, Source
 from sinew.errors import InputError
 from sinew.protocols import Observation
 
@@ -53,17 +54,17 @@ SEEN = Budget()
 """Cameras and transforms."""
 
 
-def budgets(needed: Iterable[str], contract: Any = None) -> dict[str, Budget]:
-    """The budget of each value: that of the contract's source, or the default of its kind.
+def budgets(needed: Iterable[str], contract: Contract | None = None) -> dict[str, Budget]:
+    """The budget of each value: that of the contract's source where it sets one, else the default of its kind.
 
     Args:
         needed: keys of `Observation.values`.
-        contract: has `sources` with `key`, `age_max_s` and `tolerance_s`; None for the defaults.
+        contract: the robot's; None for the defaults.
     """
     chosen = {key: SEEN if key.startswith(("images.", "pose.")) else JOINTS for key in needed}
-    for source in getattr(contract, "sources", ()):
+    for source in contract.sources if contract is not None else ():
         if source.key in chosen:
-            hold = source.age_max_s
+            hold = source.age_max_s if source.age_max_s != Source.age_max_s else chosen[source.key].hold_after_s
             chosen[source.key] = Budget(hold_after_s=hold, end_after_s=max(SEEN.end_after_s, 2.0 * hold), tolerance_s=source.tolerance_s)
     return chosen
 

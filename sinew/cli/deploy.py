@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -23,25 +24,29 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from policies import ChunkExecutor, PolicyModule
-    from robot_bridge.scene import Scene
-    from sim import TaskInterface
-    from sinew.protocols import Robot
+    from robot_bridge.report import DeployReport
+    from sinew.cli.assembly import Source
 
 STOPPED_FOR_SAFETY = 4
 
 
 @dataclass(frozen=True, kw_only=True)
 class Args:
-    """Run a policy on a robot, through the safety gate."""
+    """Run a policy on a robot, through the safety gate. In a terminal any key stops the robot."""
 
-    run: Annotated[Path, tyro.conf.Positional]
-    """Folder of a run."""
-    robot: Literal["dds", "sim"] = "dds"
-    """dds: a robot on the network, in ROS 2's wire format; sim: one in this process."""
+    run: Annotated[str | Path, tyro.conf.Positional]
+    """Folder of a run, or https://host:port of a sinew serve."""
+    robot: Literal["dds", "ros2", "sim"] = "dds"
+    """dds: a robot on the network, in ROS 2's wire format; ros2: the same through rclpy; sim: one in this process."""
+    robot_config: str | None = None
+    """Which robot it is, by name (ur5e, fr3, xarm7, so101, vx300s, aloha, ros2_control) or by the file of sinew robot add; the
+    simulated task's robot if left out."""
     task: str | None = None
     """Task; the one the run was trained on if left out."""
     episodes: int = 20
     """Episodes; the seeds are those of `sinew eval`."""
+    max_steps: int | None = None
+    """Policy ticks per episode; the task's own if left out."""
     domain: int | None = None
     """DDS domain; ROS_DOMAIN_ID or 0 if left out."""
     reach: Literal["LOCALHOST", "SUBNET"] | None = None
@@ -51,13 +56,35 @@ class Args:
     timeout: float = 10.0
     """Seconds to wait for the robot."""
     scene: bool = True
-    """Whether scenes are set up and judged over /sinew/scene; with --no-scene episodes end by time and success is unknown."""
+    """Whether scenes are set up and judged over /sinew/scene; with --no-scene episodes end by time and success is unknown, or
+    asked for in a terminal. Robots of --robot-config have no such scene."""
+    first_run: bool = False
+    """Limit the tools to 0.25 m/s."""
+    start_pose: Literal["home", "here"] | None = None
+    """home: bring the robot to its home pose before each episode, slowly; here: begin where it stands. Robots of --robot-config
+    go home if this is left out, others stay."""
+    yes: bool = False
+    """Move to the start pose without asking, as where there is no terminal to ask in."""
+    dead_man: bool = False
+    """The robot moves only while the space bar is held."""
+    e_stop_topic: str = "/sinew/e_stop"
+    """Topic (std_msgs/Bool) and service (std_srvs/Trigger) that stop the robot; empty for none."""
+    record: Path | None = None
+    """Dataset of what is done, in the folder given; goes on where there is one."""
+    mcap: Path | None = None
+    """Bag of every topic meanwhile, in the MCAP file given."""
+    token_file: Path | None = None
+    """File with the secret of a policy server; SINEW_TOKEN if left out."""
+    ca: Path | None = None
+    """Certificate of the authority that signed the policy server's, PEM."""
+    out: Path | None = None
+    """Folder for deploy/; the run if left out, and none for a policy server."""
     instruction: str | None = None
     """What a language policy is told to do; the task's own text if left out."""
     executor: Literal["sync", "async", "rtc"] = "sync"
     """sync waits for every chunk; async and rtc compute the next one meanwhile, rtc as a continuation."""
     delay: int | None = None
-    """Ticks that a chunk may take, for async and rtc; measured if left out."""
+    """Ticks that a chunk may take, for async and rtc; measured all the time if left out."""
     act_steps: int | None = None
     """Actions executed of each chunk; the most that there can be if left out."""
     device: str = "cpu"
@@ -85,55 +112,93 @@ def deploy(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
         InputError: no such run, or no robot answers within the time-out.
         SpecError: policy and task do not fit.
     """
-    import policies
-    from policies.live import LiveExecutor
-    from policies.warmup import Prepared
-    from robot_bridge.deploy import DeployConfig
     from robot_bridge.deploy import deploy as play
-    from sinew.cli.eval import check_instruction, instruction_tag, interface_of, task_of, test_seeds
+    from sinew.cli.deploy_robot import check, open_cell
+    from sinew.cli.eval import check_instruction, test_seeds
+    from sinew.cli.serve import device_of
+
+    check(args)
+    seeds = test_seeds(args.episodes, args.seed)
+    with ExitStack() as stack:
+        source = _source(args)
+        stack.callback(getattr(source.policy, "close", lambda: None))
+        policy = source.policy.to(device_of(args.device)) if source.run is not None else source.policy
+        check_instruction(policy, args.instruction)
+        cell = open_cell(args, source, policy, stack, progress)
+        executor = _executor(args, policy, cell.interface.task_text)
+        stack.callback(getattr(executor, "close", lambda: None))
+        report = play(
+            executor,
+            cell.interface,
+            cell.robot,
+            seeds=seeds,
+            scene=cell.scene,
+            gate=cell.gate,
+            config=cell.config,
+            record=cell.record,
+            progress=progress,
+            contract=cell.contract,
+            confirm=cell.confirm,
+            judge=cell.judge,
+            tell=progress.note,
+        )
+        result = _result(args, source, cell.task, executor, report)
+    folder = args.out or (source.run.path if source.run is not None else None)
+    if folder is not None:
+        _write(args, folder, cell.task, result)
+    return result
+
+
+def _source(args: Args) -> Source:
+    """The policy, here or behind a server.
+
+    Raises:
+        InputError: there is none, or a server's options are given for a run.
+    """
+    from sinew.cli.assembly import SERVERS, Source, open_source
+
+    text = str(args.run)
+    if text.startswith(SERVERS):
+        from policies.remote import connect, read_token
+
+        return Source(text, connect(text, read_token(args.token_file), ca=str(args.ca) if args.ca else None))
+    if args.ca is not None:
+        raise InputError(f"--ca {args.ca} is for a policy behind a server, https://host:port; {text} is none")
+    return open_source(args.run, args.task, token_file=args.token_file)
+
+
+def _result(args: Args, source: Source, task: str, executor: ChunkExecutor, report: DeployReport) -> dict[str, Any]:
+    from policies.warmup import Prepared
     from sinew.config import to_json
-    from sinew.rundir import RunDir, write_json
     from sinew.stats import success_summary
 
-    run = RunDir.open(args.run)
-    policy = policies.load(run)
-    check_instruction(policy, args.instruction)
-    task = args.task or task_of(run)
-    interface = interface_of(policy, task)
-    if not interface.action_spec.rate_hz <= args.controller_rate <= 1000 or not args.timeout > 0:
-        raise InputError(
-            f"--controller-rate {args.controller_rate:g} must be between the policy's {interface.action_spec.rate_hz:g} and 1000 Hz, "
-            f"--timeout {args.timeout:g} above 0 s"
-        )
-    config = DeployConfig(controller_rate_hz=args.controller_rate, connect_timeout_s=args.timeout)
-    seeds = test_seeds(args.episodes, args.seed)
-    executor = _executor(args, policy, interface.task_text)
-    robot, scene = _robot(args, task, interface)
-    try:
-        report = play(executor, interface, robot, seeds=seeds, scene=scene, config=config, progress=progress)
-    finally:
-        robot.close()
-        if isinstance(executor, LiveExecutor):
-            executor.close()
     judged = [e for e in report.episodes if e.success is not None]
     success = None
     if judged:
         outcomes = [bool(e.success) for e in judged]
         success = {**success_summary(outcomes, [e.seed for e in judged]), "successes": outcomes}
-    result = {
+    return {
         "run": str(args.run),
         "task": task,
         "robot": args.robot,
+        "robot_config": args.robot_config,
         "instruction": args.instruction,
         "executor": _described(executor),
         "prepared": to_json(executor.policy.config) if isinstance(executor.policy, Prepared) else None,
+        "recorded": str(args.record) if args.record else None,
         "success": success,
         "stopped": report.stopped,
         "report": report.summary(),
     }
+
+
+def _write(args: Args, folder: Path, task: str, result: dict[str, Any]) -> None:
+    from sinew.cli.eval import instruction_tag
+    from sinew.rundir import write_json
+
     way = f"-{args.executor}" if args.executor != "sync" else ""
-    write_json(run / f"deploy/{task}-{args.robot}{way}{instruction_tag(args.instruction)}.json", result)
-    return result
+    which = "" if args.robot_config is None else f"-{Path(args.robot_config).stem}"
+    write_json(folder / f"deploy/{task}-{args.robot}{which}{way}{instruction_tag(args.instruction)}.json", result)
 
 
 def _prepared(args: Args, policy: PolicyModule, instruction: str) -> PolicyModule:
@@ -145,12 +210,11 @@ def _prepared(args: Args, policy: PolicyModule, instruction: str) -> PolicyModul
     from policies.warmup import prepare
     from sinew.cli.serve import device_of
 
-    policy = policy.to(device_of(args.device))
     if not args.compile:
         return policy
     if args.executor == "rtc":
         raise InputError("--compile: executor rtc guides its samples, and only samples without guidance are compiled; use sync or async")
-    return prepare(policy, args.device, instruction=instruction)
+    return prepare(policy.to(device_of(args.device)), args.device, instruction=instruction)
 
 
 def _executor(args: Args, policy: PolicyModule, task_text: str) -> ChunkExecutor:
@@ -179,22 +243,8 @@ def _described(executor: ChunkExecutor) -> dict[str, Any]:
     told: dict[str, Any] = {"mode": executor.mode, "act_steps": executor.act_steps}
     if isinstance(executor, LiveExecutor):
         latency_ms = None if executor.latency_s is None else round(executor.latency_s * 1e3, 2)
-        told |= {"delay": executor.delay, "latency_p95_ms": latency_ms, "held_ticks": executor.held_ticks}
+        told |= {"latency_p95_ms": latency_ms, **executor.report()}
     return told
-
-
-def _robot(args: Args, task: str, interface: TaskInterface) -> tuple[Robot, Scene | None]:
-    import robot_bridge
-
-    if args.robot == "sim":
-        import sim
-
-        simulated = robot_bridge.SimRobot(sim.RobotSim(task), interface.robot_spec, cameras=interface.cameras)
-        return simulated, robot_bridge.SimScene(simulated) if args.scene else None
-    robot = robot_bridge.DdsRobot(
-        interface.robot_spec, objects=interface.objects, cameras=interface.cameras, domain=args.domain, reach=args.reach
-    )
-    return robot, robot_bridge.DdsScene(robot) if args.scene else None
 
 
 @contextlib.contextmanager
@@ -215,26 +265,13 @@ def simulated_robot(task: str) -> Iterator[int]:
 
 
 def exit_code(result: dict[str, Any]) -> int:
-    """4 when the gate latched, else 0."""
+    """4 when the robot was stopped for safety, else 0."""
     return STOPPED_FOR_SAFETY if result["stopped"] else 0
 
 
 def show(result: dict[str, Any], console: Console) -> None:
-    """Print success, cadence and what the gate did."""
-    success, report = result["success"], result["report"]
-    if success:
-        low, high = success["wilson95"]
-        console.print(
-            f"{result['run']} on {result['task']} over {result['robot']}: {success['k']}/{success['n']}, 95 % in [{low:.1%}, {high:.1%}]"
-        )
-    executor = result["executor"]
-    if executor["mode"] != "sync":
-        latency = "" if executor["latency_p95_ms"] is None else f" (a chunk takes {executor['latency_p95_ms']:g} ms at p95)"
-        console.print(f"executor {executor['mode']}, delay {executor['delay']} ticks{latency}, held for {executor['held_ticks']} ticks")
-    if result["prepared"]:
-        from policies.warmup import in_words
+    """Print success, cadence, latency, and what stopped the robot."""
+    from sinew.cli.deploy_report import lines
 
-        console.print(in_words(result["prepared"]))
-    console.print(f"policy {report['policy']['rate_hz']:.2f} Hz, controller {report['controller']['rate_hz']:.2f} Hz")
-    if result["stopped"]:
-        console.print(f"[bold]stopped for safety:[/bold] {result['stopped']}")
+    for line in lines(result):
+        console.print(line)
