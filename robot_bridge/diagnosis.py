@@ -128,7 +128,9 @@ def _watch(transport: Transport, watch_s: float) -> dict[str, tuple[int, float |
             samples, now_ns = subscription.take(), time.time_ns()
             counts[name] += len(samples)
             behind[name] += [(now_ns - sample.source_ns) / 1e9 for sample in samples[-1:]]
-    return {name: (counts[name], min(behind[name], default=None)) for name in heard} | {"": (0, watch_s)}
+    # of one or two samples alone, a delay is as likely the receiver's as the clock's
+    least = {name: min(values) if len(values) > 2 else None for name, values in behind.items()}
+    return {name: (counts[name], least[name]) for name in heard} | {"": (0, watch_s)}
 
 
 def _topics(endpoints: Sequence[Endpoint], watched: Mapping[str, tuple[int, float | None]]) -> list[TopicSeen]:
@@ -207,7 +209,7 @@ def _absences(transport: Transport, nodes: Mapping[str, str], here: Sequence[loc
     if not same and others:
         what = f"nobody is on domain {transport.domain}; DDS processes of this machine are on {', '.join(map(str, others))}"
         made.append(Problem(what=what, remedy=f"export ROS_DOMAIN_ID={others[0]}, or --domain {others[0]}"))
-    if not made:
+    if not same and not others:
         reach = "SUBNET" if transport.reach != "SUBNET" else "LOCALHOST"
         what = f"nobody was met on domain {transport.domain}, range {transport.reach}"
         made.append(
