@@ -27,6 +27,8 @@ CONTEXT = "context."
 """Prefix of the tensors of a packed context."""
 LOG_STD = (-5.0, 2.0)
 """Limits of the logarithm of the actor's standard deviation."""
+START_LOG_STD = -1.5
+"""Where steering begins it: about a third of the prior's spread, since drawing from all of the prior is what the policy did before."""
 TAKEN = ("noise", "denoise", "energy")
 """Capabilities that a steered policy no longer has: its noise is its own."""
 
@@ -63,11 +65,12 @@ class NoiseActor(nn.Module):
         size: elements U of what is chosen.
         hidden: widths, each layer followed by layer norm and ReLU.
         bound: largest element.
+        log_std: logarithm of the standard deviation at first.
     """
 
     active: Tensor
 
-    def __init__(self, feature_dim: int, size: int, hidden: Sequence[int], bound: float) -> None:
+    def __init__(self, feature_dim: int, size: int, hidden: Sequence[int], bound: float, log_std: float = 0.0) -> None:
         super().__init__()
         self.size, self.bound = size, bound
         layers: list[nn.Module] = []
@@ -76,8 +79,9 @@ class NoiseActor(nn.Module):
             layers += [nn.Linear(previous, width), nn.LayerNorm(width), nn.ReLU()]
             previous = width
         last = nn.Linear(previous, 2 * size)
-        nn.init.normal_(last.weight, std=1e-3)  # at first: about zero noise, with about the spread of the prior
+        nn.init.normal_(last.weight, std=1e-3)  # at first: about zero, whatever is seen
         nn.init.zeros_(last.bias)
+        nn.init.constant_(last.bias[size:], log_std)
         self.layers = nn.Sequential(*layers, last)
         self.register_buffer("active", torch.zeros((), dtype=torch.bool))
         """Whether the actor chooses; until it has learned, noise is drawn as the policy alone would."""
@@ -162,7 +166,8 @@ class LatentSteered(Wrapper):
         left = tuple(capability for capability in base.spec.capabilities if capability not in TAKEN)
         super().__init__(replace(base.spec, capabilities=left, horizon=horizon), config, base.requires_grad_(False))
         self.rows = knots or length
-        self.actor = NoiseActor(self.observation_dim, self.rows * math.prod(rest), config.hidden, config.bound).to(base.device)
+        size = self.rows * math.prod(rest)
+        self.actor = NoiseActor(self.observation_dim, size, config.hidden, config.bound, START_LOG_STD).to(base.device)
 
     @classmethod
     def rebuild(cls, spec: PolicySpec, config: Any, bases: Sequence[PolicyModule]) -> LatentSteered:

@@ -1,11 +1,10 @@
 """Latent steering by off-policy reinforcement learning: an actor chooses the noise of a frozen policy.
 
-Three ways to learn it. With noise aliasing ("na") critics judge the executed chunks, so that what anybody did can be learned
-from, and the actor climbs a critic of noise that is fitted to them; nothing is differentiated through the policy. Where it can
-be, the actor climbs the critics of chunks themselves ("grad"). Or critics judge noise at once ("sac"): cheaper per update, and
-blind to which noises lead to the same actions.
+With noise aliasing ("na") critics judge the executed chunks, so that what anybody did can be learned from, and the actor climbs a
+critic of noise that is fitted to them; nothing is differentiated through the policy. Where it can be, the actor climbs the critics
+of chunks themselves ("grad"). Or critics judge noise at once ("sac"): cheaper, and blind to which noises lead to the same actions.
 
-Source: DSRL, Wagenmaker et al. 2025, arXiv:2506.15799.
+Source: DSRL, Wagenmaker et al. 2025, arXiv:2506.15799; the start and stay at zero noise are ours.
 """
 
 from __future__ import annotations
@@ -22,6 +21,7 @@ from rl.critic import Critic
 from rl.learner import Frames, Learner, LearnerConfig, features_and_action
 from rl.loop_config import LoopConfig, LoopResult
 from rl.noise_judge import NoiseJudge, with_executed
+from rl.replay import Ring
 from rl.runner import Runner
 from sinew.errors import SpecError
 from sinew.progress import SILENT, Progress
@@ -31,19 +31,19 @@ from sinew.rundir import RunDir
 
 @dataclass(frozen=True, kw_only=True)
 class DsrlConfig(LoopConfig):
-    """Settings of latent steering; the warm-up draws noise as the policy alone does, within the actor's bound."""
+    """Settings of latent steering; the warm-up draws noise of every size from none to the prior's."""
 
     variant: Literal["na", "grad", "sac"] = "na"
     """How noise is judged, see the module."""
-    fresh_share: float = 0.25
-    """Part of every fit of the judge of "na" that is noise of the prior, for which the policy is asked; the rest costs nothing."""
+    anchor: float = 2.0
+    """Cost of noise of unit size, as a multiple of what drawing it was seen to cost (`DsrlMethod.anchor`)."""
     steps: int = 10_000
     random_steps: int = 1_500
-    updates_per_step: float = 1.0
-    critic_only_updates: int = 0
-    n_step: int = 1
+    critic_only_updates: int = 1_500
+    updates_per_step: float = 0.75
+    n_step: int = 3
     learner: LearnerConfig = field(
-        default_factory=lambda: LearnerConfig(actor_lr=3e-4, smoothing_std=0.0, output_l2=0.0, target_actor=False, target_entropy=0.0)
+        default_factory=lambda: LearnerConfig(actor_lr=3e-4, tau=0.01, smoothing_std=0, output_l2=0, target_actor=False, target_entropy=0)
     )
 
 
@@ -61,6 +61,11 @@ class DsrlMethod:
         self.steering.reset(ids)
         self._used[slice(None) if ids is None else list(ids)] = self.stride
 
+    def anchor(self, learner: Learner, gained: float) -> None:
+        """Stay near zero noise, and explore less, where that was measured to succeed more often than what the policy draws."""
+        if gained > 0:
+            learner.stay_near(self.config.anchor * gained, temperature=1e-3)
+
     def look(self, obs: Obs, step: int, generator: torch.Generator) -> dict[str, Tensor]:
         """Frames, with the noise behind the chunk of each world and its action for this tick."""
         frames = self.steering.frames(obs)
@@ -76,6 +81,7 @@ class DsrlMethod:
     def _choose(self, features: Tensor, step: int, generator: torch.Generator) -> Tensor:
         normal = torch.randn(len(features), self.actor.size, generator=generator).to(features)
         if step < self.config.random_steps:
+            normal = normal * torch.rand(len(features), 1, generator=generator).to(features)
             return normal.clamp(-self.actor.bound, self.actor.bound)
         self.actor.active.fill_(True)
         with torch.no_grad():
@@ -114,19 +120,12 @@ class DsrlMethod:
             raise SpecError("the policy's chunks cannot be differentiated in their noise, so it is steered with dsrl or dsrl-sac only")
         critic, judge = config.make_critic(width + chosen, generator).to(device), None
         if variant == "na":
-            of_noise = Critic(width + actor.size, config.critic_hidden, config.critic_heads, generator=generator).to(device)
-            judge = NoiseJudge(of_noise, config.learner.critic_lr, chunk, config.fresh_share)
+            of_noise = Critic(width + actor.size, config.critic_hidden, config.critic_heads, generator=generator)
+            judge = NoiseJudge(of_noise.to(device), config.learner.critic_lr, chunk)
+        decoded = judge.decode if judge else (lambda frames, u: u) if variant == "sac" else chunk
+        slots: dict[str, Any] = {"propose": propose, "decode": decoded, "critic_input": features_and_action, "judge": judge}
         actor.active.fill_(True)
-        made = Learner(
-            actor,
-            critic,
-            propose=propose,
-            decode=judge.decode if judge else (lambda frames, u: u) if variant == "sac" else chunk,
-            critic_input=features_and_action,
-            config=config.learner,
-            generator=generator,
-            judge=judge,
-        )
+        made = Learner(actor, critic, config=config.learner, generator=generator, **slots)
         actor.active.fill_(False)
         return made
 
@@ -137,18 +136,13 @@ def train_dsrl(
     run: RunDir,
     config: DsrlConfig,
     *,
+    demos: Ring | None = None,
     evaluate: Callable[[], Mapping[str, Any]] | None = None,
     progress: Progress = SILENT,
 ) -> LoopResult:
     """Learn to steer; the actor ends with the best weights, inactive where nothing beat the policy alone.
 
-    Args:
-        env: worlds to learn in.
-        steering: the frozen policy; its actor is changed in place.
-        run: as for `rl.residual.train_residual`; errors are the same.
-        config: settings.
-        evaluate: as there.
-        progress: as there.
+    The rest is as in `rl.residual.train_residual`, and `demos` are made by `rl.episodes.add_frames`.
     """
     method = DsrlMethod(steering, env.num_envs, env.action_spec.dim, config)
-    return Runner(env, method, run, config, None, evaluate, progress).run_to_end()
+    return Runner(env, method, run, config, demos, evaluate, progress).run_to_end()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
+from rl.batch import FrameSpec
 from rl.replay import DEMO, Ring
 from sinew.errors import DataError
 from sinew.protocols import Executor
@@ -66,20 +67,53 @@ def add_episode(
         final = {"features": final_features[None], "base_action": (action[-1] if final_base_action is None else final_base_action)[None]}
     if not success and final is None:
         raise DataError("an episode that ended by time needs final_base_action beside final_features: its last state bootstraps")
-    off, on = torch.zeros(1, dtype=torch.bool), torch.ones(1, dtype=torch.bool)
-    executed, planned = action.clamp(-1, 1), base_action.clamp(-1, 1)
-    for t in range(steps):
-        last = t == steps - 1
-        ring.add(
-            {"features": features[t : t + 1], "base_action": planned[t : t + 1]},
-            executed[t : t + 1],
-            torch.tensor([1.0 if last and success else 0.0]),
-            on if last and success else off,
-            on if last and not success else off,
-            final=final if last else None,
-            source=source,
-        )
+    frames = {"features": features, "base_action": base_action.clamp(-1, 1)}
+    _append(ring, {k: v[:steps] for k, v in frames.items()}, action, success, final, source)
     return steps
+
+
+def add_frames(ring: Ring, frames: Mapping[str, Tensor], action: Tensor, *, success: bool) -> int:
+    """As `add_episode` for frames of any kind, (L, ...) each: where there is no success, the last one is the final state."""
+    steps = len(action) - (not success)
+    if steps > 0:
+        final = None if success else {key: value[-1:] for key, value in frames.items()}
+        _append(ring, {key: value[:steps] for key, value in frames.items()}, action, success, final, DEMO)
+    return steps
+
+
+def _append(
+    ring: Ring, frames: Mapping[str, Tensor], action: Tensor, success: bool, final: Mapping[str, Tensor] | None, source: int
+) -> None:
+    """One step after the other; the last is terminal where it is a success, and a time-out else."""
+    executed, steps = action.clamp(-1, 1), len(frames["features"])
+    for t in range(steps):
+        last = torch.tensor([t == steps - 1])
+        won = last & success
+        ring.add(
+            {key: value[t : t + 1] for key, value in frames.items()}, executed[t : t + 1], won.float(), won, last & ~won,
+            final=final if bool(last) else None, source=source,
+        )  # fmt: skip
+
+
+def check_demos(demos: Ring | None, layout: FrameSpec, action_dim: int) -> None:
+    """Refuse recorded episodes of another task.
+
+    Args:
+        demos: recorded; None for none.
+        layout: frames that are remembered.
+        action_dim: A.
+
+    Raises:
+        DataError: names what differs.
+    """
+    if demos is None:
+        return
+    here = {k: tuple(shape) for k, (shape, _) in layout.items()} | {"action": (action_dim,)}
+    there = {k: tuple(shape) for k, (shape, _) in demos.frame.items()} | {"action": (demos.action_dim,)}
+    for key, shape in here.items():
+        if there.get(key) != shape:
+            found = there.get(key, "missing")
+            raise DataError(f"the recorded episodes are of another task or method: {key} is {found} there, {shape} here")
 
 
 def plan_along(executor: Executor, episodes: Sequence[Mapping[str, Tensor]], num_envs: int, *, seed: int = 0) -> list[Tensor]:
@@ -94,15 +128,43 @@ def plan_along(executor: Executor, episodes: Sequence[Mapping[str, Tensor]], num
     Returns:
         One (L, A) in [-1, 1] per episode.
     """
-    planned: list[Tensor] = []
+    starts = iter(range(seed, seed + len(episodes), num_envs))
+
+    def reset() -> None:
+        first = next(starts)
+        executor.reset(None, [first + i for i in range(num_envs)])
+
+    return [e["plan"] for e in walk_along(lambda obs: {"plan": executor.plan(obs).clamp(-1, 1)}, reset, episodes, num_envs)]
+
+
+def walk_along(
+    look: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]],
+    reset: Callable[[], None],
+    episodes: Sequence[Mapping[str, Tensor]],
+    num_envs: int,
+) -> list[dict[str, Tensor]]:
+    """What `look` makes of every frame of recorded episodes, walked `num_envs` at a time from a `reset` on.
+
+    Args:
+        look: observations of `num_envs` worlds → tensors (num_envs, ...).
+        reset: new episodes begin in all of them.
+        episodes: one {key: (L, ...)} per episode.
+        num_envs: worlds.
+
+    Returns:
+        {key: (L, ...)} per episode.
+    """
+    seen: list[dict[str, Tensor]] = []
     for first in range(0, len(episodes), num_envs):
         group = [episodes[min(first + i, len(episodes) - 1)] for i in range(num_envs)]
         lengths = [len(next(iter(e.values()))) for e in group]
-        executor.reset(None, [seed + first + i for i in range(num_envs)])
-        steps = []
-        for t in range(max(lengths)):
-            obs = {k: torch.stack([e[k][min(t, n - 1)] for e, n in zip(group, lengths, strict=True)]) for k in group[0]}
-            steps.append(executor.plan(obs).clamp(-1, 1))
-        walked = torch.stack(steps, 1)
-        planned += [walked[i, : lengths[i]].clone() for i in range(min(num_envs, len(episodes) - first))]
-    return planned
+        reset()
+        steps = [
+            look({k: torch.stack([e[k][min(t, n - 1)] for e, n in zip(group, lengths, strict=True)]) for k in group[0]})
+            for t in range(max(lengths))
+        ]
+        walked = {key: torch.stack([step[key] for step in steps], 1) for key in steps[0]}
+        seen += [
+            {key: value[i, : lengths[i]].clone() for key, value in walked.items()} for i in range(min(num_envs, len(episodes) - first))
+        ]
+    return seen

@@ -61,7 +61,7 @@ class FastTd3Config(LoopConfig):
 class FastTd3Method:
     """An action at every tick; see `train_fast_td3`."""
 
-    stride = 1
+    stride, anchor = 1, None
 
     def __init__(self, actor: NormalisedActor, observe: Callable[[Obs], Tensor], num_envs: int, config: FastTd3Config) -> None:
         self.actor: nn.Module = actor

@@ -10,7 +10,7 @@ import copy
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -173,6 +173,8 @@ class Learner:
         with_actor = train_actor and self.updates % self.config.actor_every == 0
         if self._graph is None:
             self._step(batch, with_actor)
+            if not train_actor and self.updates % self.config.actor_every == 0:
+                self.judge.fit(self, batch.frames)  # that actors find no judge that knows nothing
         elif self._graph(batch, with_actor):
             self._critic_updates += 1
             self._actor_updates += with_actor
@@ -290,6 +292,12 @@ class Learner:
             yield
         finally:
             torch._foreach_copy_(actor, kept)  # pyright: ignore[reportPrivateImportUsage]
+
+    def stay_near(self, weight: float, temperature: float) -> None:
+        """The actor's output costs `weight` per mean square from now on; a learner that is new begins at this temperature."""
+        self.config = replace(self.config, output_l2=weight)
+        if not self.updates:
+            self.log_temperature.data.fill_(math.log(temperature))
 
     def return_to(self, weights: Mapping[str, Tensor]) -> None:
         """The actor and its target become what they were with `weights`, without a memory of where they went since."""

@@ -14,7 +14,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from rl.batch import HUMAN, Batch
+from rl.batch import DEMO, HUMAN, Batch
 from rl.critic import Critic
 from rl.engine import make_engine
 from rl.learner import Frames, Judge, Learner
@@ -22,13 +22,15 @@ from rl.learner import Frames, Judge, Learner
 EXECUTED = "executed"
 """Frame key of the chunk that was executed, (B, stride * A)."""
 OWN = "own"
-"""Frame key of whether the policy made that chunk of the stored noise, (B,): 1, or 0 where somebody took over."""
+"""Frame key of whether the policy made that chunk of the stored noise, (B,): 1, or 0 where somebody took over or demonstrated."""
+FRESH = 0.25
+"""Part of every fit that is noise of the prior, for which the policy is asked; the rest costs nothing."""
 
 
 def with_executed(batch: Batch) -> Batch:
     """The batch with its action in one vector, and that vector beside the noise it came of."""
     executed = batch.action.flatten(1)
-    own = ((batch.source & HUMAN) == 0).to(executed)
+    own = ((batch.source & (HUMAN | DEMO)) == 0).to(executed)
     return replace(batch, action=executed, frames={**batch.frames, EXECUTED: executed, OWN: own})
 
 
@@ -39,13 +41,12 @@ class NoiseJudge(Judge):
         critic: of features and noise.
         learning_rate: of its optimiser.
         decode: (frames, u) → the chunk, (B, stride * A).
-        fresh_share: part of every fit that is noise of the prior, decoded for it.
     """
 
-    def __init__(self, critic: Critic, learning_rate: float, decode: Callable[[Frames, Tensor], Tensor], fresh_share: float) -> None:
+    def __init__(self, critic: Critic, learning_rate: float, decode: Callable[[Frames, Tensor], Tensor]) -> None:
         super().__init__(critic, make_engine(critic.net), lambda frames, u: torch.cat((frames["features"], u), -1))
         self.optimizer = torch.optim.Adam(critic.parameters(), lr=learning_rate, fused=True)
-        self._decode, self.fresh_share = decode, fresh_share
+        self._decode = decode
         self._decoded: tuple[Tensor, Tensor, Tensor] | None = None
 
     def decode(self, frames: Frames, u: Tensor) -> Tensor:
@@ -57,7 +58,7 @@ class NoiseJudge(Judge):
     def fit(self, learner: Learner, frames: Frames) -> None:
         """One step towards what the critics say of chunks whose noise is known; all noise is within the actor's box."""
         features, executed, own = frames["features"], frames[EXECUTED], frames[OWN]
-        fresh = round(len(features) * self.fresh_share)
+        fresh = round(len(features) * FRESH)
         half = (len(features) - fresh) // 2
         rows = [(features[:half], frames["u"][:half], executed[:half])]
         weight = [own[:half], own.new_ones(len(features) - half)]

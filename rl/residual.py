@@ -41,8 +41,6 @@ class ResidualConfig(LoopConfig):
     learner: LearnerConfig = field(default_factory=lambda: LearnerConfig(smoothing_std=0.03, smoothing_clip=0.06, output_l2=15.0))
     random_scale: float = 0.05
     """That noise is in plus or minus this, in units of the normalised action."""
-    critic_sees_base: bool = False
-    """Whether the critics also look at the planned action."""
     exploration_std: float = 0.03
     """Noise on the executed action while learning, in units of the normalised action."""
     progressive_steps: int = 0
@@ -59,19 +57,13 @@ def decode(frames: Frames, u: Tensor) -> Tensor:
     return (frames["base_action"] + u).clamp(-1.0, 1.0)
 
 
-def features_base_and_action(frames: Frames, action: Tensor) -> Tensor:
-    """Critic input with the planned action."""
-    return torch.cat((frames["features"], frames["base_action"], action), -1)
-
-
 def make_learner(actor: nn.Module, feature_dim: int, action_dim: int, config: ResidualConfig) -> Learner:
     """The learner of the five slots as residual learning fills them, on the device of `actor`."""
     device = next(actor.parameters()).device
     generator = torch.Generator(device).manual_seed(config.seed)
-    width = feature_dim + action_dim * (2 if config.critic_sees_base else 1)
-    critic = config.make_critic(width, generator).to(device)
-    critic_input = features_base_and_action if config.critic_sees_base else features_and_action
-    return Learner(actor, critic, propose=propose, decode=decode, critic_input=critic_input, config=config.learner, generator=generator)
+    critic = config.make_critic(feature_dim + action_dim, generator).to(device)
+    slots: dict[str, Any] = {"propose": propose, "decode": decode, "critic_input": features_and_action}
+    return Learner(actor, critic, config=config.learner, generator=generator, **slots)
 
 
 def train_residual(
@@ -111,7 +103,7 @@ def train_residual(
 class ResidualMethod:
     """A correction at every tick; see `train_residual`."""
 
-    stride = 1
+    stride, anchor = 1, None
 
     def __init__(self, executor: Executor, actor: nn.Module, observe: Callable[[Obs], Tensor], config: ResidualConfig) -> None:
         self.executor, self.actor, self.observe, self.config = executor, actor, observe, config

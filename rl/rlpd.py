@@ -43,7 +43,7 @@ class RlpdConfig(LoopConfig):
 class RlpdMethod:
     """An action at every tick; see `train_rlpd`."""
 
-    stride = 1
+    stride, anchor = 1, None
 
     def __init__(self, actor: Any, observe: Callable[[Obs], Tensor], action_dim: int, config: RlpdConfig) -> None:
         self.actor, self.observe, self.action_dim, self.config = actor, observe, action_dim, config

@@ -25,8 +25,8 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from rl.batch import FrameSpec
 from rl.checkpoint import read_state, write_state
+from rl.episodes import check_demos
 from rl.gate import Evaluation, Gate
 from rl.loop_config import LoopConfig, LoopResult
 from rl.memory import Files, View, make_memory
@@ -35,7 +35,7 @@ from rl.replay import Mix, Ring, Sampler
 from rl.source import Arrival, Here, Source
 from rl.worlds import REQUESTS, Method, Worlds
 from sinew.config import to_json
-from sinew.errors import DataError, InputError, unknown
+from sinew.errors import InputError, unknown
 from sinew.progress import Progress
 from sinew.protocols import VecEnv
 from sinew.rundir import RunDir, atomic_write, read_json
@@ -114,7 +114,7 @@ class Runner:
         self.learner = self.method.make_learner(frames)
         device = next(iter(frames.values())).device
         owner = {"task": _task(self.run), "action": list(self.source.action_spec.names)}
-        self._check_demos(self.method.layout(frames))
+        check_demos(self.demos, self.method.layout(frames), self.source.action_spec.dim)
         layout, files = self.method.layout(frames), saved[1]["files"] if saved is not None and not self.finished else None
         self.memory = make_memory(layout, self.source, config, device, Files(self.run / "replay", owner, files))
         if self.demos is not None and self.demos.device != self.memory.rings[0].device:
@@ -126,26 +126,12 @@ class Runner:
             self.group.attach(self.learner)
             return
         self.learner.load_state(saved[0], saved[1]["learner"])
+        self._anchor()
         self.group.attach(self.learner)
         self.replay_rng.set_state(saved[0]["replay_rng"])
         if not self.finished:
             self.memory.load_state({k.removeprefix("replay."): v for k, v in saved[0].items() if k.startswith("replay.")})
             self.source.go_on(self.block, self.step, acting)
-
-    def _check_demos(self, layout: FrameSpec) -> None:
-        """Refuse recorded episodes of another task.
-
-        Raises:
-            DataError: names what differs.
-        """
-        if self.demos is None:
-            return
-        here = {k: tuple(shape) for k, (shape, _) in layout.items()} | {"action": (self.source.action_spec.dim,)}
-        there = {k: tuple(shape) for k, (shape, _) in self.demos.frame.items()} | {"action": (self.demos.action_dim,)}
-        for key, shape in here.items():
-            if there.get(key) != shape:
-                found = there.get(key, "missing")
-                raise DataError(f"the recorded episodes are of another task or method: {key} is {found} there, {shape} here")
 
     def _saved(self, path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """The run's checkpoint; where several learn, the one of the step that the leader's is of."""
@@ -215,6 +201,7 @@ class Runner:
             if self.evaluate is not None and self.gate.base is None:
                 base = self._evaluate()
                 self._log(step=0, k=base.k, n=base.n, success=base.rate, kept=True)
+                self._evaluate_start()
             self._learn()
             reason = self._stop() if self.stopped else self._finish()
             self.updates = self.learner.updates
@@ -382,6 +369,19 @@ class Runner:
             if self.gate.consider(evaluation):
                 self._write_actor()
         return evaluation
+
+    def _evaluate_start(self) -> None:
+        """Measure an actor that begins as another policy than the base: nothing worse than that is handed back."""
+        if self.method.anchor is not None:
+            self._wake()
+            start = self._evaluate()
+            self.actor.active.fill_(False)  # type: ignore[operator, union-attr]
+            self._log(step=0, k=start.k, n=start.n, success=start.rate, kept=self.gate.best is start)
+            self._anchor()
+
+    def _anchor(self) -> None:
+        if self.method.anchor is not None and len(self.history) > 1:
+            self.method.anchor(self.learner, self.history[1].rate - self.history[0].rate)
 
     def _write_actor(self) -> None:
         atomic_write(self.run / ACTOR_FILE, save({k: v.cpu().contiguous() for k, v in self.gate.weights.items()}))

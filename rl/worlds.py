@@ -32,6 +32,11 @@ class Method(Protocol):
     stride: int
     """Environment steps per decision: the length of a transition."""
 
+    @property
+    def anchor(self) -> Callable[[Learner, float], None] | None:
+        """For an actor that begins as another policy than the base: told how much more successful that is. None for all others."""
+        ...
+
     def reset(self, ids: Sequence[int] | None, seeds: Sequence[int]) -> None:
         """Worlds `ids` (None for all) begin new episodes, whose noise `seeds` fix."""
         ...

@@ -53,8 +53,8 @@ class Args:
     """Environment steps at most, over all worlds; 10 000 for dsrl, 25 000 for residual, 100 000 for ppo-denoise, 40 000 for
     most others if left out."""
     demos: Path | None = None
-    """Dataset whose episodes fill half of each batch, for residual, decorator, ibrl and rlpd, or are what is learned from; if left
-    out, the run's own, and none for decorator."""
+    """Dataset whose episodes fill half of each batch, for residual, dsrl, dsrl-grad, decorator, ibrl and rlpd, or are what is learned
+    from; if left out, the run's own, and none for decorator."""
     reward: Literal["sparse", "shaped"] = "sparse"
     """sparse success, or with a potential that draws the tool to the task's object."""
     scale: float = 0.5
@@ -172,7 +172,7 @@ def improve(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
     from sinew.cli.improve_methods import METHODS, with_base_noise
     from sinew.rundir import RunDir
 
-    remembers = args.method in ("residual", "decorator", "ibrl", "rlpd", "ppo-denoise", *RECORDED)
+    remembers = args.method in ("residual", "dsrl", "dsrl-grad", "decorator", "ibrl", "rlpd", "ppo-denoise", *RECORDED)
     if args.demos and not remembers:
         raise InputError(f"--demos {args.demos}: {args.method} learns from what it does itself; leave it out, or use --method residual")
     if (args.critic_head or args.engine != "auto") and args.method in (*RECORDED, "ppo-denoise"):
@@ -289,10 +289,15 @@ def _practice(interface: TaskInterface | GymnasiumTask, args: Args, gamma: float
 
 
 def _own_demos(source: Source, method: str) -> Path | None:
-    """The dataset that a run was trained on, or improved with, where it is there; the decorator's own method has none."""
+    """The dataset that a run was trained on, or improved with, where it is there; the decorator's own method has none.
+
+    Nor has steering a policy that reads: what it sees of every frame is too large to be kept unasked.
+    """
+    from policies.language import LANGUAGE
     from sinew.rundir import read_json
 
-    if source.run is None or method == "decorator":
+    reads = method.startswith("dsrl") and LANGUAGE in source.policy.spec.capabilities
+    if source.run is None or method == "decorator" or reads:
         return None
     config = read_json(source.run / "config.json")
     path = config.get("data") or config.get("demos")

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 METHODS = ("residual", "decorator", "ibrl", "dsrl", "dsrl-grad", "dsrl-sac", "rlpd", "sac")
 """Methods whose acting and learning may be apart."""
-REMEMBER = ("residual", "decorator", "ibrl", "rlpd")
+REMEMBER = ("residual", "decorator", "ibrl", "dsrl", "dsrl-grad", "rlpd")
 """Those of them that demonstrations are mixed into."""
 MODULE = "sinew.cli.improve_actors"
 

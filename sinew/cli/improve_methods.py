@@ -113,11 +113,14 @@ def dsrl(base: PolicyModule, interface: TaskInterface, args: Args, demos: Path |
     variant: Any = {"dsrl-grad": "grad", "dsrl-sac": "sac"}.get(args.method, "na")
     config = DsrlConfig(steps=args.steps or DsrlConfig.steps, variant=variant, learner=_learner(DsrlConfig, args), **_shared(args))
 
-    def make_method() -> tuple[Method, None]:
+    def steering(num_envs: int) -> Steering:
         told = {"device": device, "instruction": interface.task_text}
-        executor = policies.ChunkExecutor(policy, args.num_envs, seed=args.seed, **told)
-        steering = Steering(policy, executor, policy.spec.horizon, half="language" in base.spec.capabilities)
-        return DsrlMethod(steering, args.num_envs, policy.spec.action_dim, config), None
+        executor = policies.ChunkExecutor(policy, num_envs, seed=args.seed, **told)
+        return Steering(policy, executor, policy.spec.horizon, half="language" in base.spec.capabilities)
+
+    def make_method() -> tuple[Method, Ring | None]:
+        ring = _steered_past(demos, policy, args, steering(WORLDS_PLANNED)) if demos else None
+        return DsrlMethod(steering(args.num_envs), args.num_envs, policy.spec.action_dim, config), ring
 
     shape = {"bound": args.bound, "knots": args.knots, "act_steps": act_steps, "sampling_steps": args.sampling_steps}
     return Chosen(policy, config, {**shape, "dsrl": config}, _learning(make_method, config), make_method)
@@ -291,23 +294,56 @@ def _remember(root: Path, policy: Residual | Direct, args: Args, planner: Execut
     from demos import Dataset
     from rl.episodes import add_episode, plan_along
     from rl.replay import Ring
-    from sinew.specs import check_observation_join
 
     data = Dataset(root)
     spec = policy.spec
-    check_observation_join(str(root), data.observation_spec, f"policy {args.run}", spec.observation)
-    every = data.window(np.arange(len(data)), 1, 1, tuple(spec.observation))
-    action = torch.from_numpy(spec.action.normalize(every["action"][:, 0]))
-    infos = [data.episode(i) for i in range(data.num_episodes)]
-    spans = [slice(e.start, e.start + e.length) for e in infos]
-    episodes = [{k: torch.from_numpy(every[k][s, 0]) for k in spec.observation} for s in spans]
+    action, spans, episodes = _recorded(data, policy, args)
     planned: list[torch.Tensor] = [action[span] for span in spans]
     if planner is not None:
         planned = plan_along(planner, episodes, WORLDS_PLANNED)
     layout = {"features": ((policy.observation_dim,), torch.float32), "base_action": ((spec.action_dim,), torch.float32)}
     ring = Ring(len(data), 1, layout, spec.action_dim)
-    for info, span, obs, base_action in zip(infos, spans, episodes, planned, strict=True):
+    for i, (span, obs, base_action) in enumerate(zip(spans, episodes, planned, strict=True)):
         with torch.no_grad():
             features = policy.observe({k: v.to(policy.device) for k, v in obs.items()})
-        add_episode(ring, features.cpu(), action[span], success=bool(info.success), base_action=base_action)
+        add_episode(ring, features.cpu(), action[span], success=bool(data.episode(i).success), base_action=base_action)
     return ring
+
+
+def _steered_past(root: Path, policy: Any, args: Args, steering: Any) -> Ring:
+    """Demonstrations as replay of what is steered: chunks that no known noise led to."""
+    import torch
+
+    from demos import Dataset
+    from rl.episodes import add_frames, walk_along
+    from rl.replay import Ring
+
+    data = Dataset(root)
+    action, spans, episodes = _recorded(data, policy, args)
+
+    def look(obs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        frames = steering.frames(obs)
+        return {**frames, "u": frames["features"].new_zeros(len(frames["features"]), policy.actor.size)}
+
+    with torch.no_grad():
+        walked = walk_along(look, lambda: steering.reset(None), episodes, WORLDS_PLANNED)
+    layout = {key: (tuple(value.shape[1:]), value.dtype) for key, value in walked[0].items()}
+    ring = Ring(len(data), 1, layout, policy.spec.action_dim)
+    for i, (span, frames) in enumerate(zip(spans, walked, strict=True)):
+        add_frames(ring, {k: v.cpu() for k, v in frames.items()}, action[span], success=bool(data.episode(i).success))
+    return ring
+
+
+def _recorded(data: Any, policy: Any, args: Args) -> tuple[torch.Tensor, list[slice], list[dict[str, torch.Tensor]]]:
+    """Normalised actions (F, A), and the span and observations of every episode."""
+    import torch
+
+    from sinew.specs import check_observation_join
+
+    spec = policy.spec
+    check_observation_join(str(data.root), data.observation_spec, f"policy {args.run}", spec.observation)
+    every = data.window(np.arange(len(data)), 1, 1, tuple(spec.observation))
+    infos = [data.episode(i) for i in range(data.num_episodes)]
+    spans = [slice(e.start, e.start + e.length) for e in infos]
+    episodes = [{k: torch.from_numpy(every[k][s, 0]) for k in spec.observation} for s in spans]
+    return torch.from_numpy(spec.action.normalize(every["action"][:, 0])), spans, episodes

@@ -25,6 +25,7 @@ LEARNS = DsrlConfig(
     checkpoint_every=1_000,
     batch_size=128,
     updates_per_step=0.5,
+    n_step=1,
     stop_success=0.96,
 )
 SHORT = replace(LEARNS, steps=1_200, random_steps=320, critic_hidden=(16,), batch_size=32, evaluate_every=400, checkpoint_every=400)

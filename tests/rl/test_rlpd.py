@@ -55,9 +55,7 @@ def demonstrations(episodes: int = 30) -> Ring:
 def learn(folder, config: RlpdConfig, demos: Ring | None = None, env=None):
     actor = Actor(bound=1.0)
     run = RunDir.create(folder, config)
-    made = train_rlpd(
-        env or point_mass.PointMass(8), actor, point_mass.observe, run, config, demos=demos, evaluate=lambda: rollout(actor)
-    )
+    made = train_rlpd(env or point_mass.PointMass(8), actor, point_mass.observe, run, config, demos=demos, evaluate=lambda: rollout(actor))
     return made, actor
 
 

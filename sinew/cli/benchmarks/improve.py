@@ -127,7 +127,7 @@ def cell(task: str, method: str, seed: int, folder: Path, *, make: bool = True) 
         return read_json(note) if note.exists() else None
     run, before = base(task, seed, folder)
     started, out = time.process_time(), folder / f"{task}-{method}-{seed}"
-    demos = folder / f"{task}-data-{seed}-human" if method in ("residual", "ibrl", "rlpd") else None
+    demos = folder / f"{task}-data-{seed}-human" if method in ("residual", "dsrl", "dsrl-grad", "ibrl", "rlpd") else None
     learned = improve.improve(improve.Args(run=run, out=out, method=method, steps=METHODS[method], seed=seed, demos=demos))  # type: ignore[arg-type]
     spent_s = round(time.process_time() - started, 1)
     improved = eval.evaluate(eval.Args(run=out, episodes=SCENES))
