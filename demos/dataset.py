@@ -227,7 +227,7 @@ class Dataset:
     def _load_rows(self) -> list[dict[str, Any]]:
         total = self._info["total_episodes"]
         rows = tables.read_episodes(self.root)[:total]
-        if [r["episode_index"] for r in rows] != list(range(total)):
+        if len(rows) != total or [r["episode_index"] for r in rows] != list(range(total)):
             raise DataError(
                 f"{self.root / layout.INFO} counts {total} episodes, meta/episodes holds {len(rows)}; run sinew data repair {self.root}"
             )

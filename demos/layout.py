@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
+import re
+import string
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +34,8 @@ INDEX_FEATURES = {"timestamp": "float32", "frame_index": "int64", "episode_index
 """Columns that every LeRobotDataset has."""
 OUTCOME_FEATURES = {STAMP: "int64", REWARD: "float32", DONE: "bool", SUCCESS: "bool"}
 """Columns that we add. The real stamp is not called observation.*: LeRobot would hand it to policies as an input."""
+MOST, MOST_EPISODES = 2**31, 2**24
+"""No dataset has as many frames, or episodes; and no frame as many elements as the first."""
 VECTOR_DTYPES = ("float32", "float64", "int64", "int32", "bool")
 
 
@@ -96,7 +101,42 @@ def load_info(root: Path) -> dict[str, Any]:
     for key, feature in info["features"].items():
         if not isinstance(feature, dict) or "dtype" not in feature or not isinstance(feature.get("shape"), list):
             raise DataError(f"{path}: feature {key!r} has no dtype and shape")
+    _check_harmless(path, info)
     return info
+
+
+def _check_harmless(path: Path, info: Mapping[str, Any]) -> None:
+    """Refuse an info.json that leads out of the dataset's folder, or claims more than any dataset holds.
+
+    Raises:
+        DataError: names the field.
+    """
+    for name in ("data_path", "video_path"):
+        if info.get(name) is not None and not _is_harmless(info[name]):
+            raise DataError(f"{path}: {name} is {str(info[name])[:80]!r}; a path inside the dataset is expected, such as {DATA}")
+    for key, feature in info["features"].items():
+        if not key or "/" in key or "\\" in key or "\0" in key or key in (".", ".."):
+            raise DataError(f"{path}: feature {key[:80]!r} has a name that no file can have")
+        if not all(isinstance(n, int) and 0 <= n < MOST for n in feature["shape"]) or math.prod(feature["shape"]) >= MOST:
+            raise DataError(f"{path}: feature {key!r} has the shape {str(feature['shape'])[:80]}")
+    for name, most in (("total_episodes", MOST_EPISODES), ("total_frames", MOST)):
+        if not 0 <= info[name] < most:
+            raise DataError(f"{path}: {name} is {str(info[name])[:40]}")
+
+
+def _is_harmless(template: Any) -> bool:
+    """Whether a path template stays in the dataset and holds only the numbers and names that belong there."""
+    if not isinstance(template, str) or template.startswith(("/", "\\")) or ".." in Path(template).parts or "\0" in template:
+        return False
+    try:
+        fields = [(name, spec, how) for _, name, spec, how in string.Formatter().parse(template) if name is not None]
+    except ValueError:
+        return False
+    return all(
+        how is None
+        and (name in ("chunk_index", "file_index") and re.fullmatch("0?[0-9]?d", spec or "d") or (name, spec) == ("video_key", ""))
+        for name, spec, how in fields
+    )
 
 
 def cameras(info: Mapping[str, Any]) -> dict[str, str]:

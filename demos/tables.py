@@ -12,11 +12,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from demos.footer import Leaf
-from demos.layout import EPISODES, TASKS
+from demos.layout import EPISODES, MOST, TASKS
 from demos.statistics import Stats
 from sinew.errors import DataError
 
 OUTCOME_COLUMNS = {"success": pa.bool_(), "interrupted": pa.bool_(), "warnings": pa.list_(pa.string())}
+SPARE_BYTES, MOST_UNFOLDED = 64 << 20, 500
+"""A Parquet file may become this many bytes, and this many times its own size besides."""
 PICTURE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
 
@@ -123,12 +125,26 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     """
     try:
         parquet = pq.ParquetFile(path)
+        _check_size(path, parquet.metadata)
         # Handing a small file to threads takes longer than reading it.
         return parquet.read(columns=list(columns) if columns is not None else None, use_threads=parquet.metadata.num_rows > 100_000)
     except FileNotFoundError:
         raise DataError(f"{path} is missing; run sinew data repair") from None
     except (pa.ArrowException, OSError) as e:
         raise DataError(f"{path} is truncated or damaged ({str(e).splitlines()[0][:100]}); run sinew data repair") from None
+
+
+def _check_size(path: Path, footer: pq.FileMetaData) -> None:
+    """Refuse a file that unfolds into far more than it is: run lengths make billions of equal values out of a few bytes.
+
+    Raises:
+        DataError: it does.
+    """
+    groups = [footer.row_group(i) for i in range(footer.num_row_groups)]
+    values = sum(group.column(i).num_values for group in groups for i in range(group.num_columns))
+    unfolded = max(sum(group.total_byte_size for group in groups), 8 * max(values, footer.num_rows))
+    if unfolded > SPARE_BYTES + MOST_UNFOLDED * path.stat().st_size:
+        raise DataError(f"{path} has {path.stat().st_size} bytes and would unfold into {unfolded}: it is damaged or a trap")
 
 
 def count_rows(path: Path) -> int:
@@ -238,6 +254,7 @@ def read_episodes(root: Path, *, stats: bool = False, files: Iterable[Path] | No
     for path in files if files is not None else episode_files(root):
         try:
             parquet = pq.ParquetFile(path)
+            _check_size(path, parquet.metadata)
             names = [n for n in parquet.schema_arrow.names if stats or not n.startswith("stats/")]
             rows += parquet.read(columns=names, use_threads=False).to_pylist()
         except (pa.ArrowException, OSError) as e:
@@ -245,6 +262,11 @@ def read_episodes(root: Path, *, stats: bool = False, files: Iterable[Path] | No
         for name in ("episode_index", "length", "data/chunk_index", "data/file_index"):
             if name not in names:
                 raise DataError(f"{path} has no column {name!r}; run sinew data repair {root}")
+    for row in rows:
+        for name, value in row.items():
+            counts = name in ("episode_index", "length") or name.endswith(("/chunk_index", "/file_index"))
+            if counts and not (isinstance(value, int) and 0 <= value < MOST):
+                raise DataError(f"{root}/meta/episodes: {name} is {str(value)[:40]!r}; run sinew data repair {root}")
     return sorted(rows, key=lambda r: r["episode_index"])
 
 

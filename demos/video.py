@@ -19,6 +19,8 @@ KEYFRAME_EVERY = 2
 """Frames; so reaching any frame takes at most two decodes."""
 QUALITY_CRF = "20"
 OPEN_VIDEOS = 32
+MAX_PIXELS = 2**26
+"""A picture that says it is larger is not decoded: a few bytes may claim gigabytes."""
 VideoError = av.error.FFmpegError
 
 
@@ -87,6 +89,7 @@ def decode_picture(data: bytes) -> np.ndarray:
     name = "mjpeg" if data[:2] == b"\xff\xd8" else "png"
     try:
         context: Any = av.CodecContext.create(name, "r")
+        context.options = {"max_pixels": str(MAX_PIXELS)}
         frames = [*context.decode(av.Packet(data)), *context.decode(None)]
         return _Converter("rgb24").array(frames[0])
     except (VideoError, IndexError, ValueError) as e:
@@ -169,6 +172,7 @@ class VideoReader:
             self._stream = self._container.streams.video[0]
             self._context = self._stream.codec_context
             self._context.thread_count = 1
+            self._context.options = {"max_pixels": str(MAX_PIXELS)}
             self._tick = self._stream.time_base
             self._frames: Iterator[Any] = self._container.decode(self._stream)
         except (VideoError, IndexError, OSError) as e:
