@@ -41,8 +41,9 @@ class Cadence:
         """Ticks that ended after the next one's deadline."""
         self.blamed: Counter[str] = Counter()
         """What each overrun tick was due to: its longest stage, or "waking"."""
-        self._marks = np.zeros((KEPT, len(self.stages)), dtype=np.int64)
-        self._lateness = np.zeros(KEPT, dtype=np.int64)
+        # filled, so that all of it is taken now: the memory of a deployment does not grow
+        self._marks = np.full((KEPT, len(self.stages)), 0, dtype=np.int64)
+        self._lateness = np.full(KEPT, 0, dtype=np.int64)
         self._last_ns: int | None = None
         self._due_ns = 0
         self._running_ns = self._gaps = 0

@@ -50,7 +50,7 @@ def test_what_cannot_be_is_said_in_one_line(tmp_path, text, told):
     with pytest.raises(SinewError) as e:
         load_schedule(path)
     assert told in str(e.value) and "\n" not in str(e.value) and e.value.exit_code == 2
-    with pytest.raises(SinewError, match="cannot read the faults in .*none: No such file"):
+    with pytest.raises(SinewError, match=r"cannot read the faults in .*none: No such file"):
         load_schedule(tmp_path / "none")
 
 
