@@ -1,1 +1,1 @@
-"""Extrinsic and intrinsic calibration. Nothing lives here yet; docs/architecture.md says what will."""
+"""Where cameras are and how well that is known: boards, detection, solvers, estimator, observability. NumPy, SciPy and OpenCV only."""

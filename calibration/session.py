@@ -1,0 +1,239 @@
+"""What was recorded for a calibration, as it lies in a folder: pictures, robot poses with stamps, board and cameras.
+
+Our own layout is `board.json`, `session.json` (mount, cameras), `poses.jsonl` (one line per picture: image, camera, stamp_ns, pose number,
+T_base_hand as 16 numbers, and what is known of joints and velocity) and `images/`. `calibration.foreign` reads others'.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from calibration.boards import Board
+from calibration.camera import Camera
+from calibration.detection import detect
+from calibration.model import MOUNTS, Mount
+from calibration.order import resolve_order
+from calibration.views import View, Views, pack
+from sinew.config import from_json, to_json
+from sinew.errors import DataError, InputError
+from sinew.progress import SILENT, Progress
+from sinew.se3 import Array
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shot:
+    """One picture with the robot's pose, or one pose of the board where no picture was kept."""
+
+    T_base_hand: Array
+    """(4, 4) m."""
+    image: Path | None = None
+    T_camera_board: Array | None = None
+    """(4, 4) m, of trackers that tell poses and no corners."""
+    camera: int = 0
+    pose: int | None = None
+    """Shots of several cameras at one pose of the robot have one number."""
+    stamp_ns: int | None = None
+    twist: Array | None = None
+    """Velocity of the hand in its own frame (6,), m/s and rad/s."""
+    joint_jacobian: Array | None = None
+    """(6, J) in the hand's frame."""
+    name: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Session:
+    """All shots of one calibration."""
+
+    shots: tuple[Shot, ...]
+    cameras: tuple[Camera | None, ...]
+    """None where the intrinsics are not known."""
+    board: Board | None
+    mount: Mount | None
+    """None where the recording does not tell."""
+    path: Path
+    skipped: Mapping[str, str] = field(default_factory=dict)
+    """What lay there and cannot be used, and why."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """Views with what was left out of them."""
+
+    views: Views
+    rejected: dict[str, str]
+    sizes: tuple[tuple[int, int], ...]
+    """(width, height) of each camera's pictures."""
+
+
+def find_views(session: Session, cameras: Sequence[Camera | None] | None = None, progress: Progress = SILENT) -> Found:
+    """Look for the board in every picture; pictures that cannot be used are named and left out.
+
+    Raises:
+        DataError: nothing can be used, or a camera's pictures differ in size.
+        InputError: there is no description of the board.
+    """
+    import cv2
+
+    views: list[View] = []
+    rejected, sizes = dict(session.skipped), {}
+    progress.start("look for the board", len(session.shots))
+    for shot in session.shots:
+        progress.advance()
+        if not np.isfinite(shot.T_base_hand).all():
+            rejected[shot.name] = "its robot pose is not finite"
+            continue
+        if shot.image is None:
+            views.append(_from_pose(shot))
+            continue
+        if session.board is None:
+            raise InputError(f"{session.path} does not describe its board: give --board")
+        image = cv2.imread(str(shot.image), cv2.IMREAD_GRAYSCALE)
+        if image is None:
+            rejected[shot.name] = "its picture is missing or damaged"
+            continue
+        size = (image.shape[1], image.shape[0])
+        if sizes.setdefault(shot.camera, size) != size:
+            first = sizes[shot.camera]
+            rejected[shot.name] = f"its picture is {size[0]} x {size[1]}, the first one of this camera {first[0]} x {first[1]}"
+            continue
+        found = detect(image, session.board)
+        if found.refused:
+            rejected[shot.name] = found.refused
+            continue
+        views.append(
+            View(
+                robot=shot.T_base_hand, points=session.board.points[found.ids], pixels=found.pixels, sigma=found.sigma, name=shot.name,
+                camera=shot.camera, pose=shot.pose, twist=shot.twist, joint_jacobian=shot.joint_jacobian,
+            )
+        )  # fmt: skip
+    if not views:
+        why = "; ".join(f"{name}: {reason}" for name, reason in list(rejected.items())[:3]) or "it is empty"
+        raise DataError(f"no picture of {session.path} can be used: {why}")
+    known = tuple(c for c in (cameras or session.cameras) if c is not None)
+    if session.board is not None and known and session.mount is not None and len(known) == len(session.cameras):
+        views = resolve_order(views, session.board, known, session.mount)
+    return Found(pack(views), rejected, tuple(sizes.get(c, (0, 0)) for c in range(len(session.cameras))))
+
+
+TRACKER = Camera(1000, 1000, (1000.0, 1000.0), (500.0, 500.0))
+"""Trackers that tell poses are given a camera, and a board of this half size in metres, whose corners carry the pose."""
+TRACKED_M = 0.1
+
+
+def _from_pose(shot: Shot) -> View:
+    """A pose of the board as the corners of one: their spread carries rotation and translation alike."""
+    corners = TRACKED_M * np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)], dtype=float)
+    assert shot.T_camera_board is not None
+    seen = corners @ shot.T_camera_board[:3, :3].T + shot.T_camera_board[:3, 3]
+    return View(
+        robot=shot.T_base_hand, points=corners, pixels=TRACKER.project(seen), name=shot.name, camera=shot.camera, pose=shot.pose,
+        twist=shot.twist, joint_jacobian=shot.joint_jacobian,
+    )  # fmt: skip
+
+
+# ---------------------------------------------------------------- our own layout
+
+
+def write_session(path: Path, board: Board, cameras: Sequence[Camera], mount: Mount, names: Sequence[str] = ()) -> SessionWriter:
+    """Begin a folder of our own layout.
+
+    Raises:
+        InputError: there is a session already.
+    """
+    if (path / "session.json").exists():
+        raise InputError(f"{path} holds a calibration session already: choose another folder")
+    (path / "images").mkdir(parents=True, exist_ok=True)
+    (path / "board.json").write_text(json.dumps(to_json(board), indent=1))
+    info = {
+        "version": 1,
+        "mount": mount,
+        "cameras": [{"name": n, **to_json(c)} for n, c in zip(names or map(str, range(len(cameras))), cameras, strict=True)],
+    }
+    (path / "session.json").write_text(json.dumps(info, indent=1))
+    return SessionWriter(path)
+
+
+class SessionWriter:
+    """Adds shots to a session; every one is on the disk when `add` returns."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.count = path, 0
+
+    def add(
+        self, image: np.ndarray, T_base_hand: Array, *, camera: int = 0, pose: int | None = None, stamp_ns: int | None = None, **more: Any
+    ) -> None:
+        """Store one picture (height, width, 3) RGB or (height, width), and where the hand was."""
+        import cv2
+
+        name = f"images/{self.count:04d}.png"
+        cv2.imwrite(str(self.path / name), image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+        row = {"image": name, "camera": camera, "pose": pose, "stamp_ns": stamp_ns, "T_base_hand": np.ravel(T_base_hand).tolist()}
+        row.update({k: np.asarray(v).tolist() for k, v in more.items()})
+        with (self.path / "poses.jsonl").open("a") as file:
+            file.write(json.dumps(row) + "\n")
+            file.flush()
+        self.count += 1
+
+
+def read_own(path: Path) -> Session:
+    """Read our own layout; lines that cannot be used are named.
+
+    Raises:
+        DataError: a file is missing or damaged.
+    """
+    try:
+        board = from_json(Board, json.loads((path / "board.json").read_text()))
+        info = json.loads((path / "session.json").read_text()) if (path / "session.json").exists() else {}
+        lines = (path / "poses.jsonl").read_text().splitlines()
+    except (OSError, ValueError, KeyError, TypeError) as e:
+        raise DataError(f"{path} is no calibration session: {e}") from None
+    cameras = tuple(from_json(Camera, {k: v for k, v in c.items() if k != "name"}) for c in info.get("cameras", ())) or (None,)
+    mount = info.get("mount")
+    if mount is not None and mount not in MOUNTS:
+        raise DataError(f"{path}: mount {mount!r} is not known; known are {', '.join(MOUNTS)}")
+    shots, skipped = [], {}
+    for i, line in enumerate(lines):
+        try:
+            row = json.loads(line)
+            name = str(row["image"])
+            if not name or Path(name).is_absolute() or ".." in Path(name).parts:
+                raise ValueError(f"picture {name!r} is not inside the session")
+            pose = pose_of(row)
+        except (ValueError, KeyError, TypeError) as e:
+            skipped[f"line {i + 1}"] = f"poses.jsonl cannot be read here: {e}"
+            continue
+        shots.append(
+            Shot(
+                T_base_hand=pose, image=path / name, camera=int(row.get("camera") or 0), pose=row.get("pose"), stamp_ns=row.get("stamp_ns"),
+                name=name, twist=_optional(row.get("twist")), joint_jacobian=_optional(row.get("joint_jacobian")),
+            )
+        )  # fmt: skip
+    return Session(shots=tuple(shots), cameras=cameras, board=board, mount=mount, path=path, skipped=skipped)
+
+
+def pose_of(row: Mapping[str, Any]) -> Array:
+    """T_base_hand (4, 4) of a line: "T_base_hand" as 16 numbers, or "position" (3) m and "quaternion_wxyz" (4).
+
+    Raises:
+        ValueError: no pose, or none that is rigid.
+    """
+    from sinew.se3 import quaternion_to_matrix, se3
+
+    if "T_base_hand" in row:
+        pose = np.asarray(row["T_base_hand"], dtype=float).reshape(4, 4)
+        if np.isfinite(pose).all() and (np.abs(pose[:3, :3] @ pose[:3, :3].T - np.eye(3)).max() > 1e-2 or np.linalg.det(pose[:3, :3]) < 0):
+            raise ValueError("T_base_hand is no rigid motion")
+        return pose
+    if "position" in row and "quaternion_wxyz" in row:
+        return se3(quaternion_to_matrix(row["quaternion_wxyz"]), row["position"])
+    raise ValueError("a line needs T_base_hand, or position and quaternion_wxyz")
+
+
+def _optional(value: Any) -> Array | None:
+    return None if value is None else np.asarray(value, dtype=float)
