@@ -113,9 +113,10 @@ class Approach:
 
     def _missed(self) -> None:
         here = np.asarray(self.loop.robot.read().values["joint_position"])
+        reason = "" if self.loop.verdict is None else self.loop.verdict.reason
         self.loop.ramp_down()
         joint = int(np.abs(here - self.pose).argmax())
-        raise SafetyStop(
-            f"robot {self.loop.robot.spec.name} did not reach its start pose: {self.loop.robot.spec.joint_names[joint]} stands at "
-            f"{here[joint]:.3f} rad, {self.pose[joint]:.3f} was commanded; is the way free and the controller active?"
-        )
+        spec = self.loop.robot.spec
+        stands = f"{spec.joint_names[joint]} stands at {here[joint]:.3f} rad, the pose has {self.pose[joint]:.3f}"
+        why = f"the safety gate holds it ({reason})" if reason else "is the way free and the controller active?"
+        raise SafetyStop(f"robot {spec.name} did not reach its start pose: {stands}; {why}")

@@ -111,7 +111,7 @@ class Synchroniser:
         for key, budget in self.budgets.items():
             stamp_ns = self._stamp(key, measured)
             age_s = (now_ns - stamp_ns) / 1e9
-            if age_s > budget.hold_after_s:
+            if key not in measured.values or age_s > budget.hold_after_s:
                 self.counts[key]["held"] += 1
                 answer: Literal["hold", "end"] = "end" if age_s >= budget.end_after_s else "hold"
                 if worst.answer == "use" or age_s > worst.age_s:

@@ -115,17 +115,15 @@ def deploy(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
     from robot_bridge.deploy import deploy as play
     from sinew.cli.deploy_robot import check, open_cell
     from sinew.cli.eval import check_instruction, test_seeds
-    from sinew.cli.serve import device_of
 
     check(args)
     seeds = test_seeds(args.episodes, args.seed)
     with ExitStack() as stack:
         source = _source(args)
         stack.callback(getattr(source.policy, "close", lambda: None))
-        policy = source.policy.to(device_of(args.device)) if source.run is not None else source.policy
-        check_instruction(policy, args.instruction)
-        cell = open_cell(args, source, policy, stack, progress)
-        executor = _executor(args, policy, cell.interface.task_text)
+        check_instruction(source.policy, args.instruction)
+        cell = open_cell(args, source, stack, progress)
+        executor = _executor(args, source.policy, cell.interface.task_text)
         stack.callback(getattr(executor, "close", lambda: None))
         report = play(
             executor,
@@ -210,11 +208,12 @@ def _prepared(args: Args, policy: PolicyModule, instruction: str) -> PolicyModul
     from policies.warmup import prepare
     from sinew.cli.serve import device_of
 
+    policy = policy.to(device_of(args.device))
     if not args.compile:
         return policy
     if args.executor == "rtc":
         raise InputError("--compile: executor rtc guides its samples, and only samples without guidance are compiled; use sync or async")
-    return prepare(policy.to(device_of(args.device)), args.device, instruction=instruction)
+    return prepare(policy, args.device, instruction=instruction)
 
 
 def _executor(args: Args, policy: PolicyModule, task_text: str) -> ChunkExecutor:

@@ -12,7 +12,6 @@ from sinew.errors import InputError
 from sinew.progress import Progress
 
 if TYPE_CHECKING:
-    from policies import PolicyModule
     from robot_bridge.deploy import DeployConfig
     from robot_bridge.gate import Operator, SafetyGate
     from robot_bridge.interfaces import Recorder, TaskInterface
@@ -70,7 +69,7 @@ def check(args: Args) -> None:
         raise InputError("the robot is to go to its home pose first and there is no terminal to ask in: give --yes, or --start-pose here")
 
 
-def open_cell(args: Args, source: Source, policy: PolicyModule, stack: ExitStack, progress: Progress) -> Cell:
+def open_cell(args: Args, source: Source, stack: ExitStack, progress: Progress) -> Cell:
     """Everything that a deployment needs besides the policy; `stack` closes it.
 
     Raises:
@@ -81,7 +80,7 @@ def open_cell(args: Args, source: Source, policy: PolicyModule, stack: ExitStack
     from robot_bridge.gate import Operator
 
     robot_config = _robot_config(args)
-    task, interface = _task(args, source, policy, robot_config)
+    task, interface = _task(args, source, robot_config)
     if not interface.action_spec.rate_hz <= args.controller_rate:
         raise InputError(
             f"--controller-rate {args.controller_rate:g} must be between the policy's {interface.action_spec.rate_hz:g} and "
@@ -102,7 +101,7 @@ def open_cell(args: Args, source: Source, policy: PolicyModule, stack: ExitStack
     robot, scene = _robot(args, task, interface, robot_config)
     stack.callback(robot.close)
     keys = _switches(args, operator, stack, progress)
-    record = _recorder(args, source, task, interface, robot_config, policy, stack)
+    record = _recorder(args, source, task, interface, robot_config, stack)
     if args.mcap is not None:
         from robot_bridge.bag_recorder import recorded
 
@@ -134,7 +133,7 @@ def _robot_config(args: Args) -> RobotConfig | None:
     return load_robot(args.robot_config)
 
 
-def _task(args: Args, source: Source, policy: PolicyModule, robot_config: RobotConfig | None) -> tuple[str, TaskInterface]:
+def _task(args: Args, source: Source, robot_config: RobotConfig | None) -> tuple[str, TaskInterface]:
     """Name and interface of what is done: a task of ours, or whatever a robot's contract lets a policy see and do."""
     from sinew.cli.eval import interface_of, task_of
 
@@ -142,12 +141,12 @@ def _task(args: Args, source: Source, policy: PolicyModule, robot_config: RobotC
         if args.task is None and source.run is None:
             raise InputError(f"{args.run} does not say which task it is for; name it with --task")
         task = args.task or source.task()
-        return task, interface_of(policy, task)
+        return task, interface_of(source.policy, task)
     from robot_bridge.robot_interface import RobotInterface
 
     task = args.task or (task_of(source.run) if source.run is not None and _says_task(source) else robot_config.spec.name)
-    text = args.instruction or task
-    return task, RobotInterface(robot_config, task_text=text, wanted=policy.spec.observation, action=policy.spec.action)
+    text, spec = args.instruction or task, source.policy.spec
+    return task, RobotInterface(robot_config, task_text=text, wanted=spec.observation, action=spec.action)
 
 
 def _says_task(source: Source) -> bool:
@@ -219,7 +218,6 @@ def _recorder(
     task: str,
     interface: TaskInterface,
     robot_config: RobotConfig | None,
-    policy: PolicyModule,
     stack: ExitStack,
 ) -> Recorder | None:
     if args.record is None:
@@ -228,6 +226,6 @@ def _recorder(
 
     contract = None if robot_config is None else robot_config.contract
     about = {"task": task, "run": source.name, "seed": args.seed}
-    recorder = DatasetRecorder(args.record, interface, observation=policy.spec.observation, contract=contract, about=about)
+    recorder = DatasetRecorder(args.record, interface, observation=source.policy.spec.observation, contract=contract, about=about)
     stack.callback(recorder.close)
     return recorder
