@@ -41,6 +41,8 @@ class Frame:
     values: Mapping[str, np.ndarray]
     stamps_ns: Mapping[str, int]
     """When each value was true."""
+    receipts_ns: Mapping[str, int]
+    """When each value came; of one between two samples, the later's."""
     missing: tuple[str, ...]
     """Values that are not there, or too old."""
 
@@ -65,12 +67,15 @@ class Aligner:
         """When each value of the last `values` was true."""
         self.dropped = 0
         """Messages that were damaged, or older than one before."""
+        self.late = 0
+        """Messages, and transforms, whose stamps are too far from the time when they were fed."""
         self.problem = ""
         """What was wrong with the last damaged one."""
         self._delay_ns = _ns(contract.delay_s)
         transforms = [s for s in self.sources if s.field == "transform"]
         self._tree = TransformTree(self._keep_ns(transforms)) if transforms else None
         self._histories = [History(self._keep_ns([s])) for s in self.sources]
+        self._last_ns = [-(1 << 62)] * len(self.sources)
         self._index = {id(s): i for i, s in enumerate(self.sources)}
         self._groups = {key: [i for i, s in enumerate(self.sources) if s.key == key] for key in dict.fromkeys(s.key for s in self.sources)}
         self._static = {STATIC if s.topic == "/tf" else s.topic + "_static" for s in transforms}
@@ -101,14 +106,14 @@ class Aligner:
             source_ns: when it was sent, on the sender's clock; used where there is no header.
 
         Returns:
-            Whether it was used; `dropped` and `problem` tell of the others.
+            Whether it was used; `dropped`, `late` and `problem` tell of the others.
         """
-        take = self._take if topic in self._read else self._take_transforms
+        take, late = self._take if topic in self._read else self._take_transforms, self.late
         try:
             used = take(topic, data, receipt_ns, source_ns)
         except DataError as e:
             self.problem, used = str(e), False
-        self.dropped += not used
+        self.dropped += not used and self.late == late
         return used
 
     def _take(self, topic: str, data: bytes, receipt_ns: int, source_ns: int) -> bool:
@@ -116,11 +121,17 @@ class Aligner:
         by_receipt = self._by_receipt[topic]
         stamp_ns = self._clocks[topic].stamp(header_ns or (0 if by_receipt else source_ns), receipt_ns)
         used = False
-        if stamp_ns is not None:
-            for source, value in values:
-                kept: Any = value if not callable(value) else value() if self._eager else _Picture(cast(Decode, value))
-                own_ns = receipt_ns if source.stamp == "receipt" else stamp_ns
-                used |= self._histories[self._index[id(source)]].add(own_ns, receipt_ns, kept)
+        if stamp_ns is None:
+            self.late += 1
+            return False
+        for source, value in values:
+            index = self._index[id(source)]
+            if stamp_ns <= self._last_ns[index]:
+                continue
+            self._last_ns[index] = stamp_ns
+            kept: Any = value if not callable(value) else value() if self._eager else _Picture(cast(Decode, value))
+            own_ns = receipt_ns if source.stamp == "receipt" else stamp_ns
+            used |= self._histories[index].add(own_ns, receipt_ns, kept)
         return used
 
     def _take_transforms(self, topic: str, data: bytes, receipt_ns: int, source_ns: int) -> bool:
@@ -132,7 +143,9 @@ class Aligner:
                 used |= tree.add(t.parent, t.child, np.array(t.pose), 0, receipt_ns, fixed=True)
                 continue
             stamp_ns = receipt_ns if self._by_receipt[topic] else self._clocks[topic].stamp(t.stamp_ns, receipt_ns)
-            if stamp_ns is not None:
+            if stamp_ns is None:
+                self.late += 1
+            else:
                 used |= tree.add(t.parent, t.child, np.array(t.pose), stamp_ns, receipt_ns)
         return used
 
@@ -152,11 +165,6 @@ class Aligner:
         """The last sample of everything, however old: what a control loop looks at, which judges ages itself."""
         return self._collect(now_ns, lambda i, source: self._newest(i, source, now_ns))
 
-    def receipt_ns(self, key: str) -> int:
-        """When the newest sample of a value came; -1 for none yet."""
-        times = [self._histories[i].newest for i in self._groups.get(key, ())]
-        return -1 if not times or None in times else min(t.receipt_ns for t in times if t is not None)
-
     def seen(self, topic: str) -> tuple[str, ...]:
         """Joints that a topic's joint states have named."""
         read = self._read.get(topic)
@@ -169,6 +177,7 @@ class Aligner:
     def _collect(self, at_ns: int, pick: Callable[[int, Source], Kept | None]) -> Frame:
         values: dict[str, np.ndarray] = {}
         stamps: dict[str, int] = {}
+        receipts: dict[str, int] = {}
         missing = []
         for key, group in self._groups.items():
             found = [pick(i, self.sources[i]) for i in group]
@@ -183,7 +192,8 @@ class Aligner:
                 missing.append(key)
                 continue
             stamps[key] = min(kept.stamp_ns for kept in parts)
-        return Frame(at_ns, values, stamps, tuple(missing))
+            receipts[key] = min(kept.receipt_ns for kept in parts)
+        return Frame(at_ns, values, stamps, receipts, tuple(missing))
 
     def _at(self, index: int, source: Source, at_ns: int) -> Kept | None:
         tolerance_ns, age_ns = _ns(source.tolerance_s), _ns(source.age_max_s)
@@ -196,7 +206,7 @@ class Aligner:
         if source.field == "transform":
             tree = self._tree
             kept = None if tree is None else tree.lookup(source.frame, source.child, 1 << 62, "newest", 1 << 62, 1 << 62)
-            return kept and kept._replace(stamp_ns=min(kept.stamp_ns, now_ns))
+            return kept and kept._replace(stamp_ns=min(kept.stamp_ns, now_ns), receipt_ns=min(kept.receipt_ns, now_ns))
         return self._histories[index].newest
 
     def _keep_ns(self, sources: Sequence[Source]) -> int:
@@ -209,6 +219,7 @@ def frames(
     messages: Iterable[tuple[str, bytes, int, int]],
     rate_hz: float | None = None,
     required: Collection[str] | None = None,
+    aligner: Aligner | None = None,
 ) -> Iterator[Frame]:
     """The frames of a recording, as a living robot would have given them.
 
@@ -221,8 +232,9 @@ def frames(
             passed over.
         rate_hz: frames per second; the contract's own by default.
         required: values without which no frame is complete; those that the contract requires by default.
+        aligner: a new one, for whoever wants to know what it dropped.
     """
-    aligner = Aligner(contract)
+    aligner = aligner or Aligner(contract)
     wanted = {topic.name for topic in aligner.topics}
     needed = {s.key for s in aligner.sources if s.required} if required is None else set(required)
     period_ns, delay_ns = round(1e9 / (rate_hz or contract.rate_hz)), _ns(contract.delay_s)

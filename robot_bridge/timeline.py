@@ -12,6 +12,8 @@ from robot_bridge.contract import Alignment
 
 AGREEING = 3
 """Samples in a row that must agree on another clock before it is believed."""
+UNSTAMPED_NS = 1_000_000_000
+"""Headers below this were left as they were made: their senders do not stamp."""
 
 
 class Clocks:
@@ -31,17 +33,19 @@ class Clocks:
         self.jumps = 0
         """How often the sender's clock was found to be set anew."""
         self.ahead_ns = 0
-        """By how much the sender's clock seems to be ahead of what was given, as the last suspicious message said; 0 for none."""
+        """By how much the sender's clock is ahead of what was given; 0 while it agrees."""
         self._given_ns = offset_ns
         self._suspects: list[tuple[int, int]] = []
 
     def stamp(self, header_ns: int, receipt_ns: int) -> int | None:
         """The time of a message on the receiver's clock; None for one that must not be used."""
-        if header_ns <= 0:  # a sender without stamps
+        if header_ns < UNSTAMPED_NS:
             return receipt_ns
         stamp_ns = header_ns + self.offset_ns
         if abs(receipt_ns - stamp_ns) <= self._tolerance_ns:
             self._suspects.clear()
+            if not self.jumps:
+                self.ahead_ns = 0
             return stamp_ns
         self.ahead_ns = header_ns + self._given_ns - receipt_ns
         self._suspects.append((header_ns, receipt_ns))

@@ -131,16 +131,16 @@ class RobotConfig:
         Raises:
             InputError: it has none of that kind.
         """
-        sinks = list(self.contract.sinks)
+        sinks, every = list(self.contract.sinks), (*self.contract.sinks, *self.alternatives)
         for value, kind in (("joint_position", arm), ("gripper", gripper)):
             if not kind:
                 continue
-            choice = [s for s in (*self.contract.sinks, *self.alternatives) if s.value == value and s.kind == kind]
+            choice = [s for s in every if s.value == value and s.kind == kind]
             if not choice:
-                kinds = {s.kind for s in (*self.contract.sinks, *self.alternatives) if s.value == value}
-                raise unknown(f"controller of {value} of {self.spec.name}", kind, kinds)
+                raise unknown(f"controller of {value} of {self.spec.name}", kind, {s.kind for s in every if s.value == value})
             sinks = [s for s in sinks if s.value != value] + choice
-        return replace(self, contract=replace(self.contract, sinks=tuple(sinks)))
+        others = tuple(s for s in every if s not in sinks)
+        return replace(self, contract=replace(self.contract, sinks=tuple(sinks)), alternatives=others)
 
     def save(self, path: str | Path) -> None:
         """Write it as JSON."""

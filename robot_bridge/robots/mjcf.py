@@ -65,6 +65,8 @@ def _body(config: RobotConfig, frame: JointFrame, children: dict[str, list[Joint
         for i, c in enumerate(c for c in config.capsules if c.link == frame.child)
     )
     site = f'<site name="{frame.child}" size=".005"/>' if frame.child in config.tools else ""
+    if frame.child == config.tools[0]:
+        site += '<camera name="wrist" pos="0 -.09 -.1" xyaxes="1 0 0 0 -.9 -.4" fovy="70"/>'
     # a body that moves needs mass, also where nobody has given it a shape
     inertia = "" if geoms or not joint else '<inertial pos="0 0 0" mass="0.05" diaginertia="1e-4 1e-4 1e-4"/>'
     inner = "".join(_body(config, child, children) for child in children.get(frame.child, ()))

@@ -23,7 +23,8 @@ GRIPPER_LENGTH_M = 0.1628
 """Flange to closed fingertips, Robotiq 2F-85 manual; measure yours where a coupling or other fingers are mounted."""
 
 _FRAMES = (
-    JointFrame(name="base", kind="fixed", parent="world", child="base_link_inertia", rpy_rad=(0.0, 0.0, pi)),
+    JointFrame(name="base", kind="fixed", parent="world", child="base_link"),
+    JointFrame(name="turned", kind="fixed", parent="base_link", child="base_link_inertia", rpy_rad=(0.0, 0.0, pi)),
     JointFrame(name=JOINTS[0], parent="base_link_inertia", child="shoulder_link", origin_m=(0.0, 0.0, 0.1625)),
     JointFrame(name=JOINTS[1], parent="shoulder_link", child="upper_arm_link", rpy_rad=(pi / 2, 0.0, 0.0)),
     JointFrame(name=JOINTS[2], parent="upper_arm_link", child="forearm_link", origin_m=(-0.425, 0.0, 0.0)),

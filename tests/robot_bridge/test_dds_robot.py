@@ -148,7 +148,7 @@ def test_a_robot_with_other_joints_is_named(robot, domain):
     states = node.publisher("/joint_states", "sensor_msgs/JointState")
     encoder = codec.JointStateEncoder(["joint1", "elbow"])
     until(lambda: states.subscribers)
-    states.write(encoder.encode(1, [0.0, 0.0], [0.0, 0.0]))
+    states.write(encoder.encode(time.time_ns(), [0.0, 0.0], [0.0, 0.0]))
     with pytest.raises(InputError, match=r"joint2, .*are not among those on DDS domain .*: joint1, elbow"):
         robot.connect(0.5)
     node.close()
@@ -159,7 +159,7 @@ def test_a_robot_that_takes_no_commands_is_told(robot, interface, domain):
     states = node.publisher("/joint_states", "sensor_msgs/JointState")
     names = interface.robot_spec.joint_names
     until(lambda: states.subscribers)
-    states.write(codec.JointStateEncoder(names).encode(1, [0.0] * 7, [0.0] * 7))
+    states.write(codec.JointStateEncoder(names).encode(time.time_ns(), [0.0] * 7, [0.0] * 7))
     with pytest.raises(InputError, match=r"nothing took commands on /forward_position_controller/commands within 0\.5 s"):
         robot.connect(0.5)
     node.close()
