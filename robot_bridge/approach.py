@@ -7,14 +7,15 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from robot_bridge.clock import Clock
-from robot_bridge.interpolation import MotionLimits
 from robot_bridge.loop import ControlLoop, openings
 from robot_bridge.profile import ways
 from sinew.errors import InputError, SafetyStop
-from sinew.protocols import Command
+from sinew.protocols import Command, Observation
 
 ARRIVED_RAD = 0.02
 """The robot is at the start pose when no joint is farther from it."""
+CAUTION = 0.9
+"""Of the speed that is allowed is planned."""
 SETTLE_S = 1.0
 """What the robot may take to follow the last command."""
 
@@ -51,8 +52,10 @@ class Approach:
         low, high = np.array(limits.position_low_rad), np.array(limits.position_high_rad)
         if self.pose.shape != low.shape or not ((self.pose >= low) & (self.pose <= high)).all():
             raise InputError(f"start pose {self.pose.tolist()} is not one of {len(low)} joints within {low.tolist()} to {high.tolist()}")
-        slow = MotionLimits.of(limits, speed=[speed * v for v in loop.gate.velocity_cap])
-        self._limits = list(zip(slow.velocity_max_rad_s, slow.acceleration_max_rad_s2, slow.jerk_max_rad_s3, strict=True))
+        self._slow = slow = loop.limits(speed)
+        # planned a little slower than the stream may be, which has to catch up with what it is asked for
+        velocity = [CAUTION * v for v in slow.velocity_max_rad_s]
+        self._limits = list(zip(velocity, slow.acceleration_max_rad_s2, slow.jerk_max_rad_s3, strict=True))
         self._asked = False
         self._seq = 0
 
@@ -71,8 +74,16 @@ class Approach:
             return ""
         self._ask(far)
         self.loop.pause()
-        if closed := self.loop.resume():
-            return closed
+        self.loop.keep_to(self._slow)
+        try:
+            return self.loop.resume() or self._follow(measured)
+        finally:
+            self.loop.pause()
+            self.loop.keep_to(self.loop.limits())
+
+    # ------------------------------------------------------------ inside
+
+    def _follow(self, measured: Observation) -> str:
         start = self.loop.gate.last_command
         assert start is not None  # the gate was seeded
         joints = len(start)
@@ -92,8 +103,6 @@ class Approach:
             self._clock.wait_until(now_ns + self._period_ns)
         self.loop.ramp_down()
         return self.loop.gate.latched
-
-    # ------------------------------------------------------------ inside
 
     def _ask(self, far: float) -> None:
         if self._asked or self._confirm is None:

@@ -61,8 +61,8 @@ class ControlLoop:
         """What broke in the control thread, which latches the gate."""
         self.held = ""
         """Why the robot is held although targets may come; empty when it is not."""
-        limits = MotionLimits.of(gate.config, speed=gate.velocity_cap)
-        self.interpolator = Interpolator(limits, gate.config.dt_s, blend_s)
+        self._blend_s, self._stretched = blend_s, 0
+        self.interpolator = Interpolator(self.limits(), gate.config.dt_s, blend_s)
         self._clock = clock or MonotonicClock()
         self._realtime = realtime
         self._period_ns = round(gate.config.dt_s * 1e9)
@@ -133,6 +133,16 @@ class ControlLoop:
             self._running = False
             self._submitted = self._frame = None
 
+    def limits(self, speed: float = 1.0) -> MotionLimits:
+        """What the stream keeps to at a share of the speed that the gate lets through."""
+        return MotionLimits.of(self.gate.config, speed=[speed * v for v in self.gate.velocity_cap])
+
+    def keep_to(self, limits: MotionLimits) -> None:
+        """Interpolate within other limits from the next `resume` on; call it while paused."""
+        with self._tick_lock:
+            self._stretched += self.interpolator.stretched
+            self.interpolator = Interpolator(limits, self.gate.config.dt_s, self._blend_s)
+
     def submit(self, command: Command) -> None:
         """Hand over the newest target; never blocks. `stamp_ns` is when the observation behind it was read."""
         self._submitted = command
@@ -159,7 +169,8 @@ class ControlLoop:
 
     def report(self) -> dict[str, Any]:
         """JSON-able cadence of this loop, with the scheduler it ran under, and how fast it stopped."""
-        told = {"scheduler": self.scheduler, "stretched_targets": self.interpolator.stretched, "stops": self.stop_times.report()}
+        stretched = self._stretched + self.interpolator.stretched
+        told = {"scheduler": self.scheduler, "stretched_targets": stretched, "stops": self.stop_times.report()}
         return {**self.cadence.report(), **told}
 
     # ------------------------------------------------------------ the operator's side
