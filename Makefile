@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup demo test lint types layers unit wheel conformance gl clean
+.PHONY: setup demo test lint types layers unit wheel colcon conformance gl clean
 
 setup: $(VENV)/.installed gl
 
@@ -22,7 +22,7 @@ gl: $(VENV)/.installed
 demo: setup
 	$(BIN)/sinew demo
 
-test: setup lint types layers unit wheel conformance
+test: setup lint types layers unit wheel colcon conformance
 	@echo "every check passed"
 
 lint: $(VENV)/.installed
@@ -41,6 +41,15 @@ unit: $(VENV)/.installed
 wheel: $(VENV)/.installed
 	$(BIN)/python .ci/wheel_smoke.py
 
+# What colcon installs, as on a robot's machine with ROS 2; colcon itself needs no ROS 2. From 80 on setuptools lacks what it calls.
+.venv-colcon/.installed:
+	test -x .venv-colcon/bin/python || $(PYTHON) -m venv .venv-colcon
+	.venv-colcon/bin/pip install --quiet --disable-pip-version-check colcon-common-extensions==0.3.0 colcon-ros==0.5.0 'setuptools>=65,<80'
+	touch $@
+
+colcon: $(VENV)/.installed .venv-colcon/.installed
+	$(BIN)/python .ci/colcon_build.py .venv-colcon/bin/colcon $(BIN)/python
+
 # The real lerobot wants another torch, so it lives apart.
 .venv-lerobot/.installed:
 	test -x .venv-lerobot/bin/python || $(PYTHON) -m venv .venv-lerobot
@@ -51,4 +60,4 @@ conformance: .venv-lerobot/.installed
 	PYTHONPATH=. HF_HUB_OFFLINE=1 .venv-lerobot/bin/python -m pytest tests/conformance
 
 clean:
-	rm -rf $(VENV) .venv-lerobot build dist *.egg-info
+	rm -rf $(VENV) .venv-lerobot .venv-colcon build dist *.egg-info

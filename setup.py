@@ -9,6 +9,8 @@ setup(
     data_files=[
         ("share/ament_index/resource_index/packages", ["resource/sinew"]),
         ("share/sinew", ["package.xml"]),
-        ("share/sinew/launch", glob("launch/*.launch.py")),
+        ("share/sinew/launch", sorted(glob("launch/*.launch.py"))),
+        # ros2 run sinew deploy: names too plain for the bin/ of a Python environment, where console scripts would go
+        ("lib/sinew", sorted(glob("launch/nodes/*"))),
     ],
 )

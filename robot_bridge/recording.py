@@ -21,8 +21,8 @@ from demos.layout import INFO
 from demos.writer import Writer
 from robot_bridge import contract as contracts
 from robot_bridge.contract import Contract
-from robot_bridge.deploy import Frame, TaskInterface
 from robot_bridge.gate import Verdict
+from robot_bridge.interfaces import Frame, TaskInterface
 from robot_bridge.report import EpisodeResult
 from robot_bridge.safety.states import Outcome
 from sinew.errors import InputError, SinewError, SpecError
