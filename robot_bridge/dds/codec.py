@@ -283,6 +283,30 @@ def encode_image(image: np.ndarray, stamp_ns: int, frame_id: str) -> bytearray:
     return writer.data
 
 
+class ImageEncoder:
+    """Writes sensor_msgs/Image, rgb8, of one size: a camera's pixels are put into the message itself, once.
+
+    Args:
+        height: rows.
+        width: columns.
+        frame_id: frame of the header.
+    """
+
+    def __init__(self, height: int, width: int, frame_id: str) -> None:
+        blank = encode_image(np.empty((height, width, 3), dtype=np.uint8), 0, frame_id)
+        first = len(blank) - 3 * height * width
+        self._data = blank + bytes(-len(blank) % 4)  # of a length that is sent without a copy
+        self.pixels = np.frombuffer(self._data, dtype=np.uint8, offset=first, count=3 * height * width).reshape(height, width, 3)
+        """(height, width, 3) uint8: the pixels of the next message, to be written in place."""
+
+    def encode(self, stamp_ns: int, image: np.ndarray | None = None) -> bytearray:
+        """The message with `image`, or with what stands in `pixels`. The buffer is used again by the next call."""
+        struct.pack_into("<iI", self._data, 4, stamp_ns // 1_000_000_000, stamp_ns % 1_000_000_000)
+        if image is not None:
+            self.pixels[...] = image
+        return self._data
+
+
 def decode_image(data: bytes) -> tuple[int, str, np.ndarray]:
     """Read sensor_msgs/Image: stamp in ns, frame and (H, W, 3) uint8 RGB, a view of `data` where it is rgb8.
 

@@ -23,7 +23,15 @@ NO_ROS = "rclpy needs a ROS 2 installation; 166 / 375 us p50 / p99 measured else
 def rows(quick: bool) -> list[Row]:
     """Measure everything; `quick` ends within a minute."""
     seconds = 3.0 if quick else 10.0
-    return [*_latency(seconds), *_regularity(2.0 if quick else 10.0), _gate(2_000 if quick else 20_000), *_codecs(3 if quick else 10)]
+    from sinew.cli.benchmarks.loop_images import images
+
+    return [
+        *_latency(seconds),
+        *images(seconds),
+        *_regularity(2.0 if quick else 10.0),
+        _gate(2_000 if quick else 20_000),
+        *_codecs(3 if quick else 10),
+    ]
 
 
 # ---------------------------------------------------------------- latency
