@@ -23,13 +23,16 @@ VERBS = {
     "compare": "two runs on the same seeds: is one better, and how sure is that",
     "distill": "distil a trained policy into one that samples in a single step",
     "improve": "improve a trained policy with residual off-policy RL",
-    "robot": "serve a simulated robot over DDS",
+    "robot": "serve a simulated robot over DDS; robots as data: robot list, show, add",
     "deploy": "run a policy on a robot, through the safety gate",
     "serve": "serve a policy to robots and evaluations elsewhere, over websockets",
     "export": "write a policy as ONNX or torch.export graphs, checked against it",
     "bench": "measure: demo, sim, data, policies, rl, loop; ours beside the peer's",
 }
 """Every verb with the line that `sinew --help` shows; each has a module of that name beside this file."""
+
+SUBVERBS = {f"robot {name}": "robot_add" for name in ("add", "list", "show")}
+"""Verbs of two words, with the modules that they have instead of the first word's own."""
 
 STOPPED = 130
 
@@ -55,7 +58,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if argv[0] not in VERBS:
             raise unknown("verb", argv[0], VERBS)
-        return run_verb(importlib.import_module(f"sinew.cli.{argv[0]}"), argv)
+        module = SUBVERBS.get(" ".join(argv[:2]), argv[0])
+        return run_verb(importlib.import_module(f"sinew.cli.{module}"), argv)
     except SinewError as e:
         print(f"sinew: {e}", file=sys.stderr)
         return e.exit_code
