@@ -134,7 +134,7 @@ def _is_harmless(template: Any) -> bool:
         return False
     return all(
         how is None
-        and (name in ("chunk_index", "file_index") and re.fullmatch("0?[0-9]?d", spec or "d") or (name, spec) == ("video_key", ""))
+        and ((name in ("chunk_index", "file_index") and re.fullmatch("0?[0-9]?d", spec or "d")) or (name, spec) == ("video_key", ""))
         for name, spec, how in fields
     )
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from policies.base import PolicyModule
 from policies.catalog import check_spec, register_all, registry, type_name
+from policies.ration import Ration
 from sinew.config import from_json, to_json
 from sinew.errors import DataError, SinewError
 from sinew.rundir import RunDir, atomic_write, read_json
@@ -57,15 +58,18 @@ def load(run: RunDir | Path | str) -> PolicyModule:
     described = read_json(folder / JSON_NAME)
     version = described.get("format_version") if isinstance(described, dict) else None
     if version != FORMAT_VERSION:
-        raise DataError(f"{folder / JSON_NAME} has format version {version!r}, this Sinew reads {FORMAT_VERSION}: "
-                        "train again, or use the Sinew that wrote it")
+        raise DataError(
+            f"{folder / JSON_NAME} has format version {version!r}, this Sinew reads {FORMAT_VERSION}: "
+            "train again, or use the Sinew that wrote it"
+        )
     _check_types(described, str(folder / JSON_NAME))
     tensors, metadata = read_tensors(folder / TENSORS_NAME)
     if _DIGEST not in metadata:
         raise DataError(f"{folder / TENSORS_NAME} does not hold a policy of Sinew")
     if metadata[_DIGEST] != _digest((folder / JSON_NAME).read_text()):
         raise DataError(f"{folder / JSON_NAME} was changed after {TENSORS_NAME} was saved: restore both from one save, or train again")
-    policy = _build(described, str(folder / JSON_NAME))
+    with Ration((folder / TENSORS_NAME).stat().st_size, str(folder / JSON_NAME)):
+        policy = _build(described, str(folder / JSON_NAME))
     check_tensors(tensors, policy.state_dict(), str(folder / TENSORS_NAME))
     policy.load_state_dict(tensors)
     return policy.eval()
@@ -154,7 +158,7 @@ def _build(described: dict[str, Any], where: str) -> PolicyModule:
         policy.take_assets(_assets(described, where))
     except SinewError as e:
         raise e if isinstance(e, DataError) else DataError(f"{where}: {e}") from None
-    except (TypeError, ValueError, LookupError, AttributeError) as e:
+    except (TypeError, ValueError, LookupError, AttributeError, OverflowError) as e:
         raise DataError(f"{where} does not describe a {name} policy: {str(e).splitlines()[0]}") from None
     if to_json(policy.spec) != described.get("spec"):
         raise DataError(f"{where}: the spec is not that of a {name} policy with this config")

@@ -73,6 +73,9 @@ def open_program(path: Path | str) -> nn.Module:
     """
     try:
         with zipfile.ZipFile(path) as archive:
+            unfolded = sum(item.file_size for item in archive.infolist())
+            if unfolded > Path(path).stat().st_size:  # torch stores without compression
+                raise DataError(f"{path} would unfold into {unfolded} bytes, more than it has: it is damaged or a trap")
             for item in archive.infolist():
                 if not _harmless(archive, item):
                     raise DataError(
