@@ -196,7 +196,7 @@ def refused(address: Address, trust: Trust, reason: CertificateError, timeout_s:
         shown = ""
     return CertificateError(
         f"{address.url} shows a certificate{shown} that is not trusted here ({str(reason).removeprefix(address.url + ': ')}): if it is the "
-        "one that sinew serve printed, use the URL that it printed, or give --fingerprint, --ca FILE or --trust-first-use"
+        "one that sinew serve printed, use the URL that it printed, or give --ca FILE or --trust-first-use"
     )
 
 

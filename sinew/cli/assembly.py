@@ -59,7 +59,14 @@ class Source:
         return whole.hexdigest()
 
 
-def open_source(name: str | Path, task: str | None = None, action: str = "ee_delta", token_file: Path | None = None) -> Source:
+def open_source(
+    name: str | Path,
+    task: str | None = None,
+    action: str = "ee_delta",
+    token_file: Path | None = None,
+    ca: Path | None = None,
+    trust_first_use: bool = False,
+) -> Source:
     """The policy of a run's folder, of LeRobot ("hf:<folder or hub id>"), or behind `sinew serve` ("https://host:port").
 
     Args:
@@ -67,6 +74,8 @@ def open_source(name: str | Path, task: str | None = None, action: str = "ee_del
         task: what a policy of LeRobot is for, which it does not say.
         action: what its actions command.
         token_file: secret of the server; SINEW_TOKEN if None.
+        ca: authority that signed the server's certificate.
+        trust_first_use: trust a server that was never seen.
 
     Raises:
         InputError: there is no such policy, or the task of one of LeRobot is not named.
@@ -78,7 +87,7 @@ def open_source(name: str | Path, task: str | None = None, action: str = "ee_del
     if text.startswith(SERVERS):
         from policies.remote import connect, read_token
 
-        return Source(text, connect(text, read_token(token_file), exact=True))
+        return Source(text, connect(text, read_token(token_file), ca=str(ca) if ca else None, trust_first_use=trust_first_use, exact=True))
     if token_file is not None:
         raise InputError(f"--token-file {token_file} is for a policy behind a server, https://host:port; {text} is none")
     if text.startswith(HUB):

@@ -77,6 +77,8 @@ class Args:
     """File with the secret of a policy server; SINEW_TOKEN if left out."""
     ca: Path | None = None
     """Certificate of the authority that signed the policy server's, PEM."""
+    trust_first_use: bool = False
+    """Trust a policy server that was never seen, and remember its certificate."""
     out: Path | None = None
     """Folder for deploy/; the run if left out, and none for a policy server."""
     instruction: str | None = None
@@ -159,7 +161,7 @@ def _source(args: Args) -> Source:
     if text.startswith(SERVERS):
         from policies.remote import connect, read_token
 
-        return Source(text, connect(text, read_token(args.token_file), ca=str(args.ca) if args.ca else None))
+        return Source(text, connect(text, read_token(args.token_file), ca=str(args.ca) if args.ca else None, trust_first_use=args.trust_first_use))
     if args.ca is not None:
         raise InputError(f"--ca {args.ca} is for a policy behind a server, https://host:port; {text} is none")
     return open_source(args.run, args.task, token_file=args.token_file)

@@ -67,7 +67,11 @@ class Args:
     action: str = "ee_delta"
     """What the actions of a policy of LeRobot command."""
     token_file: Path | None = None
-    """File with the secret of a policy server."""
+    """File with the secret of a policy server; SINEW_TOKEN if left out."""
+    ca: Path | None = None
+    """Certificate of the authority that signed the policy server's, PEM."""
+    trust_first_use: bool = False
+    """Trust a policy server that was never seen, and remember its certificate."""
     out: Path | None = None
     """Folder for eval/ and videos/; the run if left out, and none for a policy that is no run."""
     device: str = "cpu"
@@ -114,7 +118,7 @@ def evaluate(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
     check_numbers(args)
     seeds = test_seeds(args.episodes, args.seed)
     device = own_device(args.device)
-    sources = [open_source(name, args.task, args.action, args.token_file) for name in (args.run, *args.others)]
+    sources = [open_source(name, args.task, args.action, args.token_file, args.ca, args.trust_first_use) for name in (args.run, *args.others)]
     for source in sources:
         source.policy.to(device)
     policy = compose(sources, weights := first_weights(args))
