@@ -27,8 +27,8 @@ class LinkModel(Protocol):
         ...
 
     @property
-    def levers_m(self) -> tuple[float, ...]:
-        """Per joint, the most metres that any point moves per radian; infinity where unknown."""
+    def levers_m(self) -> np.ndarray:
+        """(P, J) the most metres that each point moves per radian of each joint; infinity where unknown."""
         ...
 
     def points(self, joints: np.ndarray) -> np.ndarray:
@@ -53,8 +53,8 @@ class CallableTool:
         return np.zeros(1)
 
     @property
-    def levers_m(self) -> tuple[float, ...]:
-        return (inf,) * self.joints
+    def levers_m(self) -> np.ndarray:
+        return np.full((1, self.joints), inf)
 
     def points(self, joints: np.ndarray) -> np.ndarray:
         return np.array([[[float(v) for v in self.call(row)]] for row in joints])
@@ -90,18 +90,23 @@ class Arm:
     """Whether each joint slides along its axis, rad then being metres; empty for none."""
 
     @property
-    def levers_m(self) -> tuple[float, ...]:
-        """For each joint the length of the chain behind it to the farthest point: no pose reaches farther, unless a joint slides."""
+    def ends(self) -> tuple[LinkPoint, ...]:
+        """The tool, then the links."""
+        return LinkPoint(len(self.anchors) - 1, self.tool), *self.links
+
+    @property
+    def levers_m(self) -> np.ndarray:
+        """(P, J) for each of `ends` and joint the length of the chain between them: no pose reaches farther, unless a joint slides."""
+        slides = self.slides or (False,) * len(self.anchors)
         anchors = [np.array(p) for p in self.anchors]
         ways = [0.0, *np.cumsum([np.linalg.norm(b - a) for a, b in pairwise(anchors)])]
-        ends = [LinkPoint(len(self.anchors) - 1, self.tool), *self.links]
-        levers = []
-        for j in range(len(self.anchors)):
-            beyond = [e for e in ends if e.joint >= j]
-            reach = [ways[e.joint] - ways[j] + float(np.linalg.norm(np.array(e.position) - anchors[e.joint])) for e in beyond]
-            slides, grows = self.slides[j : j + 1] == (True,), any(self.slides[j + 1 :])
-            levers.append(1.0 if slides else inf if grows else float(max(reach, default=0.0)))
-        return tuple(levers)
+        levers = np.zeros((len(self.ends), len(anchors)))
+        for p, end in enumerate(self.ends):
+            beyond = float(np.linalg.norm(np.array(end.position) - anchors[end.joint]))
+            for j in range(end.joint + 1):
+                grows = any(slides[j + 1 : end.joint + 1])
+                levers[p, j] = 1.0 if slides[j] else inf if grows else ways[end.joint] - ways[j] + beyond
+        return levers
 
 
 class _Motion:
@@ -127,7 +132,7 @@ class _Motion:
         self._parts = np.where(slides[None, :, None, None], slide, hinge)
         self._slides = slides
         self.axes, self.anchors = axes, anchors
-        ends = [LinkPoint(joints - 1, arm.tool), *arm.links]
+        ends = arm.ends
         self.at = np.array([end.joint for end in ends])
         self.ends = np.array([[*end.position, 1.0] for end in ends])[..., None]
         self.radii = np.array([end.radius_m for end in ends])
@@ -162,12 +167,19 @@ class Arms:
 
     def __init__(self, arms: Sequence[Arm]) -> None:
         self.arms = tuple(arms)
-        self.levers_m = tuple(lever for arm in arms for lever in arm.levers_m)
         self._motions = [_Motion(arm) for arm in arms]
         ends = np.cumsum([len(arm.axes) for arm in arms]).tolist()
         self._parts = [slice(end - len(arm.axes), end) for arm, end in zip(arms, ends, strict=True)]
-        radii = [motion.radii for motion in self._motions]
-        self.radii_m = np.concatenate([[r[0] for r in radii], *(r[1:] for r in radii)])
+        self.radii_m = self._tools_first([motion.radii for motion in self._motions])
+        levers = []
+        for arm, part in zip(arms, self._parts, strict=True):
+            levers.append(np.zeros((len(arm.ends), ends[-1])))
+            levers[-1][:, part] = arm.levers_m
+        self.levers_m = self._tools_first(levers)
+
+    @staticmethod
+    def _tools_first(values: Sequence[np.ndarray]) -> np.ndarray:
+        return np.concatenate([*(v[:1] for v in values), *(v[1:] for v in values)])
 
     @property
     def tools(self) -> int:

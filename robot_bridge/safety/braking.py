@@ -14,6 +14,7 @@ continuous time).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import ceil, floor, sqrt
 from typing import NamedTuple
 
@@ -62,7 +63,8 @@ class Brake:
         self.step = step
         self.change = jerk * step
         """D: how much the acceleration may change from one period to the next, rad/s²."""
-        self._floor = acceleration / self.change
+        self.most = acceleration / self.change
+        """A in units of D."""
         self._slope = 0.5 / acceleration
         self._lag = 2.0 * (acceleration / jerk + step)
 
@@ -110,25 +112,13 @@ class Brake:
 
     def accelerations(self, velocity: float, acceleration: float) -> np.ndarray:
         """(periods,) rad/s²: the row of `stop`; the next is 0."""
-        found = self.stop(velocity, acceleration)
-        alpha = (-acceleration if found.mirrored else acceleration) / self.change
-        n = found.periods
-        rows = self._row(alpha, n) * found.share
-        if found.other:
-            rows -= self._row(-alpha, n) * (1.0 - found.share)
-        elif n > 0:
-            rows[:-1] += self._row(alpha, n - 1) * (1.0 - found.share)
-        return rows * (-self.change if found.mirrored else self.change)
+        return rows([self], [velocity], [acceleration])[:, 0]
 
-    # ------------------------------------------------------------ the row L(n), in units of D
-
-    def _row(self, alpha: float, n: int) -> np.ndarray:
-        k = np.arange(1, n + 1)
-        return np.maximum(np.maximum(alpha - k, k - (n + 1.0)), -self._floor)
+    # ------------------------------------------------------------ sums of the row L(n), in units of D
 
     def _parts(self, alpha: float, n: int) -> tuple[int, int]:
         """How many periods go down, and how many up again."""
-        down, up = floor(alpha + self._floor + _SLACK), floor(self._floor + _SLACK)
+        down, up = floor(alpha + self.most + _SLACK), floor(self.most + _SLACK)
         if down + up <= n:
             return down, up
         down = min(max(floor((n + 1 + alpha) / 2.0), 0), n)
@@ -136,21 +126,21 @@ class Brake:
 
     def _sum(self, alpha: float, n: int) -> float:
         m, p = self._parts(alpha, n)
-        return m * alpha - (m * (m + 1) + p * (p + 1)) / 2 - self._floor * (n - m - p)
+        return m * alpha - (m * (m + 1) + p * (p + 1)) / 2 - self.most * (n - m - p)
 
     def _moment(self, alpha: float, n: int) -> float:
         """Sum of (n + 1 - k) L_k: what the row adds to the way."""
         m, p = self._parts(alpha, n)
         down = m * (n + 1) * alpha - (n + 1 + alpha) * m * (m + 1) / 2 + m * (m + 1) * (2 * m + 1) / 6
         r = n - m
-        return down - p * (p + 1) * (2 * p + 1) / 6 - self._floor * (r * (r + 1) - p * (p + 1)) / 2
+        return down - p * (p + 1) * (2 * p + 1) / 6 - self.most * (r * (r + 1) - p * (p + 1)) / 2
 
     def _periods(self, alpha: float, need: float, least: int) -> int:
         """The smallest n whose row adds up to `need` or less."""
-        m, p = floor(alpha + self._floor + _SLACK), floor(self._floor + _SLACK)
+        m, p = floor(alpha + self.most + _SLACK), floor(self.most + _SLACK)
         corner = m * alpha - (m * (m + 1) + p * (p + 1)) / 2
         if corner >= need:
-            n = m + p + (corner - need) / self._floor
+            n = m + p + (corner - need) / self.most
         else:  # the row is a wedge: its sum is nearly (alpha² - alpha) / 2 - h² with h = (n + 1 - alpha) / 2
             n = 2.0 * sqrt(max((alpha * alpha - alpha) / 2 - need, 0.0)) + alpha - 1.0
         n = max(ceil(n - _SLACK), least + 1)
@@ -159,6 +149,23 @@ class Brake:
         while n > least + 1 and self._sum(alpha, n - 1) <= need + _SLACK:
             n -= 1
         return n
+
+
+def rows(brakes: Sequence[Brake], velocity: Sequence[float], acceleration: Sequence[float]) -> np.ndarray:
+    """Stops of several joints, one beside the other: accelerations (K, J) rad/s², 0 where a joint stands already."""
+    stops = [brake.stop(v, a) for brake, v, a in zip(brakes, velocity, acceleration, strict=True)]
+    unit = np.array([-brake.change if stop.mirrored else brake.change for brake, stop in zip(brakes, stops, strict=True)])
+    alpha, most = np.array(acceleration) / unit, np.array([-brake.most for brake in brakes])
+    n, share = np.array([stop.periods for stop in stops]), np.array([stop.share for stop in stops])
+    k = np.arange(1, n.max() + 1)[:, None]
+
+    def row(alpha: np.ndarray, n: np.ndarray) -> np.ndarray:
+        return np.where(k <= n, np.maximum(np.maximum(alpha - k, k - (n + 1.0)), most), 0.0)
+
+    second = row(alpha, n - 1)
+    if any(stop.other for stop in stops):
+        second = np.where([stop.other for stop in stops], -row(-alpha, n), second)
+    return (second + share * (row(alpha, n) - second)) * unit
 
 
 def speed_limit(brake: Brake, velocity: float, periods: int, reserve: int = 0) -> float:

@@ -24,13 +24,12 @@ class SelfCollision:
         model: `mujoco.MjModel` that has the robot; what it does not command stays where the model puts it.
         joints: names of the joints that are commanded, in command order.
         pairs: of geom ids whose distance counts.
-        levers_m: (J,) metres that any point of the robot moves per radian of each joint, at most.
 
     Raises:
         InputError: a joint does not exist, or there are no pairs.
     """
 
-    def __init__(self, model: Any, joints: Sequence[str], pairs: Sequence[tuple[int, int]], levers_m: Sequence[float]) -> None:
+    def __init__(self, model: Any, joints: Sequence[str], pairs: Sequence[tuple[int, int]]) -> None:
         known = [model.joint(i).name for i in range(model.njnt)]
         for name in joints:
             if name not in known:
@@ -40,27 +39,48 @@ class SelfCollision:
         self._model, self._data = model, mujoco.MjData(model)
         self._at = np.array([model.joint(name).qposadr[0] for name in joints])
         self._line = np.zeros(6)
-        self.pairs, self.levers_m = tuple(pairs), tuple(levers_m)
+        self.pairs = tuple(pairs)
+        ids = [int(model.joint(name).id) for name in joints]
+        self.levers_m = np.array([_pair_levers(model, self._data, ids, a, b) for a, b in pairs])
+        """(P, J) the most metres by which the links of each pair come nearer per radian of each joint."""
 
-    def rooms(self, joints: np.ndarray) -> np.ndarray:
-        """(S, J) rad → (S,) smallest distance of any pair in metres, negative where they overlap, `FAR_M` at most."""
-        return np.array([self.nearest(row)[0] for row in joints])
+    def distances(self, joints: np.ndarray, which: np.ndarray) -> np.ndarray:
+        """(S, J) rad → (S, n) metres between the links of these pairs, negative where they overlap, `FAR_M` at most."""
+        model, data, found = self._model, self._data, np.empty((len(joints), len(which)))
+        chosen = [self.pairs[p] for p in which]
+        for row, q in zip(found, joints, strict=True):
+            data.qpos[self._at] = q
+            mujoco.mj_kinematics(model, data)
+            row[:] = [mujoco.mj_geomDistance(model, data, a, b, FAR_M, self._line) for a, b in chosen]
+        return found
 
-    def nearest(self, joints: np.ndarray) -> tuple[float, tuple[int, int]]:
-        """The pair that is nearest at joints (J,) rad: distance in metres, geom ids."""
-        model, data = self._model, self._data
-        data.qpos[self._at] = joints
-        mujoco.mj_kinematics(model, data)
-        least, nearest = FAR_M, self.pairs[0]
-        for a, b in self.pairs:
-            distance = mujoco.mj_geomDistance(model, data, a, b, least, self._line)
-            if distance < least:
-                least, nearest = distance, (a, b)
-        return least, nearest
-
-    def names(self, pair: tuple[int, int]) -> str:
+    def name(self, pair: int) -> str:
         """What a pair is called."""
-        return " and ".join(self._model.geom(g).name or self._model.body(int(self._model.geom_bodyid[g])).name for g in pair)
+        return " and ".join(self._model.geom(g).name or self._model.body(int(self._model.geom_bodyid[g])).name for g in self.pairs[pair])
+
+
+def _pair_levers(model: Any, data: Any, joints: Sequence[int], a: int, b: int) -> np.ndarray:
+    """(J,) the most metres by which geoms `a` and `b` come nearer per radian: only joints that move one of them alone count."""
+    mujoco.mj_kinematics(model, data)
+    levers = [_geom_levers(model, data, joints, geom) for geom in (a, b)]
+    alone = (levers[0] > 0.0) != (levers[1] > 0.0)
+    return np.where(alone, levers[0] + levers[1], 0.0)
+
+
+def _geom_levers(model: Any, data: Any, joints: Sequence[int], geom: int) -> np.ndarray:
+    """(J,) how far any point of a geom can be from each joint's axis, 0 for joints that do not move it: the length of the chain."""
+    place, way = data.geom_xpos[geom], float(model.geom_rbound[geom])
+    levers, body, grows = np.zeros(len(joints)), int(model.geom_bodyid[geom]), False
+    while body > 0:
+        first = int(model.body_jntadr[body])
+        for joint in reversed(range(first, first + int(model.body_jntnum[body]))):
+            way, place = way + float(np.linalg.norm(place - data.xanchor[joint])), data.xanchor[joint]
+            slides = model.jnt_type[joint] == mujoco.mjtJoint.mjJNT_SLIDE
+            if joint in joints:
+                levers[joints.index(joint)] = 1.0 if slides else np.inf if grows else max(way, 1e-9)
+            grows = grows or (slides and joint in joints)
+        body = int(model.body_parentid[body])
+    return levers
 
 
 def link_points(model: Any, joints: Sequence[str]) -> list[LinkPoint]:

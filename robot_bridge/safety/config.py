@@ -15,6 +15,8 @@ OnViolation = Literal["clamp", "reject"]
 Plane = tuple[float, float, float, float]
 FIRST_RUN_SPEED_M_S = 0.25
 """Reduced speed of ISO 10218-1."""
+SINGULARITY_STOP = 30.0
+"""MoveIt Servo's value."""
 JERK_TIME_S = 0.01
 """Time in which a joint builds up its largest acceleration, where no jerk limit is given: datasheets of arms that tell one give
 2 ms (Franka FR3: 10 rad/s², 5000 rad/s³) to 40 ms (xArm7: 20 rad/s², 500 rad/s³)."""
@@ -52,8 +54,9 @@ class GateConfig:
     """Links stay this far apart (the slow-down distance of MoveIt Servo)."""
     singularity_slow: float = 17.0
     """Condition number of the tool's Jacobian above which motion that makes it larger is slowed (MoveIt Servo's value)."""
-    singularity_stop: float = 30.0
-    """Condition number at which such motion ends (MoveIt Servo's value); infinity for no check."""
+    singularity_stop: float = np.inf
+    """Condition number at which such motion ends, `SINGULARITY_STOP` for policies that move the tool; infinity for no check, where
+    joints are commanded and singular poses are none of their concern."""
     tcp_speed_max_m_s: float | None = None
     """Largest speed of every tool; None leaves it unchecked."""
     first_run: bool = False
@@ -85,6 +88,10 @@ class GateConfig:
     tracking_error_max_rad: float = 0.35
     """Largest difference of measured and commanded joints for `tracking_time_s`."""
     tracking_time_s: float = 0.2
+    standing_error_max_rad: float = 0.05
+    """Joints that stand still this far from their command for `standing_time_s` do not follow it. A policy that acts from where the
+    robot is measured to be never asks for more, however long the robot stands."""
+    standing_time_s: float = 1.5
     effort_max_nm: tuple[float, ...] = ()
     """Largest measured torque of each joint; empty leaves it unchecked."""
     effort_time_s: float = 0.1

@@ -72,6 +72,8 @@ class Wild:
         self.target = np.zeros(joints)
         self._velocity = np.zeros(joints)
         self._mode, self._left = 0, 0
+        self._seen: Observation | None = None
+        self._stuck = 0
 
     def command(self, now_ns: int, seq: int, last: np.ndarray, dt_s: float) -> Command:
         """A command at `now_ns`, where `last` (J,) rad was emitted before."""
@@ -103,12 +105,19 @@ class Wild:
 
     def observation(self, now_ns: int, position: np.ndarray, gripper: float) -> Observation:
         """A measurement of a robot that is where it was sent, now and then not."""
-        rng, values = self.rng, np.array(position, dtype=float)
-        if rng.random() < 0.01:
-            now_ns -= int(rng.choice([50_000_000, 200_000_000]))
+        rng, values, stamp_ns = self.rng, np.array(position, dtype=float), now_ns
+        if self._stuck > 0 and self._seen is not None:  # nothing new arrives
+            self._stuck -= 1
+            return self._seen
+        if rng.random() < 0.002:
+            self._stuck = int(rng.integers(1, 200))
         if rng.random() < self.broken / 4:
-            values = rng.choice([np.nan, np.inf, 5.0]) + values
-        return Observation(now_ns, 0, {"joint_position": values, "joint_velocity": np.zeros(self.joints), "gripper": np.array(gripper)})
+            stamp_ns += int(rng.choice([-3e8, 3e8]))
+        if rng.random() < self.broken / 4:
+            values = rng.choice([np.nan, np.inf, 5.0, 0.5]) + values
+        measured = {"joint_position": values, "joint_velocity": np.zeros(self.joints), "gripper": np.array(gripper)}
+        self._seen = Observation(stamp_ns, 0, measured)
+        return self._seen
 
 
 def fuzz(gate: SafetyGate, actions: int, seed: int, start: np.ndarray, check: Callable[[np.ndarray], None] = lambda q: None) -> Judge:

@@ -55,8 +55,8 @@ class SafetyGate:
     ) -> None:
         if tool is None and (config.tcp_speed_m_s is not None or config.keep_out):
             raise InputError("first_run, tcp_speed_max_m_s and keep_out need the robot's kinematics: give its joint frames in its config")
-        if tool is not None and len(tool.levers_m) != len(config.position_low_rad):
-            raise InputError(f"the kinematics are of {len(tool.levers_m)} joints, the gate's limits of {len(config.position_low_rad)}")
+        if tool is not None and tool.levers_m.shape[1] != len(config.position_low_rad):
+            raise InputError(f"the kinematics are of {tool.levers_m.shape[1]} joints, the gate's limits of {len(config.position_low_rad)}")
         self.config = config
         self.operator = operator or Operator()
         self.counts: Counter[str] = Counter()

@@ -7,11 +7,11 @@ next period of the stop that was proved before. So limits hold at every tick by 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from math import ceil, floor
+from math import ceil, floor, sqrt
 
 import numpy as np
 
-from robot_bridge.safety.braking import Brake, speed_limit
+from robot_bridge.safety.braking import Brake, rows, speed_limit
 from robot_bridge.safety.config import GateConfig
 
 _SLACK = 1e-9
@@ -41,7 +41,7 @@ class JointStream:
         self.position: list[float] = []
         self.velocity = [0.0] * self.joints
         self.acceleration = [0.0] * self.joints
-        self._rows: list[list[float]] | None = None
+        self._rows: np.ndarray | None = None
         self._row_at = 0
 
     def seed(self, position: Sequence[float]) -> None:
@@ -55,18 +55,16 @@ class JointStream:
     def braking(self) -> list[float]:
         """Accelerations (J,) rad/s² of the next period of the stop."""
         if self._rows is None:
-            states = zip(self._brakes, self.velocity, self.acceleration, strict=True)
-            self._rows, self._row_at = [brake.accelerations(v, a).tolist() for brake, v, a in states], 0
-        return [row[self._row_at] if self._row_at < len(row) else 0.0 for row in self._rows]
+            self._rows, self._row_at = rows(self._brakes, self.velocity, self.acceleration), 0
+        return self._rows[self._row_at].tolist() if self._row_at < len(self._rows) else [0.0] * self.joints
 
     def brake(self) -> None:
         """Do one period of the stop."""
-        accelerations = self.braking()
-        rows, at = self._rows, self._row_at
-        assert rows is not None
-        step = self.config.dt_s
+        accelerations, step = self.braking(), self.config.dt_s
+        assert self._rows is not None
+        left = self._rows[self._row_at + 1 :].any(axis=0).tolist() if self._row_at < len(self._rows) else [False] * self.joints
         # what rounding leaves of a full stop is no speed
-        velocity = [v + a * step if at + 1 < len(row) else 0.0 for v, a, row in zip(self.velocity, accelerations, rows, strict=True)]
+        velocity = [v + a * step if moves else 0.0 for v, a, moves in zip(self.velocity, accelerations, left, strict=True)]
         self._advance([q + v * step for q, v in zip(self.position, velocity, strict=True)], velocity, accelerations)
         self._row_at += 1
 
@@ -126,15 +124,26 @@ class JointStream:
             return left - stop.high if side > 0 else stop.low - left
 
         hard, soft = (low, high) if side > 0 else (high, low)
-        if room(soft) >= 0.0:
+        if room(soft) >= -_SLACK:
             return soft
-        return hard if room(hard) <= 0.0 else _last_positive(room, hard, soft)
+        if room(hard) > 0.0:
+            return _last_positive(room, hard, soft)
+        stop = brake.accelerations(self.velocity[j] - moving, now)  # it comes too late, or just in time
+        return float(stop[0]) if len(stop) else min(max(0.0, low), high)
 
     def _slowed(self, j: int, chosen: float, speed: float) -> float:
-        """The acceleration nearest to `chosen` after which joint `j` is no faster than `speed`, or slows down as hard as it may."""
-        brake, now = self._brakes[j], self.acceleration[j]
-        most, step = self.config.acceleration_max_rad_s2[j], self.config.dt_s
-        slower = min(max(chosen, (-speed - self.velocity[j]) / step), (speed - self.velocity[j]) / step)
+        """The acceleration nearest to `chosen` with which joint `j` gets no faster than `speed`, or slows down as hard as it may.
+
+        The speed still rises while an acceleration a ends, by a (a + D) / (2 J) with this period's own share of it.
+        """
+        brake, now, step = self._brakes[j], self.acceleration[j], self.config.dt_s
+        most, velocity = self.config.acceleration_max_rad_s2[j], self.velocity[j]
+
+        def up_to(room: float) -> float:
+            """Largest acceleration after which the velocity rises by no more than `room` rad/s."""
+            return room / step if room <= 0.0 else brake.change * (sqrt(0.25 + 2.0 * room / (step * brake.change)) - 0.5)
+
+        slower = min(max(chosen, -up_to(speed + velocity)), up_to(speed - velocity))
         return min(max(slower, now - brake.change, -most), now + brake.change, most)
 
     def _fits(self, j: int, acceleration: float) -> bool:
@@ -173,6 +182,12 @@ class JointStream:
         velocity = [v + a * step for v, a in zip(self.velocity, accelerations, strict=True)]
         return [q + v * step for q, v in zip(self.position, velocity, strict=True)], velocity
 
+    def peaks(self, accelerations: Sequence[float]) -> list[float]:
+        """Velocities (J,) rad/s that the joints reach after a period with `accelerations` while these end."""
+        step = self.config.dt_s
+        states = zip(self.velocity, accelerations, self._brakes, strict=True)
+        return [v + a * step + 0.5 * a * abs(a) * step / brake.change for v, a, brake in states]
+
     def allows(self, accelerations: Sequence[float]) -> bool:
         """Whether every joint may do a period with these accelerations, of which those of jerk and acceleration are kept."""
         return all(self._fits(j, a) for j, a in enumerate(accelerations))
@@ -195,22 +210,18 @@ class JointStream:
 
     # ------------------------------------------------------------ where a stop leads
 
-    def stop_bounds(self, accelerations: Sequence[float]) -> tuple[list[float], list[float]]:
-        """How far (J,) rad every joint can be below and above its position after this period, while it stops, to the safe side."""
-        bounds = [
-            brake.bound(v + a * self.config.dt_s, a)[1] if v or a else 0.0
-            for brake, v, a in zip(self._brakes, self.velocity, accelerations, strict=True)
-        ]
-        return [-b for b in bounds], bounds
+    def stop_reach(self, accelerations: Sequence[float]) -> list[float]:
+        """How far (J,) rad every joint can get from its position after this period while it stops, to the safe side."""
+        step = self.config.dt_s
+        states = zip(self._brakes, self.velocity, accelerations, strict=True)
+        return [brake.bound(v + a * step, a)[1] if v or a else 0.0 for brake, v, a in states]
 
     def stop_path(self, accelerations: Sequence[float]) -> np.ndarray:
         """(K, J) rad: positions at the end of this period and of every one of the stop after it, the last ones alike."""
         position, velocity = self.after(accelerations)
-        rows = [brake.accelerations(v, a) for brake, v, a in zip(self._brakes, velocity, accelerations, strict=True)]
-        path = np.zeros((max(len(row) for row in rows) + 1, self.joints))
-        for j, row in enumerate(rows):
-            path[1 : len(row) + 1, j] = velocity[j] + np.cumsum(row) * self.config.dt_s
-        return np.array(position) + np.cumsum(path, axis=0) * self.config.dt_s
+        stop = np.cumsum(rows(self._brakes, velocity, accelerations), axis=0) * self.config.dt_s + velocity
+        path = np.concatenate(([position], stop * self.config.dt_s))
+        return np.cumsum(path, axis=0)
 
 
 def _last_positive(function: Callable[[float], float], good: float, bad: float) -> float:

@@ -9,7 +9,7 @@ in a few places; the margins of the config are for what lies between them.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -19,8 +19,12 @@ from robot_bridge.safety.motion import JointStream
 
 PLACES = 4
 """Of a way to a standstill that are looked at."""
+SPEED_PLACES = 10
+"""Of a way to a standstill where the tools' speed is looked at."""
 SLOW_RATE_HZ = 50.0
 """How often the measure of singularity is taken; the way of a period of this rate is looked ahead."""
+UNKNOWN_M = 1e6
+"""Stands for a lever arm that is not known."""
 SPEED_SHARE = 0.98
 """Of the tools' largest speed that is aimed at."""
 
@@ -28,61 +32,55 @@ SPEED_SHARE = 0.98
 class Distances(Protocol):
     """Self-collision; `robot_bridge.safety.collision.SelfCollision` is one."""
 
-    levers_m: tuple[float, ...]
+    levers_m: np.ndarray
+    """(P, J) the most metres by which the links of each pair come nearer per radian of each joint."""
 
-    def rooms(self, joints: np.ndarray) -> np.ndarray:
-        """(S, J) rad → (S,) metres between the nearest links."""
+    def distances(self, joints: np.ndarray, which: np.ndarray) -> np.ndarray:
+        """(S, J) rad → (S, len(which)) metres between the links of the pairs of these numbers."""
         ...
 
-    def nearest(self, joints: np.ndarray) -> tuple[float, Any]: ...
-
-    def names(self, pair: Any) -> str: ...
+    def name(self, pair: int) -> str: ...
 
 
 class Clearance:
-    """Whether a way stays inside, asking for poses only where that is needed.
+    """Whether a way stays clear of things, asking for poses only where that is needed.
 
     Args:
-        rooms: (S, J) rad → (S,) metres to the nearest wall, negative outside, NaN where it cannot be told.
-        levers_m: (J,) metres that any point moves per radian, at most.
+        rooms: poses (S, J) rad and numbers of things (n,) → (S, n) metres to each, negative beyond, NaN where it cannot be told.
+        levers_m: (P, J) the most metres by which each of P things comes nearer per radian of each joint.
     """
 
-    def __init__(self, rooms: Callable[[np.ndarray], np.ndarray], levers_m: Sequence[float]) -> None:
-        self.rooms, self._levers = rooms, tuple(levers_m)
-        self._at: list[float] = []
-        self._room = -1.0
+    def __init__(self, rooms: Callable[[np.ndarray, np.ndarray], np.ndarray], levers_m: np.ndarray) -> None:
+        self.rooms, self._levers = rooms, np.minimum(levers_m, UNKNOWN_M)
+        self.all = np.arange(len(levers_m))
+        self._at = np.zeros_like(self._levers)
+        self._room = np.full(len(levers_m), -1.0)
 
-    def inside(self, before: Sequence[float], end: Sequence[float], low: Sequence[float], high: Sequence[float], path: Any) -> bool | None:
-        """Whether a period and the stop after it stay inside, or get no farther out; None where it cannot be told.
+    def inside(self, before: np.ndarray, end: np.ndarray, reach: np.ndarray, path: Callable[[], np.ndarray]) -> bool | None:
+        """Whether a period and the stop after it stay clear, or get no farther in; None where it cannot be told.
 
         Args:
             before: (J,) rad at the beginning of the period.
             end: (J,) rad at its end.
-            low: (J,) rad, at most 0, and `high`, at least 0: within which of `end` the joints stay while they stop.
-            high: see `low`.
+            reach: (J,) rad that the joints stay within of `end` while they stop.
             path: () → (K, J) rad at the end of the period and of each one after it.
         """
-        if self._room >= 0.0 and self._way(self._at, end, low, high) <= self._room:
+        near = np.flatnonzero((self._levers * (np.abs(end - self._at) + reach)).sum(axis=1) > self._room)
+        if not len(near):
             return True
-        room = float(self.rooms(np.array([end]))[0])
-        if not np.isfinite(room):
+        room = self.rooms(end[None], near)[0]
+        if np.isnan(room).any():
             return None
-        self._at, self._room = list(end), room
-        if room >= 0.0 and self._way(end, end, low, high) <= room:
+        self._at[near], self._room[near] = end, room
+        near = near[self._levers[near] @ reach > room]
+        if not len(near):
             return True
         ways = path()
-        places = np.unique(np.linspace(0, len(ways) - 1, PLACES + 1).round().astype(int))
-        rooms = self.rooms(np.concatenate(([before], ways[places])))
-        if not np.isfinite(rooms).all():
+        places = np.unique((np.arange(PLACES + 1) * ((len(ways) - 1) / PLACES)).round().astype(int))
+        rooms = self.rooms(np.concatenate((before[None], ways[places])), near)
+        if np.isnan(rooms).any():
             return None
-        return bool((rooms[1:] >= min(0.0, rooms[0])).all())
-
-    def _way(self, at: Sequence[float], end: Sequence[float], low: Sequence[float], high: Sequence[float]) -> float:
-        """Metres that any point may move from `at`."""
-        total = 0.0
-        for lever, p, q, a, b in zip(self._levers, at, end, low, high, strict=True):
-            total += lever * max(abs(q + a - p), abs(q + b - p))
-        return total
+        return bool((rooms[1:] >= np.minimum(0.0, rooms[0])).all())
 
 
 class Space:
@@ -100,42 +98,44 @@ class Space:
         self._speed_max = config.tcp_speed_m_s
         if model is not None:
             self._normals, self._offsets, self._applies = _planes(config, model)
+            self._tool_levers = np.minimum(model.levers_m[: model.tools], UNKNOWN_M)
             if len(self._normals):
-                self._clearances.append(("workspace", Clearance(self.rooms, model.levers_m)))
+                self._clearances.append(("workspace", Clearance(self._walls, model.levers_m)))
         if collision is not None:
             margin = config.self_collision_margin_m
-            self._clearances.append(("self_collision", Clearance(lambda q: collision.rooms(q) - margin, collision.levers_m)))
+            self._clearances.append(("self_collision", Clearance(lambda q, p: collision.distances(q, p) - margin, collision.levers_m)))
         self._every = max(1, round(1.0 / (SLOW_RATE_HZ * config.dt_s)))
         self._ticks, self._share = 0, 1.0
 
-    def rooms(self, joints: np.ndarray) -> np.ndarray:
-        """(S, J) rad → (S,) metres of the nearest point to the nearest wall, negative outside, NaN where it cannot be told."""
+    def _walls(self, joints: np.ndarray, which: np.ndarray) -> np.ndarray:
+        """(S, J) rad → (S, n) metres of these points to their nearest wall, negative outside, NaN where it cannot be told."""
         assert self.model is not None
-        points = self.model.points(joints)
-        inside = points @ self._normals.T - self._offsets - self.model.radii_m[:, None]
-        return np.where(self._applies, inside, np.inf).min(axis=(1, 2))
+        points = self.model.points(joints)[:, which]
+        inside = points @ self._normals.T - self._offsets - self.model.radii_m[which, None]
+        return np.where(self._applies[which], inside, np.inf if np.isfinite(points).all() else np.nan).min(axis=2)
 
     def start_problem(self, joints: Sequence[float]) -> str:
         """Why the robot may not start at joints (J,); empty where it may."""
-        q = np.array([joints], dtype=float)
+        q, c = np.array([joints], dtype=float), self.config
         for name, clearance in self._clearances:
-            room = float(clearance.rooms(q)[0])
-            if room >= 0.0:
+            rooms = clearance.rooms(q, clearance.all)[0]
+            worst = int(np.argmin(rooms))  # NaN counts as the least
+            if rooms[worst] >= 0.0:
                 continue
             if name == "self_collision" and self.collision is not None:
-                distance, pair = self.collision.nearest(q[0])
-                return f"{self.collision.names(pair)} are {distance:.3f} m apart, {self.config.self_collision_margin_m} are needed"
+                apart = rooms[worst] + c.self_collision_margin_m
+                return f"{self.collision.name(worst)} are {apart:.3f} m apart, {c.self_collision_margin_m} are needed"
             assert self.model is not None
-            tool, c = self.model.points(q)[0, 0].round(3).tolist(), self.config
+            tool = self.model.points(q)[0, 0].round(3).tolist()
             box = f"{c.workspace_low_m} to {c.workspace_high_m}"
-            return f"a tool or link is {-room:.3f} m outside of where it may be: the tool is at {tool}, its box {box}"
+            return f"a tool or link is {-rooms[worst]:.3f} m outside of where it may be: the tool is at {tool}, its box {box}"
         return ""
 
     def problem(self, stream: JointStream, accelerations: Sequence[float]) -> str:
         """Why a period with these accelerations, and the stop after it, may not be; empty where they may."""
         if not self._clearances and self._speed_max is None:
             return ""
-        end, velocity = stream.after(accelerations)
+        end = stream.after(accelerations)[0]
         made: list[np.ndarray] = []
 
         def path() -> np.ndarray:
@@ -144,24 +144,28 @@ class Space:
             return made[0]
 
         if self._clearances:
-            low, high = stream.stop_bounds(accelerations)
+            before, ends, reach = np.array(stream.position), np.array(end), np.array(stream.stop_reach(accelerations))
             for name, clearance in self._clearances:
-                inside = clearance.inside(stream.position, end, low, high, path)
+                inside = clearance.inside(before, ends, reach, path)
                 if not inside:
                     return "bad_measurement" if inside is None else name
-        if self._speed_max is not None and not self._slow_enough(stream.position, velocity, path):
+        if self._speed_max is not None and not self._slow_enough(stream, accelerations, path):
             return "tcp_speed"
         return ""
 
-    def _slow_enough(self, position: Sequence[float], velocity: Sequence[float], path: Callable[[], np.ndarray]) -> bool:
+    def _slow_enough(self, stream: JointStream, accelerations: Sequence[float], path: Callable[[], np.ndarray]) -> bool:
         """Whether no tool gets too fast in this period nor while the robot stops."""
-        assert self.model is not None and self._speed_max is not None
-        bound = sum(abs(v) * lever for v, lever in zip(velocity, self.model.levers_m, strict=True))
-        if 1.5 * bound <= self._speed_max:
+        assert self._speed_max is not None
+        fastest = np.maximum(np.abs(stream.after(accelerations)[1]), np.abs(stream.peaks(accelerations)))
+        if self._speed_bound(fastest) <= self._speed_max:
             return True
-        ways = np.concatenate(([position], path()))
-        places = np.unique(np.linspace(0, len(ways) - 2, PLACES + 1).round().astype(int)) if len(ways) > 2 else np.array([0])
+        ways = np.concatenate(([stream.position], path()))
+        places = np.unique((np.arange(SPEED_PLACES + 1) * ((len(ways) - 2) / SPEED_PLACES)).round().astype(int))
         return bool((self._speeds(ways[places], ways[places + 1]) <= self._speed_max).all())
+
+    def _speed_bound(self, velocity: Sequence[float] | np.ndarray) -> float:
+        """Speed in m/s that no tool exceeds at joint speeds (J,)."""
+        return float((self._tool_levers @ np.abs(velocity)).max())
 
     def _speeds(self, before: np.ndarray, after: np.ndarray) -> np.ndarray:
         """(S, J) rad at the beginning and end of periods → (S,) m/s of the fastest tool."""
@@ -178,15 +182,15 @@ class Space:
         """
         if self.model is None:
             return None, ""
-        end, velocity = stream.after(accelerations)
+        velocity = stream.peaks(accelerations)
         speeds, reason = None, ""
         if self._speed_max is not None:
-            bound = sum(abs(v) * lever for v, lever in zip(velocity, self.model.levers_m, strict=True))
-            if not bound <= self._speed_max:
-                fastest = float(self._speeds(np.array([stream.position]), np.array([end]))[0])
-                if fastest > SPEED_SHARE * self._speed_max:
-                    share = SPEED_SHARE * self._speed_max / fastest
-                    speeds, reason = [share * abs(v) for v in velocity], "tcp_speed"
+            most = SPEED_SHARE * self._speed_max
+            if self._speed_bound(velocity) > most:
+                at = np.array([stream.position])
+                fastest = float(self._speeds(at, at + np.multiply(velocity, self.config.dt_s))[0])
+                if fastest > most:
+                    speeds, reason = [most / fastest * abs(v) for v in velocity], "tcp_speed"
         self._ticks += 1
         if self._ticks % self._every == 0 or self._share < 1.0:
             self._share = self._singular_share(stream, velocity)
@@ -202,11 +206,9 @@ class Space:
         c = self.config
         if not np.isfinite(c.singularity_stop):
             return 1.0
-        low, high = stream.stop_bounds([0.0] * stream.joints)
-        ahead = [
-            q + v * (c.dt_s + 1.0 / SLOW_RATE_HZ) + (b if v > 0 else a)
-            for q, v, a, b in zip(stream.position, velocity, low, high, strict=True)
-        ]
+        reach = stream.stop_reach([0.0] * stream.joints)
+        seen_s = c.dt_s + 1.0 / SLOW_RATE_HZ
+        ahead = [q + v * seen_s + (r if v > 0 else -r) for q, v, r in zip(stream.position, velocity, reach, strict=True)]
         worst = self.condition(ahead)
         if worst <= c.singularity_slow or worst <= self.condition(stream.position):
             return 1.0

@@ -19,6 +19,8 @@ WINDOW_TRAVEL_RAD = 0.1
 """What must be commanded in a window to be compared."""
 WINDOW_SHARE = 0.1
 """Of the way commanded that must be measured."""
+STANDING_RAD = 0.002
+"""Joints that move less stand still."""
 
 
 class Watch:
@@ -39,6 +41,7 @@ class Watch:
         self._moving_ns: int | None = None
         self._strained_ns: int | None = None
         self._astray_ns: int | None = None
+        self._stood_ns, self._stood_at = now_ns, tuple(measured)
         self.gripper_full = False
 
     def check(self, observation: Observation, command: Sequence[float], now_ns: int) -> tuple[str, str]:
@@ -116,6 +119,10 @@ class Watch:
             self._astray_ns = now_ns
         elif now_ns - self._astray_ns > c.tracking_time_s * 1e9:
             return "not_following", f"{error:.3f} rad from the command for {(now_ns - self._astray_ns) / 1e9:.2f} s"
+        if error <= c.standing_error_max_rad or _farthest(measured, self._stood_at) > STANDING_RAD:
+            self._stood_ns, self._stood_at = now_ns, measured
+        elif now_ns - self._stood_ns > c.standing_time_s * 1e9:
+            return "not_following", f"stands {error:.3f} rad from the command for {(now_ns - self._stood_ns) / 1e9:.2f} s"
         began_ns, was, was_commanded = self._window
         if now_ns - began_ns < WINDOW_NS:
             return None
