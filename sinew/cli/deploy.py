@@ -161,7 +161,9 @@ def _source(args: Args) -> Source:
     if text.startswith(SERVERS):
         from policies.remote import connect, read_token
 
-        return Source(text, connect(text, read_token(args.token_file), ca=str(args.ca) if args.ca else None, trust_first_use=args.trust_first_use))
+        return Source(
+            text, connect(text, read_token(args.token_file), ca=str(args.ca) if args.ca else None, trust_first_use=args.trust_first_use)
+        )
     if args.ca is not None:
         raise InputError(f"--ca {args.ca} is for a policy behind a server, https://host:port; {text} is none")
     return open_source(args.run, args.task, token_file=args.token_file)

@@ -118,7 +118,9 @@ def evaluate(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
     check_numbers(args)
     seeds = test_seeds(args.episodes, args.seed)
     device = own_device(args.device)
-    sources = [open_source(name, args.task, args.action, args.token_file, args.ca, args.trust_first_use) for name in (args.run, *args.others)]
+    sources = [
+        open_source(name, args.task, args.action, args.token_file, args.ca, args.trust_first_use) for name in (args.run, *args.others)
+    ]
     for source in sources:
         source.policy.to(device)
     policy = compose(sources, weights := first_weights(args))
