@@ -65,6 +65,7 @@ def check(args: Args) -> None:
         raise InputError("--dead-man needs a terminal with somebody who holds the space bar, and standard input is none")
     if args.e_stop_topic and not args.e_stop_topic.startswith("/"):
         raise InputError(f"--e-stop-topic {args.e_stop_topic}: give an absolute name, as /sinew/e_stop, or '' for none")
+    _robot_config(args)  # an unknown robot is told of before anything else about it
     if _home(args) and not args.yes and args.robot != "sim" and not sys.stdin.isatty():
         raise InputError("the robot is to go to its home pose first and there is no terminal to ask in: give --yes, or --start-pose here")
 
