@@ -168,7 +168,7 @@ class Aligner:
     def seen(self, topic: str) -> tuple[str, ...]:
         """Joints that a topic's joint states have named."""
         read = self._read.get(topic)
-        return tuple(sorted(read.seen)) if isinstance(read, JointStates) else ()
+        return tuple(read.seen) if isinstance(read, JointStates) else ()
 
     def ahead_s(self) -> dict[str, float]:
         """Topics whose senders' clocks differ from ours, with how far they are ahead, seconds."""

@@ -47,8 +47,8 @@ class JointStates:
         self._decoder = codec.JointStateDecoder()
         self._names: tuple[str, ...] | None = None
         self._order: list[tuple[Source, list[int]]] = []
-        self.seen: set[str] = set()
-        """Every joint that has been named."""
+        self.seen: dict[str, None] = {}
+        """Every joint that has been named, in their order."""
 
     def __call__(self, data: bytes) -> tuple[int, Values]:
         state = self._decoder.decode(data)
@@ -66,7 +66,7 @@ class JointStates:
 
     def _find(self, names: tuple[str, ...]) -> None:
         self._names = names
-        self.seen.update(names)
+        self.seen.update(dict.fromkeys(names))
         place = {name: i for i, name in enumerate(names)}
         self._order = [(s, [place[n] for n in s.names]) for s in self._sources if all(n in place for n in s.names)]
 

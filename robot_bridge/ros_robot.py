@@ -90,7 +90,7 @@ class RosRobot:
         deadline = time.monotonic() + timeout_s
         for name, subscription in self._seen:
             self._start(lambda n=name, s=subscription: self._watch_pictures(n, s), f"pictures {name}")
-        self._take(newest_only=True)  # what has piled up since the robot was made is of the past
+        self._refresh(newest_only=True)  # what has piled up since the robot was made is of the past
         try:
             while self._incomplete() or not all(controller.taken for controller in self.controllers):
                 if time.monotonic() >= deadline:
@@ -110,17 +110,7 @@ class RosRobot:
 
     def read(self) -> Observation:
         """The newest of everything; see `aligned` for values that belong together."""
-        with self._lock:
-            if self._take():
-                now_ns = time.monotonic_ns()
-                frame = self.aligner.newest(now_ns)
-                values = dict(frame.values)
-                if "joint_position" in values:
-                    receipts = frame.receipts_ns
-                    self._observation = Observation(
-                        receipts["joint_position"], self._observation.seq + 1, self._completed(values), stamps_ns=receipts
-                    )
-            return self._observation
+        return self._refresh()
 
     def aligned(self, at_ns: int | None = None) -> Observation:
         """The values at one time, as recordings of this contract hold them.
@@ -175,7 +165,20 @@ class RosRobot:
 
     # ------------------------------------------------------------ reading
 
-    def _take(self, newest_only: bool = False) -> bool:
+    def _refresh(self, newest_only: bool = False) -> Observation:
+        with self._lock:
+            if self._take(newest_only):
+                now_ns = time.monotonic_ns()
+                frame = self.aligner.newest(now_ns)
+                values = dict(frame.values)
+                if "joint_position" in values:
+                    receipts = frame.receipts_ns
+                    self._observation = Observation(
+                        receipts["joint_position"], self._observation.seq + 1, self._completed(values), stamps_ns=receipts
+                    )
+            return self._observation
+
+    def _take(self, newest_only: bool) -> bool:
         """Feed what has come; whether joints were among it."""
         fresh = False
         for name, subscription in self._taken:
@@ -205,7 +208,7 @@ class RosRobot:
     def _monitor(self) -> None:
         while not self._quit.wait(MONITOR_PERIOD_S):
             problems = [controller.problem for controller in self.controllers if controller.problem]
-            self.fault = self.fault or (problems[0] if problems else self._rivals())
+            self.fault = self.fault or (problems[0] if problems else self._rivals() or self._deserted())
 
     def _watch_silence(self) -> None:
         while not self._quit.wait(WATCH_PERIOD_S):
@@ -222,6 +225,11 @@ class RosRobot:
                     "two would fight over the robot; stop the other one"
                 )
         return ""
+
+    def _deserted(self) -> str:
+        """What is wrong when a controller that took commands is there no more; empty when all are."""
+        idle = [controller.sinks[0].topic for controller in self.controllers if not controller.taken]
+        return f"nothing takes commands on {', '.join(idle)} any more: is the controller still active, and the robot there?" if idle else ""
 
     def _start(self, run: Callable[[], None], name: str) -> None:
         thread = threading.Thread(target=run, name=name, daemon=True)

@@ -191,12 +191,13 @@ def test_joint_states_out_of_order_or_damaged_do_not_count_as_fresh(robot, inter
     states = node.publisher("/joint_states", "sensor_msgs/JointState")
     until(lambda: states.subscribers)
     encoder = codec.JointStateEncoder([*reversed(interface.robot_spec.joint_names), "gripper"])
-    states.write(encoder.encode(1000, [6.0, 5.0, 4.0, 3.0, 2.0, 1.0, 0.0, 0.04], [0.0] * 8))
+    now_ns = time.time_ns()
+    states.write(encoder.encode(now_ns, [6.0, 5.0, 4.0, 3.0, 2.0, 1.0, 0.0, 0.04], [0.0] * 8))
     first = until(lambda: (o := robot.read()).seq and o)
     assert np.array_equal(first.values["joint_position"], np.arange(7.0)) and first.values["gripper"] == 0.04  # by name, not by place
-    states.write(encoder.encode(900, [9.0] * 8, [0.0] * 8))
+    states.write(encoder.encode(now_ns - 100, [9.0] * 8, [0.0] * 8))
     empty = np.zeros(0)
-    header = make("std_msgs/Header", stamp=make("builtin_interfaces/Time", sec=9, nanosec=0), frame_id="")
+    header = make("std_msgs/Header", stamp=make("builtin_interfaces/Time", sec=now_ns // 10**9 + 1, nanosec=0), frame_id="")
     states.send(make("sensor_msgs/JointState", header=header, name=["a", "b"], position=np.zeros(1), velocity=empty, effort=empty))
     until(lambda: robot.read() and robot.dropped == 2)
     assert robot.read().seq == first.seq and robot.read().stamp_ns == first.stamp_ns
