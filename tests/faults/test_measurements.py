@@ -42,7 +42,7 @@ def test_joint_states_that_do_not_come_hold_within_three_periods_of_the_policy_a
     assert why in ("stale_observation", "expired") and (stamp_ns - made.onset_ns) / 1e9 <= 0.1 <= 3 * POLICY_PERIOD_S
     assert made.stop_s(made.onset_ns) <= 0.1 + STOP_TIME_S
     (episode,) = made.report.episodes
-    assert episode.ended_by == "no joint_position" and made.report.policy["holds"]["joint_position"] > 1
+    assert episode.ended_by == made.report.stopped == "stale_observation" and made.report.policy["holds"]["joint_position"] > 1
 
 
 def test_stamps_that_go_back_hold_at_the_next_tick():
