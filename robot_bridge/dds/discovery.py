@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import socket
 from pathlib import Path
 from typing import Literal, get_args
 
 from sinew.errors import InputError
 
 Range = Literal["LOCALHOST", "LOOPBACK", "SUBNET"]
+INTERFACE = "INTERFACE:"
+"""Begins a range that is one network interface: INTERFACE:eth0."""
 MAX_DOMAIN = 232
 MAX_PARTICIPANT_INDEX = 99
 """Processes per domain that find each other on one machine without multicast."""
@@ -31,6 +34,11 @@ _CONFIGURATION = f"""<CycloneDDS><Domain id="any"><General>{{interfaces}}<AllowM
 _LOOPBACK = '<NetworkInterface address="127.0.0.1"/>'
 _INTERFACES = {"LOOPBACK": _LOOPBACK, "LOCALHOST": '<NetworkInterface autodetermine="true"/>' + _LOOPBACK}
 
+# What SUBNET does, on one network only: a robot's own cable is not the office's wireless network.
+_NAMED = f"""<CycloneDDS><Domain id="any"><General><Interfaces><NetworkInterface name="{{name}}"/></Interfaces></General>
+<Discovery><LeaseDuration>{LEASE_S} s</LeaseDuration><SPDPInterval>{ANNOUNCE_S} s</SPDPInterval></Discovery>
+{{threads}}</Domain></CycloneDDS>"""
+
 # Its receiver hands samples to our readers: a control loop that waits for them is only as regular as this thread.
 _REALTIME = """<Threads><Thread name="recv"><Scheduling><Class>Realtime</Class><Priority>48</Priority></Scheduling></Thread></Threads>"""
 
@@ -51,20 +59,25 @@ def domain_id(given: int | None = None) -> int:
     return number
 
 
-def discovery_range(given: str | None = None) -> Range:
+def discovery_range(given: str | None = None) -> str:
     """How far discovery reaches: `given`, else ROS_AUTOMATIC_DISCOVERY_RANGE, else LOCALHOST.
 
     LOCALHOST and SUBNET mean what they mean to ROS 2, whose own default is SUBNET; here a network is spoken to only when
-    asked for, as nothing is authenticated. LOOPBACK is ours: sockets on 127.0.0.1 alone, which ROS 2 nodes cannot join.
+    asked for, as nothing is authenticated. LOOPBACK is ours: sockets on 127.0.0.1 alone, which ROS 2 nodes cannot join. So is
+    the name of a network interface: what is connected to that one is spoken to, as with SUBNET, and nobody else.
 
     Raises:
-        InputError: a range that is not known.
+        InputError: a range that is not known, or an interface that is not there.
     """
-    value = (given or os.environ.get("ROS_AUTOMATIC_DISCOVERY_RANGE") or "LOCALHOST").upper()
-    for known in get_args(Range):
-        if value == known:
-            return known
-    raise InputError(f"discovery range {value!r} is not known; known are {', '.join(get_args(Range))}")
+    value = given or os.environ.get("ROS_AUTOMATIC_DISCOVERY_RANGE") or "LOCALHOST"
+    if value.upper() in get_args(Range):
+        return value.upper()
+    name, there = value.removeprefix(INTERFACE), [name for _, name in socket.if_nameindex()]
+    if name in there:
+        return INTERFACE + name
+    raise InputError(
+        f"discovery range {value!r} is not known; known are {', '.join(get_args(Range))} and the network interfaces {', '.join(there)}"
+    )
 
 
 def _networked() -> bool:
@@ -76,7 +89,7 @@ def _networked() -> bool:
     return any(not route.startswith("lo\t") for route in routes)
 
 
-def configurations(reach: Range, realtime: bool = False) -> list[str | None]:
+def configurations(reach: str, realtime: bool = False) -> list[str | None]:
     """Cyclone DDS configurations for a range, the best first: one that a machine or library does not take is passed over.
 
     Args:
@@ -88,10 +101,13 @@ def configurations(reach: Range, realtime: bool = False) -> list[str | None]:
     """
     if reach == "SUBNET" or os.environ.get("CYCLONEDDS_URI"):
         return [None]
+    threaded = (_REALTIME, "") if realtime else ("",)
+    if reach.startswith(INTERFACE):
+        return [_NAMED.format(name=reach.removeprefix(INTERFACE), threads=threads) for threads in threaded]
     # the loopback interface may not be named twice, and is all that there is on a machine without a network
     interfaces = [_INTERFACES[reach], _LOOPBACK] if _networked() and reach == "LOCALHOST" else [_LOOPBACK]
     return [
         _CONFIGURATION.format(interfaces=f"<Interfaces>{chosen}</Interfaces>", threads=threads)
         for chosen in interfaces
-        for threads in ((_REALTIME, "") if realtime else ("",))
+        for threads in threaded
     ]

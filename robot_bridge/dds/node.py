@@ -9,7 +9,7 @@ from typing import Any
 from robot_bridge.actions import ActionClient, ActionServer
 from robot_bridge.cadence import realtime_allowed
 from robot_bridge.dds import codec, wire
-from robot_bridge.dds.discovery import Range, configurations, discovery_range, domain_id
+from robot_bridge.dds.discovery import configurations, discovery_range, domain_id
 from robot_bridge.dds.graph import GRAPH_TOPIC, GRAPH_TYPE, PUBLICATIONS, SUBSCRIPTIONS, Graph, graph_message, user_data
 from robot_bridge.dds.messages import full_name
 from robot_bridge.dds.qos import qos
@@ -83,7 +83,7 @@ class Node:
         name: node name, as `ros2 node list` shows it.
         namespace: node namespace; relative topic names are resolved in it.
         domain: None for ROS_DOMAIN_ID.
-        reach: "LOCALHOST", "LOOPBACK" or "SUBNET"; None for ROS_AUTOMATIC_DISCOVERY_RANGE, else LOCALHOST.
+        reach: "LOCALHOST", "LOOPBACK", "SUBNET" or the name of a network interface; None for ROS_AUTOMATIC_DISCOVERY_RANGE, else LOCALHOST.
 
     Raises:
         InputError: this process uses the domain with another range already, or DDS cannot start.
@@ -224,7 +224,7 @@ class Node:
             wire.write(self._info, payload + bytes(-len(payload) % 4))
 
 
-def _enter_domain(number: int, reach: Range) -> None:
+def _enter_domain(number: int, reach: str) -> None:
     """Configure a domain once per process."""
     with _domains_lock:
         if number in _domains:
@@ -234,7 +234,7 @@ def _enter_domain(number: int, reach: Range) -> None:
         _domains[number] = (_open_domain(number, configurations(reach, realtime_allowed()), reach), reach)
 
 
-def _open_domain(number: int, choices: list[str | None], reach: Range) -> Any:
+def _open_domain(number: int, choices: list[str | None], reach: str) -> Any:
     """Configure a domain with the first configuration that is accepted; None leaves it to Cyclone DDS."""
     problem: Exception | None = None
     for config in choices:

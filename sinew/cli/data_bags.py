@@ -58,8 +58,9 @@ class Record:
     """dds: ROS 2's wire format, without ROS 2; ros2: rclpy."""
     domain: int | None = None
     """DDS domain; ROS_DOMAIN_ID or 0 if left out."""
-    reach: Literal["LOCALHOST", "SUBNET"] | None = None
-    """Where to listen; ROS_AUTOMATIC_DISCOVERY_RANGE or this machine only if left out."""
+    reach: str | None = None
+    """LOCALHOST, SUBNET, or the network interface that DDS keeps to, as eth0; ROS_AUTOMATIC_DISCOVERY_RANGE or this machine only if
+    left out."""
     duration: float | None = None
     """Seconds after which it ends by itself."""
     with_parent: bool = False

@@ -49,8 +49,9 @@ class Args:
     """Policy ticks per episode; the task's own if left out."""
     domain: int | None = None
     """DDS domain; ROS_DOMAIN_ID or 0 if left out."""
-    reach: Literal["LOCALHOST", "SUBNET"] | None = None
-    """Where to look; ROS_AUTOMATIC_DISCOVERY_RANGE or this machine only if left out."""
+    reach: str | None = None
+    """LOCALHOST, SUBNET, or the network interface that DDS keeps to, as eth0; ROS_AUTOMATIC_DISCOVERY_RANGE or this machine only if
+    left out."""
     controller_rate: float = 100.0
     """Commands per second to the robot, Hz."""
     timeout: float = 10.0

@@ -124,8 +124,9 @@ class Args:
     """Episodes of a measurement on the robot itself."""
     domain: int | None = None
     """DDS domain; ROS_DOMAIN_ID or 0 if left out."""
-    reach: Literal["LOCALHOST", "SUBNET"] | None = None
-    """Where to look for the robot; ROS_AUTOMATIC_DISCOVERY_RANGE or this machine only if left out."""
+    reach: str | None = None
+    """LOCALHOST, SUBNET, or the network interface that DDS keeps to, as eth0; ROS_AUTOMATIC_DISCOVERY_RANGE or this machine only if
+    left out."""
     action: str = "ee_delta"
     """What the actions of a policy of LeRobot command."""
     with_parent: bool = False

@@ -6,7 +6,7 @@ import ctypes
 import signal
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from sinew.errors import InputError
 
@@ -26,8 +26,9 @@ class Args:
     """Task whose scene is simulated."""
     domain: int | None = None
     """DDS domain; ROS_DOMAIN_ID or 0 if left out."""
-    reach: Literal["LOCALHOST", "SUBNET"] | None = None
-    """Who may find it; ROS_AUTOMATIC_DISCOVERY_RANGE or this machine only if left out."""
+    reach: str | None = None
+    """LOCALHOST, SUBNET, or the network interface that DDS keeps to, as eth0; ROS_AUTOMATIC_DISCOVERY_RANGE or this machine only if
+    left out."""
     rate: float = 100.0
     """Joint states per second, Hz."""
     cameras: tuple[str, ...] = ()

@@ -72,8 +72,9 @@ class Add:
     """How the network is spoken to."""
     domain: int | None = None
     """DDS domain; ROS_DOMAIN_ID or 0 if left out."""
-    reach: Literal["LOCALHOST", "SUBNET"] | None = None
-    """Where to look; ROS_AUTOMATIC_DISCOVERY_RANGE or this machine only if left out."""
+    reach: str | None = None
+    """LOCALHOST, SUBNET, or the network interface that DDS keeps to, as eth0; ROS_AUTOMATIC_DISCOVERY_RANGE or this machine only if
+    left out."""
     timeout: float = 10.0
     """Seconds to wait for the description."""
     json: bool = False
