@@ -71,7 +71,8 @@ def to_dataset(
     """Make a dataset of bags: one episode for each, or those that a topic of markers tells. Memory does not grow with them.
 
     Frame k of a bag is for the first time at which all that features and action need is there, plus k periods. Where one of
-    these values stays away longer than the contract allows, the episode ends and what follows is another.
+    these values stays away longer than the contract allows, the episode ends and what follows is another. Cameras that the
+    contract does not require and the first bag does not have are left out.
 
     Args:
         bags: files and folders, in the order wanted.
@@ -89,12 +90,13 @@ def to_dataset(
     specs: dict[str, Any] = {}
     if contract is None:
         contract, specs = embedded(bags[0])
+    done = Converted()
+    contract = _of_what_is_there(contract, Bag(bags[0]), done)
     observation, action = _specs(contract, specs)
     rate_hz = round(action.rate_hz)
     needed = {value for feature in contract.features for value in feature.values} | set(contract.action_values)
     for bag in bags:
         _check_topics(Bag(bag), contract, needed)
-    done = Converted()
     conversion = _Conversion(contract, needed, out, observation, action, task, done)
     progress.start("convert", len(bags))
     try:
@@ -172,7 +174,7 @@ class _Conversion:
             self._save(left)
         self.done.dropped += aligner.dropped
         if frame is None:
-            missing = sorted(self.needed - set(aligner.frame(_latest(aligner)).values))
+            missing = sorted(self.needed & set(aligner.newest(1 << 62).missing))
             self.why = f"{', '.join(missing)} never came" + (f" ({aligner.problem})" if aligner.problem else "")
 
     def close(self, note: dict[str, Any]) -> None:
@@ -227,6 +229,19 @@ def contract_frame(contract: Contract, values: Any) -> dict[str, np.ndarray]:
     return made
 
 
+def _of_what_is_there(contract: Contract, bag: Bag, done: Converted) -> Contract:
+    """The contract without the cameras that it does not require and that a bag does not have."""
+    known, kept = bag.topics, []
+    for feature in contract.features:
+        sources = [s for s in contract.sources if s.key in feature.values]
+        absent = [s.topic for s in sources if s.image and not s.required and s.topic not in known]
+        if absent:
+            done.damage.append(f"{bag.path.name}: no topic {absent[0]}, so {feature.key} is left out")
+        else:
+            kept.append(feature)
+    return contract if len(kept) == len(contract.features) else contract.changed(features=tuple(kept))
+
+
 def _specs(contract: Contract, told: dict[str, Any]) -> tuple[ObservationSpec, ActionSpec]:
     """Specs of the dataset: the contract's, or what the dataset said that a bag was made of, where it fits."""
     if contract.action is None or not contract.action_values:
@@ -270,10 +285,6 @@ def _markers(bag: Bag, episodes: str | None, success: str | None) -> Markers:
     if success and known[success] != TRUTH:
         raise DataError(f"--success {success} is {known[success]} in {bag.path}; {TRUTH} is needed")
     return Markers(episodes, known.get(episodes, ""), success)
-
-
-def _latest(aligner: Aligner) -> int:
-    return max((aligner.receipt_ns(key) for key in aligner.contract.keys), default=0)
 
 
 def _no_task() -> str:

@@ -311,6 +311,18 @@ def test_bags_that_do_not_fit_are_refused_in_one_line(tmp_path):
         bags_in(tmp_path / "nothing")
 
 
+def test_a_camera_that_is_not_required_may_be_missing(tmp_path):
+    robot = Robot(tmp_path / "bag")
+    for ms in range(0, 500, 10):
+        robot.at(ms)
+    robot.close()
+    told = contract(camera=True)
+    told = told.changed(sources=tuple(replace(s, required=False) if s.image else s for s in told.sources))
+    done = to_dataset([tmp_path / "bag"], tmp_path / "d", contract=told, task="count")
+    assert done.episodes == 1 and "observation.images.front is left out" in done.damage[0]
+    assert contracts.load(tmp_path / "d") == told.changed(features=told.features[:2])
+
+
 def test_payloads_of_another_type_are_dropped(tmp_path):
     robot = Robot(tmp_path / "bag")
     for ms in range(0, 1000, 10):
