@@ -47,7 +47,9 @@ class RosRobot:
     ) -> None:
         self.config, self.node = config, transport
         self.contract = _watched(config.contract, objects, cameras, world_frame)
-        self.aligner = Aligner(self.contract, sources=self.contract.live, offset_ns=time.monotonic_ns() - time.time_ns(), eager=True)
+        self.offset_ns = time.monotonic_ns() - time.time_ns()
+        """Monotonic minus wall-clock time, as it was when the robot was made."""
+        self.aligner = Aligner(self.contract, sources=self.contract.live, offset_ns=self.offset_ns, eager=True)
         self._taken: list[tuple[str, Subscription]] = []
         self._seen: list[tuple[str, Subscription]] = []
         pictures = {s.topic for s in self.contract.live if s.image}
@@ -199,9 +201,9 @@ class RosRobot:
         """Decode pictures as they come, away from the control thread."""
         while not self._quit.is_set():
             if subscription.wait(0.1):
-                sample = subscription.newest()
-                if sample is not None and self.aligner.feed(name, sample.data, time.monotonic_ns(), sample.source_ns):
-                    self.source_ns[name] = sample.source_ns
+                for sample in subscription.take():
+                    if self.aligner.feed(name, sample.data, time.monotonic_ns(), sample.source_ns):
+                        self.source_ns[name] = sample.source_ns
 
     # ------------------------------------------------------------ watching
 
