@@ -69,8 +69,8 @@ class Args:
     knots: int = 0
     """Vectors that the noise of dsrl is interpolated from; 1 repeats one over the chunk, 0 has one for each action."""
     act_steps: int | None = None
-    """Actions of a chunk that are executed before the policy plans again, or dsrl chooses, for dsrl, residual and decorator; half
-    of them if left out."""
+    """Actions of a chunk that are executed before the policy plans again, or dsrl chooses, for dsrl, residual and decorator; if left
+    out, half of them or all, whichever succeeds more often on the gate's scenes, and half on a robot."""
     sampling_steps: int = 5
     """Steps in which the policy makes a chunk of the noise that dsrl chose."""
     num_envs: int = 4
@@ -170,7 +170,7 @@ def improve(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
     from sinew.cli import improve_actors
     from sinew.cli.assembly import open_source
     from sinew.cli.eval import WORLDS
-    from sinew.cli.improve_methods import METHODS, with_base_noise
+    from sinew.cli.improve_methods import METHODS, with_best_plan
     from sinew.rundir import RunDir
 
     remembers = args.method in ("residual", "dsrl", "dsrl-grad", "decorator", "ibrl", "rlpd", "ppo-denoise", *RECORDED)
@@ -197,7 +197,7 @@ def improve(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
             outcome = evaluate(policy.to(device), gate_env, scenes, executor_kwargs={"device": device, **told})
             return {"k": outcome.k, "n": outcome.n}
 
-        args = with_base_noise(args, base, measure, progress)
+        args = with_best_plan(args, base, measure, progress)
         method = METHODS[args.method](base, interface, args, demos, device)
         env = _practice(interface, args, method.config.gamma)
         stack.callback(env.close)

@@ -62,8 +62,11 @@ def planning(base: PolicyModule, args: Args) -> PolicyModule:
     return Planned(base, args.act_steps or max(1, base.spec.horizon // 2), zero_noise=args.base_noise == "zero")
 
 
-def with_base_noise(args: Args, base: PolicyModule, measure: Callable[[PolicyModule], Mapping[str, int]], progress: Progress) -> Args:
-    """`--base-noise auto` settled: zero noise where the base, as it plans for a correction, succeeds more often from it.
+def with_best_plan(args: Args, base: PolicyModule, measure: Callable[[PolicyModule], Mapping[str, int]], progress: Progress) -> Args:
+    """`--base-noise auto` and `--act-steps`, where they are left open, as the base succeeds most often.
+
+    A policy that plans anew more often reacts sooner, or stalls where each new plan begins with the same hesitation; which one it is
+    shows when it is tried.
 
     Args:
         args: of the command line.
@@ -71,15 +74,19 @@ def with_base_noise(args: Args, base: PolicyModule, measure: Callable[[PolicyMod
         measure: a policy's successes, {"k", "n"}.
         progress: is told what was found.
     """
-    if args.base_noise != "auto":
-        return args
-    drawn = replace(args, base_noise="sample")
-    if args.method not in ("residual", "decorator") or "noise" not in base.spec.capabilities:
-        return drawn
-    zero = replace(args, base_noise="zero")
-    found = {each.base_noise: measure(planning(base, each)) for each in (drawn, zero)}
-    progress.note(" and ".join(f"{r['k']}/{r['n']} from {name} noise" for name, r in found.items()) + ": the better is corrected")
-    return zero if found["zero"]["k"] > found["sample"]["k"] else drawn
+    plans = args.method in ("residual", "decorator")
+    if not (plans or args.method.startswith("dsrl")) or "noise" not in base.spec.capabilities:
+        return replace(args, base_noise="sample") if args.base_noise == "auto" else args
+    whole = base.spec.horizon
+    lengths = (args.act_steps,) if args.act_steps else dict.fromkeys((max(1, whole // 2), whole))
+    noises = (args.base_noise,) if plans and args.base_noise != "auto" else ("sample", "zero") if plans else ("zero",)
+    open_ = [replace(args, act_steps=length, base_noise=noise) for length in lengths for noise in noises]
+    if len(open_) == 1:
+        return open_[0]
+    found = [measure(planning(base, each)) for each in open_]
+    told = (f"{r['k']}/{r['n']} with {e.act_steps} steps of a chunk from {e.base_noise} noise" for e, r in zip(open_, found, strict=True))
+    progress.note(f"the policy alone: {', '.join(told)}; the best is improved")
+    return open_[max(range(len(open_)), key=lambda i: found[i]["k"])]
 
 
 def residual(base: PolicyModule, interface: TaskInterface, args: Args, demos: Path | None, device: torch.device) -> Chosen:

@@ -14,7 +14,9 @@ import torch
 import policies
 import sim
 from sinew.cli import collect, eval, improve, train
+from sinew.cli.improve_methods import with_best_plan
 from sinew.errors import InputError, MissingDependency
+from sinew.progress import Progress
 from sinew.rundir import RunDir
 from sinew.specs import STATE, PolicySpec
 
@@ -62,6 +64,29 @@ def test_what_was_learned_beside_a_base_is_saved_evaluated_and_compared(folder, 
     assert config["demos"] == (str(folder / "data") if method == "ibrl" else None)  # the decorator's own method has none
     assert eval.evaluate(eval.Args(run=folder / method, episodes=2))["n"] == 2
     assert improve.improve(args) == made  # finished: nothing is learned again
+
+
+@pytest.mark.parametrize(
+    ("options", "best", "tried"),
+    [
+        ({}, (8, "zero"), 4),
+        ({"act_steps": 4}, (4, "sample"), 2),
+        ({"base_noise": "sample"}, (4, "sample"), 2),
+        ({"act_steps": 8, "base_noise": "zero"}, (8, "zero"), 0),
+        ({"method": "dsrl"}, (8, "zero"), 2),
+        ({"method": "ibrl"}, (None, "sample"), 0),
+    ],
+)
+def test_what_is_left_open_of_how_a_policy_plans_is_what_succeeds_most_often(folder, options, best, tried):
+    successes, seen = {(4, False): 30, (4, True): 20, (8, False): 30, (8, True): 40}, []
+
+    def measure(policy: Any) -> dict[str, int]:
+        seen.append((policy.spec.horizon, policy.config.zero_noise))
+        return {"k": successes[seen[-1]], "n": 50}
+
+    args = improve.Args(run=folder / "bc", out=folder / "never", **options)
+    found = with_best_plan(args, policies.load(folder / "bc"), measure, Progress())
+    assert (found.act_steps, found.base_noise) == best and len(seen) == tried
 
 
 def test_options_that_do_not_go_together_leave_the_folder_free(folder):
