@@ -147,8 +147,8 @@ class EpisodeRunner:
         judgement = self.synchroniser.judge(measured, marks[0])
         if judgement.answer != "use":
             self._hold(judgement.key, marks[0])
-            if judgement.answer == "end" and marks[0] - measured.stamp_ns >= self.loop.gate.config.latch_after_s * 1e9:
-                # the robot itself is lost: when it comes back, an operator decides what follows
+            if judgement.answer == "end" and marks[0] - measured.stamp_ns > self.loop.gate.config.observation_ttl_s * 1e9:
+                # not a camera but the robot itself is lost: when it comes back, an operator decides what follows
                 self.loop.gate.stop("stale_observation", marks[0], f"nothing was measured for {judgement.age_s:.3f} s")
             return f"no {judgement.key}" if judgement.answer == "end" else ""
         self._go_on(seed, marks[0], measured)

@@ -233,7 +233,8 @@ class ControlLoop:
                 self.stop_times.valid(now_ns)
             elif reason != "out_of_order":
                 self._frame = None
-        if self._frame is None or self.gate.expired(self._frame, now_ns):
+        # what is sent now is followed until the next tick, which must not be past the target's time to live
+        if self._frame is None or self.gate.expired(self._frame, now_ns + self._period_ns):
             self._following = False
             return self.gate.step(None, None, observation, now_ns)
         reference = self.interpolator.advance().position

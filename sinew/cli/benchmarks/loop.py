@@ -29,6 +29,8 @@ def rows(quick: bool) -> list[Row]:
         *_latency(seconds),
         *images(seconds),
         *_regularity(2.0 if quick else 10.0),
+        *_stops(3 if quick else 15),
+        *_interpolation(100 if quick else 1000),
         _gate(2_000 if quick else 20_000),
         *_codecs(3 if quick else 10),
     ]
@@ -158,6 +160,78 @@ def _regularity(seconds: float) -> list[Row]:
         )
         made += [lateness, missed]
     return made
+
+
+def _stops(times: int) -> list[Row]:
+    """The slowest of some stops of a loop at 500 Hz that moves: after an emergency stop, and after the last target."""
+    from robot_bridge.gate import GateConfig, Operator, SafetyGate
+    from robot_bridge.loop import ControlLoop
+
+    slowest: dict[str, float] = {}
+    for i in range(2 * times):
+        robot, operator = _Echo(), Operator()
+        gate = SafetyGate(GateConfig.of(robot.spec, 500.0), operator=operator)
+        loop = ControlLoop(robot, gate, blend_s=0.05)
+        loop.start()
+        loop.resume()
+        _move(loop, 0.5 + 0.003 * i)
+        if i % 2:
+            operator.press("bench")
+        time.sleep(0.6)
+        loop.close()
+        for key, value in loop.stop_times.report().items():
+            if value is not None:
+                slowest[key] = max(slowest.get(key, 0.0), float(value))
+    named = (
+        ("e_stop_to_command_ms", "from an emergency stop to the first braking command sent", 50.0),
+        ("last_target_to_hold_ms", "from the last target to the first holding command sent", 100.0),
+        ("command_to_standstill_ms", "from there to zero velocity", 250.0),
+    )
+    return [
+        Row(
+            name=f"{name}, slowest of {times}", unit="ms", ours=slowest[key], peer="none: no stack that was looked at tells",
+            target=f"<= {target:g} ms", holds=slowest[key] <= target, higher_is_better=False,
+        )
+        for key, name, target in named
+    ]  # fmt: skip
+
+
+def _move(loop: Any, seconds: float) -> None:
+    """Targets of a policy at 20 Hz."""
+    from sinew.protocols import Command
+
+    end, seq = time.monotonic() + seconds, 0
+    while time.monotonic() < end:
+        seq += 1
+        loop.submit(Command(time.monotonic_ns(), seq, 0.1, {"joint_position": np.full(7, 0.2 * np.sin(0.1 * seq))}))
+        time.sleep(0.05)
+
+
+def _interpolation(targets: int) -> list[Row]:
+    """CPU time of the command stream of 7 joints: a new target, and a tick at 500 Hz."""
+    from robot_bridge.gate import GateConfig
+    from robot_bridge.interpolation import Interpolator, MotionLimits
+
+    made = Interpolator(MotionLimits.of(GateConfig.of(_Echo().spec, 500.0)), 0.002, 0.05)
+    wave = 0.2 * np.sin(0.1 * np.arange(targets))
+    rough = 0.02 * np.random.default_rng(0).normal(size=(targets, 7)).cumsum(0)
+    rows = []
+    for name, path in (("a smooth motion", np.repeat(wave[:, None], 7, axis=1)), ("a random walk at its limits", rough)):
+        aimed, ticked = [], []
+        made.start(path[0])
+        for target in path:
+            before = time.thread_time_ns()
+            made.aim(target)
+            after = time.thread_time_ns()
+            for _ in range(25):
+                made.advance()
+            aimed.append(after - before)
+            ticked.append((time.thread_time_ns() - after) / 25)
+        for what, taken in (("new target", aimed), ("tick", ticked)):
+            peer = "Ruckig is C++; its durations are those of `robot_bridge.profile`"
+            value = median(taken) / 1e3
+            rows.append(Row(name=f"interpolation, {name}: {what}", unit="us", ours=value, peer=peer, higher_is_better=False))
+    return rows
 
 
 def _loop(rate_hz: float, seconds: float, realtime: bool) -> dict[str, Any]:
