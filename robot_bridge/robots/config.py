@@ -139,6 +139,7 @@ class RobotConfig:
             if not choice:
                 raise unknown(f"controller of {value} of {self.spec.name}", kind, {s.kind for s in every if s.value == value})
             sinks = [s for s in sinks if s.value != value] + choice
+        sinks.sort(key=lambda sink: sink.value != "joint_position")  # where they share a topic, joints go before grippers
         others = tuple(s for s in every if s not in sinks)
         return replace(self, contract=replace(self.contract, sinks=tuple(sinks)), alternatives=others)
 

@@ -149,7 +149,7 @@ def test_a_stand_in_follows_its_targets_and_tells_its_torques(name):
 
 def test_another_controller_is_chosen_by_its_kind():
     config = load_robot("aloha").with_controller("position")
-    assert [s.topic for s in config.contract.sinks[-2:]] == [
+    assert [s.topic for s in config.contract.sinks[:2]] == [
         "/follower_left/forward_position_controller/commands",
         "/follower_right/forward_position_controller/commands",
     ]
