@@ -47,6 +47,34 @@ def test_cadence_report():
     assert report["lateness_us"]["p50"] == 1.0 and report["lateness_us"]["max"] == 15_000.0
 
 
+MS = 1_000_000
+
+
+def played(ticks: list[tuple[float, float, float, float]]) -> dict:
+    """The report of a 10 ms loop with stages read and gate: (due, begun, after read, after gate) in ms."""
+    cadence = Cadence(("read", "gate"), 0.01)
+    for due, *marks in ticks:
+        cadence.add(round(due * MS), [round(mark * MS) for mark in marks])
+    return cadence.report()
+
+
+def test_a_loop_in_time_blames_nobody():
+    report = played([(10 * k, 10 * k + 0.1, 10 * k + 1, 10 * k + 9) for k in range(20)])
+    assert (report["late_ticks"], report["missed_deadlines"], report["overrun_ticks"], report["due_to"]) == (0, 0, 0, {})
+
+
+def test_the_stage_that_made_a_tick_overrun_is_named():
+    """The gate takes 24 ms at 10: deadlines 20 and 30 pass, and the next tick is at 40."""
+    report = played([(0, 0, 1, 2), (10, 10, 11, 35), (40, 40, 41, 42), (50, 50, 62, 63), (70, 70, 71, 72)])
+    assert report["overrun_ticks"] == 2 and report["due_to"] == {"gate": 1, "read": 1}
+    assert report["missed_deadlines"] == 3 and report["late_ticks"] == 0
+
+
+def test_a_thread_that_is_woken_late_is_nobodys_stage():
+    report = played([(0, 0, 1, 2), (10, 25, 26, 27), (30, 30, 31, 32)])
+    assert report["late_ticks"] == 1 and report["due_to"] == {"waking": 1} and report["missed_deadlines"] == 1
+
+
 def test_a_pause_is_no_slow_tick():
     cadence = Cadence(("x",), 0.01)
     for i in (0, 1, 2, 500, 501):

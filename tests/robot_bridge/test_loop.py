@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from typing import Any
 
 import numpy as np
@@ -221,6 +222,45 @@ def test_runs_alike_every_time(spec, physics):
         return np.array(physics.targets)
 
     assert np.array_equal(run(), run())
+
+
+def test_an_emergency_stop_does_not_wait_for_a_loop_that_is_stuck(spec, physics):
+    """The control thread hangs in the robot's driver, with its lock held: the robot is told without it."""
+    robot: Any = SimRobot(physics, spec)
+    robot.connect()
+    gate = SafetyGate(GateConfig.of(spec, 100.0))
+    loop: Any = ControlLoop(robot, gate, blend_s=0.05)
+    loop.start()
+    stuck, free, stopped = threading.Event(), threading.Event(), threading.Event()
+    try:
+        assert loop.resume() == ""
+        write, stop = robot.write, robot.stop
+        robot.write = lambda command: (stuck.set(), free.wait(), write(command))
+        robot.stop = lambda reason: (stop(reason), stopped.set())
+        assert stuck.wait(30.0)
+        gate.operator.press("topic")
+        assert stopped.wait(30.0) and robot.stopped == "e_stop: topic"
+        free.set()
+        deadline = time.monotonic() + 30.0
+        while not gate.latched and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert gate.latched == "e_stop"
+    finally:
+        free.set()
+        loop.close()
+        robot.close()
+    assert not gate.operator.on_press
+
+
+def test_a_target_is_not_followed_past_its_time_to_live(stepped):
+    loop, robot, clock = stepped
+    sent, write = [], robot.write
+    robot.write = lambda command: (sent.append((clock.now_ns(), loop.verdict.outcome)), write(command))[1]
+    begun_ns = clock.now_ns()
+    Policy(loop, clock)(loop.gate.last_command + A * 0.005, seconds=0.2)
+    following = [time_ns for time_ns, outcome in sent if outcome == "pass" and time_ns > begun_ns]
+    # a command that is sent at 90 ms is followed until 100 ms, which is all the time that the target has
+    assert max(following) - begun_ns == 90_000_000
 
 
 def test_in_real_time_the_stream_goes_on_while_the_policy_thinks(spec, physics):
