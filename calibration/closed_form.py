@@ -64,14 +64,16 @@ def nearest_rotation(matrix: Array) -> Array:
     u, _, vt = np.linalg.svd(matrix)
     flip = np.ones(matrix.shape[:-1])
     flip[..., 2] = np.linalg.det(u @ vt)
-    return np.matmul(u * flip[..., None, :], vt).astype(np.float64)
+    rotation: Array = np.empty(np.shape(matrix))
+    np.matmul(u * flip[..., None, :], vt, out=rotation)
+    return rotation
 
 
 def translation_of(rotation: Array, a: Array, b: Array) -> Array:
     """t_X (3,) that fits (R_A - I) t_X = R_X t_B - t_A best, given R_X (3, 3)."""
     left = (a[:, :3, :3] - np.eye(3)).reshape(-1, 3)
     right = (b[:, :3, 3] @ rotation.T - a[:, :3, 3]).reshape(-1)
-    return np.linalg.lstsq(left, right, rcond=None)[0]
+    return np.asarray(np.linalg.lstsq(left, right, rcond=None)[0], dtype=np.float64)
 
 
 # ---------------------------------------------------------------- AX = XB

@@ -1,0 +1,352 @@
+"""Calibrate cameras: a board to print, the lens, where the camera is on the hand or beside the robot, whether that is still true."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from sinew.errors import InputError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from calibration.boards import Board as BoardSpec
+    from calibration.camera import Camera
+
+NOT_TRUE = 2
+"""Exit code of `check` for a calibration that is not true any more."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BoardArgs:
+    """What is printed; a session's own board.json is used where this is left alone."""
+
+    kind: Literal["charuco", "apriltag", "checkerboard", "circles"] = "charuco"
+    """ChArUco boards may be seen in part and tell which way round they are: take one unless there is a reason not to."""
+    columns: int = 8
+    """Squares, tags or circles in a row."""
+    rows: int = 6
+    """Rows of them."""
+    square: float = 0.03
+    """Side of a square, or distance of tags or circles, m."""
+    marker: float = 0.022
+    """Side of the markers or tags, or diameter of the circles, m."""
+    dictionary: str = ""
+    """OpenCV's dictionary of markers, for example DICT_5X5_250; the usual one of the kind if left out."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sheet(BoardArgs):
+    """Write a PDF of a board at true size, with a ruler to check the print."""
+
+    out: Path = Path("board.pdf")
+    """File to write."""
+    paper: str = "a4"
+    """a4, a3, a2 or letter."""
+    seed: int = 0
+    """Has no effect here; every verb takes it."""
+    json: bool = False
+    """Print one JSON object."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Intrinsics(BoardArgs):
+    """The lens from pictures of a board."""
+
+    images: Path
+    """Folder of pictures, or a calibration session."""
+    model: Literal["auto", "pinhole", "rational", "fisheye"] = "auto"
+    """Lens model; auto takes the one that predicts left-out pictures best."""
+    out: Path = Path("camera")
+    """Folder for camera.json and camera_info.yaml."""
+    seed: int = 0
+    """Has no effect here; every verb takes it."""
+    json: bool = False
+    """Print one JSON object."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HandEye:
+    """Where cameras are, from pictures of a board and the robot's poses."""
+
+    data: Path
+    """A session of ours, a ROS-Industrial set, camera folders with CSV poses, pose streams, or easy_handeye2 samples."""
+    mount: Literal["in_hand", "to_hand"] | None = None
+    """On the hand, or beside the robot and looking at the hand; what the data says if left out."""
+    camera: tuple[int, ...] = ()
+    """Which cameras of the data, from 0 on; all if left out."""
+    intrinsics: Path | None = None
+    """A camera.json of 'sinew calibrate intrinsics', where the data has none or a worse one."""
+    model: Literal["auto", "poses", "scale", "intrinsics", "intrinsics+scale"] = "auto"
+    """What is estimated besides poses; auto takes what predicts left-out views best."""
+    cad_prior: Path | None = None
+    """A calibration.json, or JSON of 16 numbers: where the camera should be by the drawing; used where the views cannot tell."""
+    cad_sigma: tuple[float, float] = (0.01, 3.0)
+    """How far off the drawing may be: m and degrees."""
+    time_offset: bool = False
+    """Estimate the offset between the clocks of robot and camera; for streams of poses."""
+    tolerance: tuple[float, float] = (0.01, 1.0)
+    """A direction known worse than this, m or degrees, is not known: the calibration is refused."""
+    out: Path = Path("calibration")
+    """Folder for calibration.json and what ROS tools read."""
+    names: tuple[str, ...] = ()
+    """Names of the cameras."""
+    base_frame: str = "base_link"
+    """Frame of the robot's base, for the files."""
+    hand_frame: str = "tool0"
+    """Frame of its hand."""
+    seed: int = 0
+    """Has no effect here; every verb takes it."""
+    json: bool = False
+    """Print one JSON object."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """Is a calibration still true, and was it ever believable."""
+
+    result: Annotated[Path, tyro.conf.Positional]
+    """A calibration.json, or its folder."""
+    data: Path
+    """New views, of any kind that 'handeye' reads."""
+    camera: int = 0
+    """Which camera of the calibration."""
+    seed: int = 0
+    """Has no effect here; every verb takes it."""
+    json: bool = False
+    """Print one JSON object."""
+
+
+Args = (
+    Annotated[Sheet, tyro.conf.subcommand("board")]
+    | Annotated[Intrinsics, tyro.conf.subcommand("intrinsics")]
+    | Annotated[HandEye, tyro.conf.subcommand("handeye")]
+    | Annotated[Check, tyro.conf.subcommand("check")]
+)
+
+
+def run(args: Sheet | Intrinsics | HandEye | Check) -> dict[str, Any]:
+    """Do what the subcommand says."""
+    if isinstance(args, Sheet):
+        return _sheet(args)
+    if isinstance(args, Intrinsics):
+        return _intrinsics(args)
+    return _hand_eye(args) if isinstance(args, HandEye) else _check(args)
+
+
+def exit_code(result: dict[str, Any]) -> int:
+    """0, or 2 for a calibration that is not true any more."""
+    return NOT_TRUE if result.get("holds") is False else 0
+
+
+def _board(args: BoardArgs) -> BoardSpec:
+    from calibration.boards import Board
+
+    return Board(
+        kind=args.kind, columns=args.columns, rows=args.rows, square_m=args.square, marker_m=args.marker, dictionary=args.dictionary
+    )
+
+
+def _sheet(args: Sheet) -> dict[str, Any]:
+    from calibration.sheet import write_sheet
+    from sinew.config import to_json
+
+    board = _board(args)
+    told = write_sheet(board, args.out, args.paper)
+    return {"action": "board", "out": str(args.out), "board": to_json(board), **told}
+
+
+def _intrinsics(args: Intrinsics) -> dict[str, Any]:
+    import json
+
+    import numpy as np
+    import yaml
+
+    from calibration.intrinsics import calibrate_intrinsics
+    from calibration.results import camera_info
+    from calibration.session import Session, Shot, find_views, read_own
+    from sinew.cli.console_progress import ConsoleProgress
+    from sinew.config import to_json
+
+    if not args.images.is_dir():
+        raise InputError(f"{args.images} is no folder of pictures")
+    if (args.images / "poses.jsonl").exists():
+        session = read_own(args.images)
+    else:
+        pictures = sorted(p for p in args.images.iterdir() if p.suffix.lower() in (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"))
+        shots = tuple(Shot(T_base_hand=np.eye(4), image=p, name=p.name) for p in pictures)
+        session = Session(shots=shots, cameras=(None,), board=_board(args), mount=None, path=args.images)
+    with ConsoleProgress() as progress:
+        found = find_views(session, progress=progress)
+    lens = calibrate_intrinsics(found.views, found.sizes[0], args.model)
+    args.out.mkdir(parents=True, exist_ok=True)
+    (args.out / "camera.json").write_text(json.dumps(to_json(lens.camera), indent=1))
+    (args.out / "camera_info.yaml").write_text(yaml.safe_dump(camera_info(lens.camera, args.out.name), sort_keys=False))
+    return {
+        "action": "intrinsics", "out": str(args.out), **to_json(lens), "rejected": {**found.rejected, **lens.rejected},
+    }  # fmt: skip
+
+
+def _hand_eye(args: HandEye) -> dict[str, Any]:
+    from dataclasses import replace
+
+    import numpy as np
+
+    from calibration.estimator import Priors
+    from calibration.foreign import read_session
+    from calibration.results import mounted, write
+    from calibration.session import find_views
+    from calibration.solve import solve, summary
+    from sinew.cli.console_progress import ConsoleProgress
+
+    session = read_session(args.data)
+    mount = args.mount or session.mount
+    if mount is None:
+        raise InputError(f"{args.data} does not say where the camera is: give --mount in_hand or --mount to_hand")
+    chosen = args.camera or tuple(range(len(session.cameras)))
+    if not all(0 <= c < len(session.cameras) for c in chosen):
+        raise InputError(f"--camera {' '.join(map(str, args.camera))}: {args.data} has cameras 0 to {len(session.cameras) - 1}")
+    lenses = tuple(_lens(args.intrinsics) if args.intrinsics else session.cameras[c] for c in chosen)
+    known = tuple(c for c in lenses if c is not None)
+    if len(known) != len(lenses):
+        raise InputError(f"{args.data} has no intrinsics: calibrate the lens first, and give its camera.json with --intrinsics")
+    shots = tuple(replace(s, camera=chosen.index(s.camera)) for s in session.shots if s.camera in chosen)
+    session = replace(session, shots=shots, cameras=known, mount=mount)
+    with ConsoleProgress() as progress:
+        found = find_views(session, progress=progress)
+    priors = Priors()
+    if args.cad_prior:
+        sigma_m, sigma_deg = args.cad_sigma
+        priors = Priors(X=_drawing(args.cad_prior, len(known)), X_sigma_m=sigma_m, X_sigma_rad=float(np.deg2rad(sigma_deg)))
+    tolerance_m, tolerance_deg = args.tolerance
+    result = solve(
+        found.views, known, mount, model=args.model, priors=priors, tolerance_m=tolerance_m, tolerance_rad=float(np.deg2rad(tolerance_deg)),
+        time_offset=args.time_offset,
+    )  # fmt: skip
+    files = write(result, args.out, names=args.names, base_frame=args.base_frame, hand_frame=args.hand_frame)
+    told = summary(result)
+    told["rejected"] = {**found.rejected, **result.rejected}
+    return {
+        "action": "handeye",
+        "out": str(args.out),
+        **told,
+        "hash": [m.hash for m in mounted(result)],
+        "files": [str(f) for f in files.values()],
+    }
+
+
+def _check(args: Check) -> dict[str, Any]:
+    from dataclasses import replace
+
+    from calibration.check import check
+    from calibration.foreign import read_session
+    from calibration.results import read
+    from calibration.session import find_views
+    from sinew.cli.console_progress import ConsoleProgress
+    from sinew.config import to_json
+
+    cameras = read(args.result)
+    if not 0 <= args.camera < len(cameras):
+        raise InputError(f"--camera {args.camera}: {args.result} has cameras 0 to {len(cameras) - 1}")
+    stored, session = cameras[args.camera], read_session(args.data)
+    number = args.camera if len(session.cameras) > 1 else 0
+    shots = tuple(replace(s, camera=0) for s in session.shots if s.camera == number)
+    session = replace(session, shots=shots, cameras=(stored.camera,), mount=stored.mount)
+    with ConsoleProgress() as progress:
+        found = find_views(session, progress=progress)
+    return {"action": "check", **to_json(check(stored, found.views)), "rejected": found.rejected}
+
+
+def _lens(path: Path) -> Camera:
+    import json
+
+    from calibration.camera import Camera as Lens
+    from sinew.config import from_json
+    from sinew.errors import DataError
+
+    try:
+        return from_json(Lens, json.loads((path / "camera.json" if path.is_dir() else path).read_text()), str(path))
+    except OSError as e:
+        raise InputError(f"{path} cannot be read: {e.strerror}") from None
+    except ValueError as e:
+        raise DataError(f"{path} is no camera: {e}") from None
+
+
+def _drawing(path: Path, cameras: int) -> Any:
+    import json
+
+    import numpy as np
+
+    from calibration.results import read
+    from sinew.errors import DataError
+
+    try:
+        content = json.loads((path / "calibration.json" if path.is_dir() else path).read_text())
+    except OSError as e:
+        raise InputError(f"{path} cannot be read: {e.strerror}") from None
+    except ValueError as e:
+        raise DataError(f"{path} is no JSON: {e}") from None
+    if isinstance(content, dict):
+        poses = np.array([m.T for m in read(path)])
+    else:
+        poses = np.asarray(content, dtype=float)
+        poses = poses.reshape(-1, 4, 4) if poses.size and poses.size % 16 == 0 else poses
+    if poses.shape != (cameras, 4, 4) or not np.isfinite(poses).all():
+        raise InputError(f"{path} does not hold {cameras} pose{'s' * (cameras > 1)} of 16 numbers")
+    return poses
+
+
+def show(result: dict[str, Any], console: Console) -> None:
+    """The result for a person."""
+    if result["action"] == "board":
+        console.print(f"wrote {result['out']}: print it at 100 %, then the ruler must be {result['ruler_mm']:.0f} mm long")
+        console.print(
+            f"the board is {result['width_mm']:.1f} x {result['height_mm']:.1f} mm; give its true size with --square where it is not"
+        )
+        return
+    for name, why in result["rejected"].items():
+        console.print(f"left out {name}: {why}", style="yellow")
+    if result["action"] == "check":
+        console.print(result["told"])
+        console.print(f"corners are {result['px']:.2f} px from where it puts them; {result['px_new']:.2f} px with what the new views say")
+        return
+    if result["action"] == "intrinsics":
+        camera = result["camera"]
+        fx, fy = camera["focal"]
+        console.print(
+            f"{camera['model']} lens, focal lengths {fx:.1f} and {fy:.1f} px, centre {camera['centre'][0]:.1f}, {camera['centre'][1]:.1f}"
+        )
+        console.print(
+            f"left-out pictures are predicted to {result['held_out_px']:.2f} px; corners were seen in {100 * result['covered']:.0f} % of it"
+        )
+        if result["advice"]:
+            console.print(f"to make it better: {result['advice']}")
+        return
+    _show_hand_eye(result, console)
+
+
+def _show_hand_eye(result: dict[str, Any], console: Console) -> None:
+    import numpy as np
+
+    poses, covariances = np.reshape(result["T"], (-1, 4, 4)), np.reshape(result["covariance"], (-1, 6, 6))
+    for c, (pose, covariance) in enumerate(zip(poses, covariances, strict=True)):
+        sigma = np.sqrt(np.diag(covariance))
+        where = ", ".join(f"{1e3 * v:.2f} ± {1e3 * s:.2f}" for v, s in zip(pose[:3, 3], sigma[3:], strict=True))
+        console.print(f"camera {c}: at {where} mm, turned to ± {np.rad2deg(sigma[:3].max()):.3f} degrees")
+        seen = result["observability"][c]
+        if seen["advice"]:
+            console.print(f"  {seen['advice']}; what the views do not tell comes from the drawing")
+    predicted = "" if result["held_out_px"] is None else f", left-out views are predicted to {result['held_out_px']:.2f} px"
+    noise = result["noise"]
+    console.print(
+        f"{len(result['used'])} views used{predicted}; estimated besides the poses: {result['model'].replace('poses', 'nothing')}"
+    )
+    console.print(
+        f"noise: corners {noise['pixel']:.2f} px, robot {1e3 * noise['robot_m']:.2f} mm and {np.rad2deg(noise['robot_rad']):.3f} degrees"
+    )
+    if abs(result["scale"] - 1) > 5e-3:
+        console.print(f"the board is {100 * (result['scale'] - 1):+.1f} % larger than told: measure it")
+    console.print(f"wrote {result['out']}")
