@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypedDict
 
 import torch
 from torch import Tensor
@@ -55,6 +55,14 @@ def concatenate(a: Batch, b: Batch) -> Batch:
         left, right = getattr(a, name), getattr(b, name)
         values[name] = {k: torch.cat((left[k], right[k])) for k in left}
     return Batch(**values)
+
+
+class Way(TypedDict, total=False):
+    """How far transitions reach; see `rl.replay.Ring.sample`."""
+
+    n_step: int
+    gamma: float
+    stride: int
 
 
 class Sampler(Protocol):

@@ -9,12 +9,13 @@ breaks a chunk, and the next one begins at the step after; `decision_steps` find
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from rl.batch import Way
 from rl.labels import LEFT_OUT, Labels
 from rl.replay import HUMAN, POLICY, Batch, Ring, concatenate
 from rl.worlds import Control
@@ -106,16 +107,7 @@ class SupervisedMix:
         chosen = torch.nonzero(good.reshape(-1))[:, 0]
         return chosen + (ring.count - size) * N, human.reshape(-1)[chosen]
 
-    def sample(
-        self,
-        batch_size: int,
-        *,
-        updates: int = 1,
-        n_step: int = 1,
-        gamma: float = 0.99,
-        stride: int = 1,
-        generator: torch.Generator | None = None,
-    ) -> list[Batch]:
+    def sample(self, batch_size: int, *, updates: int = 1, generator: torch.Generator | None = None, **way: Unpack[Way]) -> list[Batch]:
         """Like `Ring.sample`; the second part of each batch is of demonstrations and the person's steps.
 
         A transition's source has the bit HUMAN where a person acted anywhere in its first chunk.
@@ -125,28 +117,28 @@ class SupervisedMix:
         """
         if self.labels is not None:
             self.labels.settle()
+        stride = way.get("stride", 1)
         starts, human = self.starts(stride)
         people = starts[human]
         shown = self.demos.starts(stride) if self.demos is not None else starts[:0]
         second = min(round(batch_size * self.share), len(people) + len(shown))
         if not len(starts) and second < batch_size:
             raise InputError(f"the replay holds no transition to sample (stride {stride}, judged by {self.judged})")
-        options: dict[str, Any] = {"n_step": n_step, "gamma": gamma, "stride": stride}
         batches = []
         for _ in range(updates):
             parts: list[Batch] = []
             if second < batch_size:
                 drawn = torch.randint(len(starts), (batch_size - second,), generator=generator, device=starts.device)
-                parts.append(self.online.gather(starts[drawn], **options))
+                parts.append(self.online.gather(starts[drawn], **way))
                 parts[-1].source.bitwise_or_(human[drawn].to(torch.uint8) * HUMAN)
             if second:
                 which = torch.randint(len(people) + len(shown), (second,), generator=generator, device=starts.device)
                 by_person = which < len(people)
                 if bool(by_person.any()):
-                    parts.append(self.online.gather(people[which[by_person]], **options))
+                    parts.append(self.online.gather(people[which[by_person]], **way))
                     parts[-1].source.bitwise_or_(HUMAN)
                 if not bool(by_person.all()) and self.demos is not None:
-                    parts.append(self.demos.gather(shown[which[~by_person] - len(people)], **options))
+                    parts.append(self.demos.gather(shown[which[~by_person] - len(people)], **way))
             batch = parts[0]
             for part in parts[1:]:
                 batch = concatenate(batch, part)

@@ -8,12 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
 
-from rl.batch import Batch, FrameSpec, Sampler, concatenate
+from rl.batch import Batch, FrameSpec, Sampler, Way, concatenate
 from rl.loop_config import LoopConfig
 from rl.replay import Ring
 from rl.source import Source
@@ -87,21 +87,11 @@ class Memory:
 
     # ------------------------------------------------------------ sampling
 
-    def sample(
-        self,
-        batch_size: int,
-        *,
-        updates: int = 1,
-        n_step: int = 1,
-        gamma: float = 0.99,
-        stride: int = 1,
-        generator: torch.Generator | None = None,
-    ) -> list[Batch]:
+    def sample(self, batch_size: int, *, updates: int = 1, generator: torch.Generator | None = None, **way: Unpack[Way]) -> list[Batch]:
         """Like `Ring.sample`, uniform over the transitions of all rings; slots count on from ring to ring."""
-        options: dict[str, Any] = {"n_step": n_step, "gamma": gamma, "stride": stride}
-        views = self._views()
+        views, stride = self._views(), way.get("stride", 1)
         if len(views) == 1:
-            return [self._to(b) for b in views[0].sample(batch_size, updates=updates, generator=generator, **options)]
+            return [self._to(b) for b in views[0].sample(batch_size, updates=updates, generator=generator, **way)]
         total = batch_size * updates
         available = torch.tensor([ring.available(stride) for ring in self.rings], dtype=torch.float64)
         if not float(available.sum()):
@@ -111,7 +101,7 @@ class Memory:
         offset = 0
         for ring, view, share in zip(self.rings, views, shares.tolist(), strict=True):
             if share:
-                part = view.sample(share, generator=generator, **options)[0]
+                part = view.sample(share, generator=generator, **way)[0]
                 part.slot.add_(offset)
                 parts.append(part)
             offset += ring.length * ring.num_envs

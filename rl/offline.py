@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from rl.batch import Batch, FrameSpec, Sampler
+from rl.batch import Batch, FrameSpec, Sampler, Way
 from rl.checkpoint import read_state, write_state
 from rl.gate import Evaluation, Gate
 from rl.learner import Frames, Learner
@@ -66,6 +66,8 @@ class OfflineMethod:
         num_envs: worlds, where learning goes on in some.
         stride: actions that are chosen together.
     """
+
+    anchor = None
 
     def __init__(
         self,
@@ -140,22 +142,14 @@ class Overlapping:
         """Frames that are held."""
         return len(self.ring)
 
-    def sample(
-        self,
-        batch_size: int,
-        *,
-        updates: int = 1,
-        n_step: int = 1,
-        gamma: float = 0.99,
-        stride: int = 1,
-        generator: torch.Generator | None = None,
-    ) -> list[Batch]:
+    def sample(self, batch_size: int, *, updates: int = 1, generator: torch.Generator | None = None, **way: Unpack[Way]) -> list[Batch]:
         """As `Ring.sample`; a chunk that the episode's end cuts short keeps its true `span`."""
-        pool = self._starts(n_step * stride)
+        window = way.get("n_step", 1) * way.get("stride", 1)
+        pool = self._starts(window)
         if not len(pool):
-            raise InputError(f"the replay holds no {n_step * stride} steps in a row; add more before sampling")
+            raise InputError(f"the replay holds no {window} steps in a row; add more before sampling")
         start = pool[torch.randint(len(pool), (batch_size * updates,), generator=generator, device=pool.device)]
-        batch = self.ring.gather(start, n_step=n_step, gamma=gamma, stride=stride)
+        batch = self.ring.gather(start, **way)
         return [batch.map(lambda x, i=i: x[i * batch_size : (i + 1) * batch_size]) for i in range(updates)]
 
     def _starts(self, window: int) -> Tensor:

@@ -12,12 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import reduce
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
 
-from rl.batch import DEMO, HUMAN, POLICY, SYNTHETIC, Batch, FrameSpec, Sampler, concatenate
+from rl.batch import DEMO, HUMAN, POLICY, SYNTHETIC, Batch, FrameSpec, Sampler, Way, concatenate
 from rl.storage import MappedFolder
 from sinew.errors import DataError, InputError, SpecError
 
@@ -404,19 +404,10 @@ class Mix:
             raise InputError(f"demo_fraction is {demo_fraction}; it is a share between 0 and 1")
         self.online, self.demos, self.demo_fraction = online, demos, demo_fraction
 
-    def sample(
-        self,
-        batch_size: int,
-        *,
-        updates: int = 1,
-        n_step: int = 1,
-        gamma: float = 0.99,
-        stride: int = 1,
-        generator: torch.Generator | None = None,
-    ) -> list[Batch]:
+    def sample(self, batch_size: int, *, updates: int = 1, generator: torch.Generator | None = None, **way: Unpack[Way]) -> list[Batch]:
         """Like `Ring.sample`; the online transitions come first in each batch."""
         from_demos = round(batch_size * self.demo_fraction)
-        options: dict[str, Any] = {"updates": updates, "n_step": n_step, "gamma": gamma, "stride": stride, "generator": generator}
+        options: dict[str, Any] = {"updates": updates, "generator": generator, **way}
         if not from_demos:
             return self.online.sample(batch_size, **options)
         if from_demos == batch_size:

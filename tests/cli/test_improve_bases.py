@@ -98,6 +98,16 @@ def test_options_that_do_not_go_together_leave_the_folder_free(folder):
     assert not out.exists()
 
 
+def test_where_there_is_no_ray_no_run_is_made(folder, short, monkeypatch):
+    def refuse(address: str) -> None:
+        raise InputError(f"no Ray at {address}")
+
+    monkeypatch.setattr("rl.on_ray.connect", refuse)
+    with pytest.raises(InputError, match="no Ray at ray://nowhere:1"):
+        improve.improve(improve.Args(run=folder / "bc", out=folder / "nowhere", actors=1, address="ray://nowhere:1"))
+    assert not (folder / "nowhere").exists()
+
+
 def test_a_policy_that_could_not_be_saved_is_refused_before_anything_is_learned(folder):
     class Foreign(policies.PolicyModule):
         """Of no registered type."""
