@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, cast
+from unittest import mock
 
 import numpy as np
 
@@ -22,6 +25,15 @@ from sinew.specs import PolicySpec
 
 STILL_RAD = 1e-9
 """Commands that differ by less stand still."""
+
+
+@contextmanager
+def wall_clock_off(offset_s: float) -> Iterator[None]:
+    """This process's wall clock is off by so many seconds."""
+    real, real_ns = time.time, time.time_ns
+    changed = {"time": lambda: real() + offset_s, "time_ns": lambda: real_ns() + int(offset_s * 1e9)}
+    with mock.patch.multiple(time, **changed):
+        yield
 
 
 class Checked(SimRobot):
