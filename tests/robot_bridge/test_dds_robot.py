@@ -268,7 +268,7 @@ def test_a_robot_that_disappears_stops_the_deployment(serve, robot, interface):
             killed.append(True)
 
     report = deploy(expert(interface), interface, robot, seeds=[0, 1], scene=DdsScene(robot), on_frame=kill)
-    assert killed and report.stopped == "stale_observation" and report.gate["counts"]["stale_observation"] > 5
+    assert killed and report.stopped == "stale_observation" and report.gate["counts"]["stale_observation"] > 0
 
 
 def test_trajectory_commands_move_the_robot_too(serve, interface, domain):
@@ -290,7 +290,7 @@ def test_compressed_and_raw_images_arrive(domain, interface):
     image[..., 0] = 180
     from robot_bridge.images import encode_jpeg
 
-    header = make("std_msgs/Header", stamp=make("builtin_interfaces/Time", sec=1, nanosec=0), frame_id="")
+    header = make("std_msgs/Header", stamp=make("builtin_interfaces/Time", sec=0, nanosec=1), frame_id="")
     small = make("sensor_msgs/CompressedImage", header=header, format="jpeg", data=np.frombuffer(encode_jpeg(image), dtype=np.uint8))
     for compressed in (False, True):
         robot = DdsRobot(interface.robot_spec, cameras=["front"], topics=RobotTopics(compressed=compressed), domain=domain, name="eye")
