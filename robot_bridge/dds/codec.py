@@ -321,7 +321,7 @@ def decode_image(data: bytes) -> tuple[int, str, np.ndarray]:
     if encoding not in ENCODINGS:
         raise DataError(f"image encoding {encoding!r} is not known; known are {', '.join(ENCODINGS)}")
     channels, order = ENCODINGS[encoding]
-    if step < width * channels or len(raw) < step * height:
+    if not height or not width or step < width * channels or len(raw) < step * height:
         raise DataError(f"an image of {height} x {width} {encoding} has {len(raw)} bytes in rows of {step}")
     rows = np.frombuffer(raw, dtype=np.uint8, count=step * height).reshape(height, step)
     image = rows[:, : width * channels].reshape(height, width, channels)

@@ -162,7 +162,8 @@ def test_settings_of_discovery_that_cannot_meet(monkeypatch, reach, process, wor
         def endpoints(self) -> list[Endpoint]:
             return []
 
-    monkeypatch.setattr(local, "processes", lambda: [Process(*process[:2], "driver", *process[2:])] if process else [])
+    here = [Process(*process[:2], command="driver", multicast=process[2], addressed=process[3])] if process else []
+    monkeypatch.setattr(local, "processes", lambda: here)
     found = survey(Alone(), settle_s=0.0, watch_s=0.0)  # type: ignore[arg-type]
     (problem,) = found.problems
     assert re.search(words, f"{problem.what} -> {problem.remedy}") and problem.blocks
