@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import json
 import signal
 import time
 from typing import Any
@@ -132,3 +134,34 @@ except InputError as e:
 """
     out, _ = spawn(code).communicate(timeout=30)
     assert "lifft" in out and "lift" in out
+
+
+def test_what_came_is_counted_and_what_happened_is_written_down(spawn, client, domain, tmp_path):
+    commands = client.publisher("/forward_position_controller/commands", "std_msgs/Float64MultiArray")
+    trace = tmp_path / "trace.jsonl"
+    process = spawn(f"from robot_bridge import serve; print(serve('lift', 0, {domain}, trace={str(trace)!r}))")
+    assert process.stderr is not None and "ready" in process.stderr.readline()
+    until(lambda: commands.subscribers)
+    until(trace.exists)
+    start = until(lambda: trace.read_text().splitlines()[:1])[0]
+    home = json.loads(start)["joint_position"]
+
+    def taken() -> int:
+        lines = [line for line in trace.read_text().splitlines(keepends=True) if line.endswith("}\n")]
+        return json.loads(lines[-1])["taken"]
+
+    def fine() -> bool:
+        commands.write(codec.encode_doubles([*home, 0.04]))
+        return taken() > 0
+
+    until(fine)
+    beyond = [*home, 0.04]
+    beyond[0] = 10.0
+    for _ in range(20):
+        commands.write(codec.encode_doubles(beyond))
+        commands.write(codec.encode_doubles([float("nan")] * 8))
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=30)
+    told = ast.literal_eval(out)
+    assert told["taken"] >= 1 and set(told["refused"]) <= {"position", "non_finite"} and sum(told["refused"].values()) > 0
