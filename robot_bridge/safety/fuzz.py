@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -15,6 +15,8 @@ from sinew.protocols import Command, Observation
 
 SCALES_RAD = (1e-310, 1e-6, 1e-3, 0.01, 0.1, 0.3, 2.0, 1e9)
 """How far targets jump."""
+SETTLE_PERIODS = 100
+"""In which a simulated robot comes to rest."""
 ROUNDING = 1e-6
 """Share of a limit that differences of rounded positions may seem to be beyond it."""
 
@@ -115,12 +117,32 @@ class Wild:
             stamp_ns += int(rng.choice([-3e8, 3e8]))
         if rng.random() < self.broken / 4:
             values = rng.choice([np.nan, np.inf, 5.0, 0.5]) + values
-        measured = {"joint_position": values, "joint_velocity": np.zeros(self.joints), "gripper": np.array(gripper)}
-        self._seen = Observation(stamp_ns, 0, measured)
+        self._seen = _seen(stamp_ns, values, gripper)
         return self._seen
 
 
-def fuzz(gate: SafetyGate, actions: int, seed: int, start: np.ndarray, check: Callable[[np.ndarray], None] = lambda q: None) -> Judge:
+class Physics(Protocol):
+    """A simulated robot; `sim.RobotSim` is one."""
+
+    @property
+    def joint_position(self) -> np.ndarray: ...
+
+    @property
+    def gripper(self) -> float | np.ndarray: ...
+
+    def reset(self, seed: int) -> None: ...
+
+    def step(self, joint_target: np.ndarray, gripper_target: float | np.ndarray, duration_s: float) -> None: ...
+
+
+def fuzz(
+    gate: SafetyGate,
+    actions: int,
+    seed: int,
+    start: np.ndarray,
+    check: Callable[[np.ndarray], None] = lambda q: None,
+    physics: Physics | None = None,
+) -> Judge:
     """Send `actions` commands to a gate and judge every position it emits; a latch is released, and the gate seeded, at rest.
 
     Args:
@@ -128,28 +150,40 @@ def fuzz(gate: SafetyGate, actions: int, seed: int, start: np.ndarray, check: Ca
         actions: how many.
         seed: of the randomness.
         start: (J,) rad where the robot stands.
-        check: called with every emitted position.
+        check: called with every position: emitted, or measured where there is physics.
+        physics: moves as it is told and is measured; None for a robot that is where it was sent.
     """
     c = gate.config
     wild, judge = Wild(np.random.default_rng(seed), len(start)), Judge(c)
-    dt_ns, position, gripper = round(c.dt_s * 1e9), np.array(start, dtype=float), c.gripper_low_m
-    stopping = 0
+    dt_ns, sent, gripper = round(c.dt_s * 1e9), np.array(start, dtype=float), c.gripper_low_m
+    stopping, refused = 0, 0
     for i in range(1, actions + 1):
         now_ns = i * dt_ns
+        measured = sent if physics is None else np.array(physics.joint_position)
         if gate.last_command is None:
-            gate.seed(Observation(now_ns, i, {"joint_position": position, "gripper": np.array(gripper)}), now_ns)
-            judge.restart(position)
-            wild.target = position.copy()
+            refused = refused + 1 if gate.seed(_seen(now_ns, measured, gripper), now_ns) else 0
+            if refused > SETTLE_PERIODS and physics is not None:  # it was stopped where it may not start
+                physics.reset(seed + i)
+            sent = measured
+            judge.restart(sent)
+            wild.target = sent.copy()
         moving = gate.speed > 0
-        command = wild.command(now_ns, i, position, c.dt_s)
-        verdict = gate.check(command, wild.observation(now_ns, position, gripper), now_ns)
+        verdict = gate.check(wild.command(now_ns, i, sent, c.dt_s), wild.observation(now_ns, measured, gripper), now_ns)
         if verdict.joint_position is not None:
-            position, gripper = verdict.joint_position, verdict.gripper[0]
-            judge(position)
+            sent, gripper = verdict.joint_position, verdict.gripper[0]
+            judge(sent)
             judge.judge("gripper", 2.0 if not c.gripper_low_m <= gripper <= c.gripper_high_m else 0.0)
             stopping = stopping + 1 if verdict.outcome in ("hold", "latched") and moving else 0
             judge.judge("stop_time", stopping * c.dt_s / c.stop_time_s)
-            check(position)
+        if physics is not None:
+            physics.step(sent, gripper, c.dt_s)
+            check(np.array(physics.joint_position))
+        elif verdict.joint_position is not None:
+            check(sent)
         if gate.latched and gate.speed == 0.0:
             gate.release("fuzz")
     return judge
+
+
+def _seen(now_ns: int, position: np.ndarray, gripper: float) -> Observation:
+    return Observation(now_ns, 0, {"joint_position": position, "joint_velocity": np.zeros(len(position)), "gripper": np.array(gripper)})

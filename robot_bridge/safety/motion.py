@@ -62,7 +62,7 @@ class JointStream:
         """Do one period of the stop."""
         accelerations, step = self.braking(), self.config.dt_s
         assert self._rows is not None
-        left = self._rows[self._row_at + 1 :].any(axis=0).tolist() if self._row_at < len(self._rows) else [False] * self.joints
+        left = np.any(self._rows[self._row_at + 1 :] != 0.0, axis=0)
         # what rounding leaves of a full stop is no speed
         velocity = [v + a * step if moves else 0.0 for v, a, moves in zip(self.velocity, accelerations, left, strict=True)]
         self._advance([q + v * step for q, v in zip(self.position, velocity, strict=True)], velocity, accelerations)

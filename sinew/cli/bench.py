@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from sinew.bench import Row
 
 NAMES = (
-    "demo", "sim", "data", "policies", "learning", "rl", "improve", "actors", "offline", "rewards", "loop", "server", "faults", "soak",
-    "calibration",
+    "demo", "sim", "data", "policies", "learning", "rl", "improve", "actors", "offline", "rewards", "loop", "safety", "server", "faults",
+    "soak", "calibration",
 )  # fmt: skip
 COLUMNS = ("name", "unit", "ours", "peer", "peer_value", "ratio", "target", "holds")
 
@@ -32,8 +32,8 @@ class Args:
     """Measure: our figure beside the peer's, taken in the same run."""
 
     name: Annotated[str | None, tyro.conf.Positional] = None
-    """Its name: demo, sim, data, policies, learning, rl, improve, actors, offline, rewards, loop, server, faults, soak or calibration;
-    with --write it may be left out."""
+    """Its name: demo, sim, data, policies, learning, rl, improve, actors, offline, rewards, loop, safety, server, faults, soak or
+    calibration; with --write it may be left out."""
     quick: bool = False
     """End within a minute; figures are rougher."""
     policies: tuple[str, ...] = ()

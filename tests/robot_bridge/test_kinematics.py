@@ -50,7 +50,8 @@ def test_a_link_moves_with_its_joint_only_and_a_slide_moves_along():
     arms = Arms([arm])
     tool, elbow, wrist = arms.points(np.array([[np.pi / 2, -np.pi / 2, 0.3]]))[0]
     assert np.allclose(tool, [1.8, 1, 0]) and np.allclose(elbow, [0, 1, 0]) and np.allclose(wrist, [1, 1, 0])
-    assert arms.tools == 1 and arms.radii_m.tolist() == [0, 0.1, 0] and arms.levers_m.tolist() == [[np.inf, np.inf, 1.0], [1.0, 0, 0], [2.0, 1.0, 0]]
+    assert arms.tools == 1 and arms.radii_m.tolist() == [0, 0.1, 0]
+    assert arms.levers_m.tolist() == [[np.inf, np.inf, 1.0], [1.0, 0, 0], [2.0, 1.0, 0]]
     q, small = np.array([0.3, -0.4, 0.2]), 1e-6
     moved = (arms.points(q + small * np.eye(3)) - arms.points(q - small * np.eye(3)))[:, 0].T / (2 * small)
     assert np.allclose(arms.jacobians(q)[0][:3], moved, atol=1e-8)

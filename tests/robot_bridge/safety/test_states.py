@@ -137,7 +137,7 @@ def test_frozen_joints_are_found_within_100_ms_of_moving(spec):
 
 def test_measurements_that_jump(spec):
     rig = Rig(spec).moving()
-    expect(rig, "measured_jump", 1, joint_position=rig.at + [0.0, 0.5, 0.0])
+    expect(rig, "measured_jump", 1, joint_position=rig.at + np.array([0.0, 0.5, 0.0]))
 
 
 @pytest.mark.parametrize("offset_ns", [-200_000_000, 50_000_000])
