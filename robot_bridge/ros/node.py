@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from robot_bridge.actions import ActionClient, ActionServer
@@ -31,18 +31,27 @@ class Node:
         domain: None for ROS_DOMAIN_ID.
         reach: a value of ROS_AUTOMATIC_DISCOVERY_RANGE for this process; None leaves it as ROS 2 has it, where the default is SUBNET.
         kind: rclpy's class of node; called with (name, namespace=, context=).
+        arguments: a ROS 2 command line, "--ros-args -p name:=value -r from:=to".
 
     Raises:
         InputError: a range that ROS 2 does not know, or a name that it does not take.
     """
 
     def __init__(
-        self, name: str, *, namespace: str = "/", domain: int | None = None, reach: str | None = None, kind: Any = door.Node
+        self,
+        name: str,
+        *,
+        namespace: str = "/",
+        domain: int | None = None,
+        reach: str | None = None,
+        kind: Any = door.Node,
+        arguments: Sequence[str] = (),
     ) -> None:
         self.name, self.namespace = name, "/" + namespace.strip("/")
         self.domain, self.reach = domain_id(domain), _range(reach)
         self._context = door.rclpy.Context()
-        door.rclpy.init(context=self._context, domain_id=self.domain, signal_handler_options=door.SignalHandlerOptions.NO)
+        no_signals = door.SignalHandlerOptions.NO
+        door.rclpy.init(args=[name, *arguments], context=self._context, domain_id=self.domain, signal_handler_options=no_signals)
         try:
             self.ros = kind(name, namespace=self.namespace, context=self._context)
         except Exception as e:  # rclpy's own classes for names that it does not take
