@@ -42,7 +42,7 @@ def test_a_pressed_stop_keeps_a_deployment_from_starting():
 
 
 def test_a_dead_man_switch_that_is_let_go_holds_within_200_ms():
-    operator = Operator(dead_man_s=0.2)
+    operator = Operator(dead_man_s=0.19)  # a tick sees it afterwards
     last: list[int] = []
 
     def beat(made: Trial, frame: Any) -> None:
@@ -53,7 +53,7 @@ def test_a_dead_man_switch_that_is_let_go_holds_within_200_ms():
     made = Trial(operator=operator, on_frame=beat)
     made.run(max_steps=40)
     stamp_ns, why = made.first(("hold", "latched"), last[-1])
-    assert why == "dead_man" and 0 < (stamp_ns - last[-1]) / 1e9 <= 0.21
+    assert why == "dead_man" and 0 < (stamp_ns - last[-1]) / 1e9 <= 0.2
     assert made.stop_s(stamp_ns) <= 0.25 and made.report.stopped == "dead_man"
 
 

@@ -14,6 +14,8 @@ PERIOD_S = 0.05
 AT_TICK = 12
 FUZZED = 100_000
 QUICK_FUZZED = 5_000
+DEAD_MAN_S = 0.19
+"""A controller period less than what is promised, since a tick sees it afterwards."""
 LATER = "comes with a later issue"
 
 
@@ -163,7 +165,7 @@ def _operator() -> list[Row]:
             button.press("bench")
 
     stopped = Trial(operator=button, on_frame=press).run()
-    switch, beats = Operator(dead_man_s=0.2), []
+    switch, beats = Operator(dead_man_s=DEAD_MAN_S), []
 
     def beat(made: Any, frame: Any) -> None:
         if frame.step < AT_TICK:
@@ -176,7 +178,7 @@ def _operator() -> list[Row]:
     return [
         _most(12, "e-stop pressed: first braking command", stopped.report.controller["stops"]["e_stop_to_command_ms"], 50.0),
         _most(12, "e-stop pressed: stream at rest", 1e3 * stopped.stop_s(pressed[0]), 300.0),
-        _most(12, "dead-man let go: hold (0.2 s and a tick)", held_ms, 210.0),
+        _most(12, f"dead-man switch of {DEAD_MAN_S:g} s let go: hold", held_ms, 200.0),
     ]
 
 
