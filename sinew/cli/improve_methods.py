@@ -65,8 +65,7 @@ def planning(base: PolicyModule, args: Args) -> PolicyModule:
 def with_best_plan(args: Args, base: PolicyModule, measure: Callable[[PolicyModule], Mapping[str, int]], progress: Progress) -> Args:
     """`--base-noise auto` and `--act-steps`, where they are left open, as the base succeeds most often.
 
-    A policy that plans anew more often reacts sooner, or stalls where each new plan begins with the same hesitation; which one it is
-    shows when it is tried.
+    A policy that plans anew more often reacts sooner, but may never get to the end of a motion; which of the two weighs more is tried.
 
     Args:
         args: of the command line.
