@@ -18,7 +18,8 @@ from robot_bridge.images import encode_jpeg
 from robot_bridge.robots.config import RobotConfig
 from robot_bridge.robots.followers import Follower, controller_states, follower
 from robot_bridge.robots.stand_in import ArmPhysics
-from robot_bridge.transport import DEFAULT, SENSOR, Publisher, Transport, open_transport
+from robot_bridge.robots.urdf import to_urdf
+from robot_bridge.transport import DEFAULT, LATCHED, SENSOR, Publisher, Transport, open_transport
 
 JOINT_STATE = "sensor_msgs/JointState"
 MAX_CATCH_UP = 5
@@ -62,6 +63,8 @@ class StandIn:
         self._cameras = [_Camera(source, config, transport) for source in wanted]
         self._camera_every = max(1, round(rate_hz / camera_rate_hz))
         self._ticks = 0
+        description = transport.publisher("/robot_description", "std_msgs/String", LATCHED)
+        description.send(make("std_msgs/String", data=to_urdf(config)))
         states = controller_states(config.contract.sinks, config.alternatives)
         self._managers = [_manager(transport, manager, told) for manager, told in states.items()]
 

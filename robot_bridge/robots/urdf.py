@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
 
-from robot_bridge.robots.config import JointFrame, Vector
+from robot_bridge.robots.config import JointFrame, RobotConfig, Vector
 from sinew.errors import DataError, InputError
 
 MAX_BYTES = 20_000_000
@@ -196,3 +196,27 @@ def _unit(element: ElementTree.Element | None, joint: str, where: str) -> Vector
     if length < 1e-9:
         raise DataError(f"{where}: the axis of joint {joint!r} is zero")
     return x / length, y / length, z / length
+
+
+def to_urdf(config: RobotConfig) -> str:
+    """The frames and limits of a robot as URDF text, without its gripper's joints."""
+    spec = config.spec
+    joints = []
+    for frame in config.frames:
+        kind, limit = frame.kind, ""
+        if frame.name in spec.joint_names:
+            j = spec.joint_names.index(frame.name)
+            limit = (
+                f'<limit lower="{spec.position_low_rad[j]!r}" upper="{spec.position_high_rad[j]!r}" '
+                f'velocity="{spec.velocity_max_rad_s[j]!r}" effort="{config.effort_max_nm[j]!r}"/>'
+            )
+        origin = f'<origin xyz="{_words(frame.origin_m)}" rpy="{_words(frame.rpy_rad)}"/><axis xyz="{_words(frame.axis)}"/>'
+        parts = f'<parent link="{frame.parent}"/><child link="{frame.child}"/>{origin}{limit}'
+        joints.append(f'<joint name="{frame.name}" type="{kind}">{parts}</joint>')
+    links = dict.fromkeys([config.frames[0].parent, *(frame.child for frame in config.frames)]) if config.frames else {}
+    named = "".join(f'<link name="{link}"/>' for link in links)
+    return f'<?xml version="1.0"?>\n<robot name="{spec.name}">{named}{"".join(joints)}</robot>\n'
+
+
+def _words(values: Vector) -> str:
+    return " ".join(repr(float(value)) for value in values)

@@ -24,6 +24,12 @@ class Args:
 
     task: str = "lift"
     """Task whose scene is simulated."""
+    robot_config: str | None = None
+    """Serve an arm without a scene instead, which speaks as its contract says: a name of sinew robot list, or a file."""
+    controller: str = ""
+    """Kind of controller that this arm has active, as trajectory; the usual one of its contract if left out."""
+    gripper_controller: str = ""
+    """Kind of its gripper's controller, as gripper_position; likewise."""
     domain: int | None = None
     """DDS domain; ROS_DOMAIN_ID or 0 if left out."""
     reach: str | None = None
@@ -57,6 +63,8 @@ def run(args: Args) -> dict[str, Any]:
         raise InputError(f"--image-size {args.image_size}: at least 1 pixel is needed")
     if args.with_parent:
         end_with_parent()
+    if args.robot_config is not None:
+        return _serve_config(args)
     from robot_bridge import serve
     from robot_bridge.faults.schedule import load_schedule
 
@@ -74,6 +82,33 @@ def run(args: Args) -> dict[str, Any]:
         trace=args.trace,
     )
     return {"task": args.task, "ended": "asked to", **told}
+
+
+def _serve_config(args: Args) -> dict[str, Any]:
+    """Let a stand-in of a robot speak until SIGINT or SIGTERM."""
+    import sys
+    import threading
+
+    from robot_bridge.robots import load_robot
+    from robot_bridge.robots.served import serve_robot
+
+    if args.faults is not None or args.trace is not None:
+        raise InputError("--faults and --trace are for tasks; leave them out with --robot-config, or give --task instead")
+    config = load_robot(args.robot_config or "").with_controller(args.controller, args.gripper_controller)
+    quit_event = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: quit_event.set())
+    serve_robot(
+        config,
+        domain=args.domain,
+        reach=args.reach,
+        rate_hz=args.rate,
+        cameras=args.cameras,
+        seed=args.seed,
+        ready=lambda line: print(line, file=sys.stderr, flush=True),
+        quit_event=quit_event,
+    )
+    return {"robot": config.spec.name, "ended": "asked to"}
 
 
 def end_with_parent() -> None:

@@ -120,6 +120,7 @@ def train(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
     if os.environ.get("RANK", "0") == "0":  # under torchrun one process writes
         run = RunDir.create(args.out, config, seeds={"train": args.seed}, inputs={"data": config["data_hash"]})
         hold = run.held()
+        _keep_contract(args)
     else:
         run, hold = RunDir(args.out), contextlib.nullcontext()
     with hold:
@@ -139,6 +140,15 @@ def check_windows(data: Dataset | Concat | Resized, horizon: int, batch_size: in
 
     check_horizon(data, horizon)
     Group(size=int(os.environ.get("WORLD_SIZE", "1"))).share(batch_size)
+
+
+def _keep_contract(args: Args) -> None:
+    """Put the contract of the robot that the data are from beside the policy, where all of the data have the same one."""
+    from robot_bridge.contract import load, store
+
+    contracts = [load(path) for path in args.data]
+    if contracts[0] is not None and all(contract is not None and contract.hash() == contracts[0].hash() for contract in contracts):
+        store(contracts[0], args.out)
 
 
 def _data(args: Args) -> tuple[Dataset | Concat, dict[str, Any]]:
