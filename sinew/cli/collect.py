@@ -41,6 +41,12 @@ class Args:
     """Cameras to record: front, wrist."""
     image_size: int = 96
     """Height and width of camera images in pixels."""
+    robot: Literal["dds", "ros2"] | None = None
+    """A robot of the network on which the expert acts, in real time, as sinew robot serves one; in this process if left out."""
+    domain: int | None = None
+    """DDS domain of that robot; ROS_DOMAIN_ID or 0 if left out."""
+    reach: Literal["LOCALHOST", "SUBNET"] | None = None
+    """Where to look for it; ROS_AUTOMATIC_DISCOVERY_RANGE or this machine only if left out."""
     seed: int = 0
     """Seed of scenes and of the expert."""
     json: bool = False
@@ -69,6 +75,7 @@ def collect(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
         raise InputError(f"--episodes {args.episodes}: at least 1 is needed")
     interface = _interface(args)
     settings = {"task": args.task, "quality": args.quality, "seed": args.seed, "cameras": list(args.cameras), "image_size": args.image_size}
+    settings["through"] = args.robot
     note = args.out / COLLECTION
     if note.exists():
         found = read_json(note)
@@ -77,6 +84,13 @@ def collect(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
             raise InputError(
                 f"{args.out} holds a collection with {differ[0]} {found.get(differ[0])!r}, not {settings[differ[0]]!r}; take another --out"
             )
+    if args.robot is not None:
+        from sinew.cli import collect_robot
+
+        assert isinstance(interface, sim.TaskInterface)  # other worlds are refused above
+        collect_robot.collect(args, interface, settings, progress)
+        return summary(args.out)
+    if note.exists():
         writer = Writer.resume(args.out, task=interface.task_text, keep_interrupted=False)
     else:
         writer = Writer.create(
@@ -131,6 +145,8 @@ def _interface(args: Args) -> TaskInterface | GymnasiumTask:
 
     if not args.task.startswith("gym:"):
         return sim.make_interface(args.task, cameras=args.cameras, image_size=args.image_size)
+    if args.robot is not None:
+        raise InputError(f"--robot {args.robot}: worlds of Gymnasium are on no robot; leave it out for {args.task}")
     if args.cameras or args.quality != "clean":
         given = f"--cameras {' '.join(args.cameras)}" if args.cameras else f"--quality {args.quality}"
         raise InputError(f"{given}: worlds of Gymnasium are recorded as they observe, by one clean expert; leave it out for {args.task}")
