@@ -11,8 +11,8 @@ import numpy as np
 from robot_bridge.safety.config import GateConfig
 from sinew.protocols import Observation
 
-FUTURE_NS = 1_000_000
-"""What a stamp may be ahead of the clock."""
+FUTURE_NS = 100_000_000
+"""What a stamp may be ahead of the clock: whoever reads may be interrupted between looking at the clock and at the measurement."""
 WINDOW_NS = 500_000_000
 """Over which the way commanded is compared with the way measured."""
 WINDOW_TRAVEL_RAD = 0.1
