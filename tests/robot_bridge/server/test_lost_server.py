@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -64,24 +65,30 @@ def url(tmp_path: Path, process) -> tuple[subprocess.Popen[str], str]:
     return server, f"https://127.0.0.1:{port}#{of_machine('127.0.0.1', tmp_path / 'server').fingerprint}"
 
 
-def episode(remote, fault: Callable[[], None], mode: str = "sync", steps: int = 60):
-    """One episode in real time with a fault at its tenth tick; gives the report and the robot's joints at the end."""
+def episode(remote: Any, fault: Callable[[], object], mode: Literal["sync", "async"] = "sync", steps: int = 60):
+    """One episode in real time with a fault at its third tick; gives the report and the robot's joints at the end.
+
+    Where the machine is so busy that the gate latches before, there is another try.
+    """
     interface = sim.make_interface("lift")
-    robot = SimRobot(sim.RobotSim("lift"), interface.robot_spec)
-    executor = remote if mode == "sync" else LiveExecutor(remote, mode=mode, delay=2)
-    frames = []
+    for _ in range(10):
+        robot = SimRobot(sim.RobotSim("lift"), interface.robot_spec)
+        executor: Any = remote if mode == "sync" else LiveExecutor(remote, mode=mode, delay=2)
+        frames: list[Any] = []
 
-    def watch(frame) -> None:
-        frames.append(frame)
-        if len(frames) == 10:
-            fault()
+        def watch(frame: Any, frames: list[Any] = frames) -> None:
+            frames.append(frame)
+            if len(frames) == 3:
+                fault()
 
-    try:
-        report = deploy(executor, interface, robot, seeds=[0], config=DeployConfig(realtime=False, max_steps=steps), on_frame=watch)
-        measured = robot.read().values
-    finally:
-        robot.close()
-    return report, len(frames), measured
+        try:
+            report = deploy(executor, interface, robot, seeds=[0], config=DeployConfig(realtime=False, max_steps=steps), on_frame=watch)
+            measured = robot.read().values
+        finally:
+            robot.close()
+        if len(frames) >= 3:
+            return report, len(frames), measured
+    pytest.fail("no episode came to its third tick")
 
 
 @pytest.mark.parametrize("mode", ["sync", "async"])
@@ -92,6 +99,7 @@ def test_a_server_that_is_killed_leaves_a_robot_that_holds(url, mode):
     assert frames < 60  # from some tick on there was nothing to do
     assert report.gate["outcomes"].get("hold", 0) + report.gate["outcomes"].get("rest", 0) > 0 or report.stopped
     assert np.abs(measured["joint_velocity"]).max() < 0.05
+    assert server.poll() is not None
     with pytest.raises(InputError, match="nothing can be reached"):
         remote.sample(remote.encode({key: t[None, None] for key, t in _zeros(remote).items()}))
     remote.close()
