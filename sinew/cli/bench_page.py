@@ -29,6 +29,7 @@ TITLES = {
     "rewards": "Rewards",
     "loop": "Control loop and transport",
     "faults": "Faults",
+    "soak": "A million ticks",
     "calibration": "Calibration",
 }
 LAYOUTS = {"learning": "sinew.cli.benchmarks.learning", "offline": "sinew.cli.benchmarks.offline"}
