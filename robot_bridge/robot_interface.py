@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from robot_bridge.interfaces import Decoder
 from robot_bridge.robots.config import RobotConfig
 from sinew.errors import DataError, SpecError
 from sinew.protocols import RobotSpec
@@ -41,8 +42,11 @@ class RobotInterface:
         if config.contract.action is None or config.contract.action.kind not in KINDS:
             kind = "no action" if config.contract.action is None else f"actions of kind {config.contract.action.kind}"
             raise SpecError(f"the contract of {name} has {kind}: it must command {' or '.join(KINDS)}")
-        self.action_spec = replace(config.contract.action, rate_hz=action.rate_hz)
-        check_action_join("the policy", action, name, self.action_spec)
+        if action.kind == "ee_delta":
+            self.action_spec = _tool_action(config, action)
+        else:
+            self.action_spec = replace(config.contract.action, rate_hz=action.rate_hz)
+            check_action_join("the policy", action, name, self.action_spec)
         self.observation_spec = self._observation_spec(wanted)
         check_observation_join(name, self.observation_spec, "the policy", wanted)
         seen = {value for feature in self.contract.features if feature.key in wanted.tensors for value in feature.values}
@@ -75,8 +79,10 @@ class RobotInterface:
             rows.append(self.contract.changed(features=enough).observe(values))
         return {key: np.stack([row[key] for row in rows]) for key in rows[0]}
 
-    def decoder(self, num: int) -> JointTargets:
+    def decoder(self, num: int) -> Decoder:
         """A decoder for `num` robots; call its `reset` before `decode`."""
+        if self.action_spec.kind == "ee_delta":
+            return _tool_targets(self.config, self.action_spec, num)
         return JointTargets(self.robot_spec, self.action_spec, num)
 
     def _observation_spec(self, wanted: ObservationSpec) -> ObservationSpec:
@@ -127,3 +133,50 @@ class JointTargets:
         wanted = np.clip(wanted, self._target - self._step, self._target + self._step)
         self._target = np.clip(wanted, self._low, self._high)
         return self._target.copy(), action[:, joints:].copy()
+
+
+def _tool_action(config: RobotConfig, action: ActionSpec) -> ActionSpec:
+    """A policy's ee_delta action, checked: dx, dy, dz, perhaps dyaw, perhaps an opening, for each arm.
+
+    Raises:
+        SpecError: the robot's kinematics are not known, or the elements are others.
+    """
+    name = f"robot {config.spec.name}"
+    if not config.tools:
+        raise SpecError(f"the policy moves the tool, but the frames of {name} are not known: 'sinew robot add' makes a config with them")
+    width = action.dim // config.arms
+    ends = [n.rsplit("_", 1)[-1] for n in action.names[:width]]
+    wanted = ["dx", "dy", "dz", *["dyaw"] * ("dyaw" in ends), *["gripper"] * (config.spec.gripper_name is not None)]
+    if action.dim != width * config.arms or ends != wanted:
+        raise SpecError(f"the policy commands {', '.join(action.names)}; {name} takes {', '.join(wanted)} for each of {config.arms} arms")
+    return action
+
+
+def _tool_targets(config: RobotConfig, action: ActionSpec, num: int) -> Decoder:
+    """Differential inverse kinematics on the model that is generated from the robot's frames, as simulated tasks have it."""
+    import mujoco
+
+    from robot_bridge.robots.kinematics import chain_to
+    from robot_bridge.robots.mjcf import mjcf
+    from sim.control import ArmLimits, EndEffectorDecoder, ToolServo
+    from sim.kinematics import Chain
+
+    spec = config.spec
+    model = mujoco.MjModel.from_xml_string(mjcf(config))  # pyright: ignore[reportAttributeAccessIssue]  # mujoco ships no type stubs
+    home = spec.home_rad or tuple((lo + hi) / 2 for lo, hi in zip(spec.position_low_rad, spec.position_high_rad, strict=True))
+    servos = []
+    for tool in config.tools:
+        moving = {frame.name for frame in chain_to(config, tool)}
+        part = [j for j, name in enumerate(spec.joint_names) if name in moving]
+        limits = ArmLimits(
+            position_low=np.array(spec.position_low_rad)[part],
+            position_high=np.array(spec.position_high_rad)[part],
+            step_max=STEP_SHARE * np.array(spec.velocity_max_rad_s)[part] / action.rate_hz,
+            workspace_low=np.array(spec.workspace_low_m),
+            workspace_high=np.array(spec.workspace_high_m),
+            home=np.array(home)[part],
+            rotation_weight=1.0 if len(part) >= 6 else 0.0,
+        )
+        servos.append(ToolServo(Chain(model, [spec.joint_names[j] for j in part], tool), limits, num))
+    gripping = spec.gripper_name is not None
+    return EndEffectorDecoder(servos, any("dyaw" in n for n in action.names), gripping, np.array(action.low), np.array(action.high))
