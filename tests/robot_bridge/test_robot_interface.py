@@ -101,7 +101,7 @@ def test_a_policy_that_does_not_fit_is_refused_with_the_difference():
     action = load_robot("ur5e").contract.action
     assert action is not None
     with pytest.raises(SpecError, match="disagree on the action"):
-        interface_for("ur5e", action=replace(action, kind="ee_delta"))
+        interface_for("ur5e", action=replace(action, kind="ee_pose"))
     with pytest.raises(SpecError, match=r"observation\.environment_state"):
         wanted = interface_for("ur5e").observation_spec
         interface_for("ur5e", wanted=ObservationSpec({**wanted.tensors, "observation.environment_state": wanted["observation.state"]}))
