@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import policies
-from policies.link import LinkError
 from policies.remote import connect
+from policies.wire import LinkError
 from robot_bridge.faults.link import LinkFaults
 from robot_bridge.faults.tcp_proxy import TcpProxy
 from robot_bridge.policy_server import PolicyServer
