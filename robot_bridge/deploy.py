@@ -20,6 +20,7 @@ from robot_bridge.readiness import Readiness, told, warm_up
 from robot_bridge.report import DeployReport, EpisodeResult
 from robot_bridge.robots.config import RobotConfig
 from robot_bridge.safety.build import gate_for
+from robot_bridge.safety.config import SINGULARITY_STOP
 from robot_bridge.scene import Scene
 from robot_bridge.synchroniser import Synchroniser, budgets
 from sinew.errors import InputError, SafetyStop
@@ -83,13 +84,15 @@ def make_gate(
     config = config or DeployConfig()
     spec = interface.robot_spec
     slack = config.workspace_slack_m
-    changes = {
+    changes: dict[str, Any] = {
         "workspace_low_m": tuple(v - slack for v in spec.workspace_low_m),
         "workspace_high_m": tuple(v + slack for v in spec.workspace_high_m),
         "command_ttl_max_s": max(GateConfig.command_ttl_max_s, config.ttl_s(interface.action_spec.rate_hz)),
         "first_run": config.first_run,
     }
     if robot is not None:
+        if interface.action_spec.kind.startswith("ee_"):
+            changes["singularity_stop"] = SINGULARITY_STOP
         return gate_for(robot, config.controller_rate_hz, operator=operator, **changes)
     chains = getattr(interface, "chains", None)
     limits = GateConfig.of(spec, config.controller_rate_hz, **changes)

@@ -22,8 +22,8 @@ from sinew.protocols import RobotSpec
 DESCRIPTION = "/robot_description"
 FULL_SPEED_S = 0.5
 """Time to the full speed, where no acceleration is known."""
-FULL_ACCELERATION_S = 0.1
-"""Time to the full acceleration, where no jerk is known."""
+FULL_ACCELERATION_S = 0.04
+"""Time to the full acceleration, where no jerk is known: the longest that a datasheet of our robots gives."""
 EFFORT_NM = 10.0
 RADIUS_M = 0.05
 """Of the links' capsules."""

@@ -33,7 +33,7 @@ def ros2_control() -> RobotConfig:
     return RobotConfig(
         spec=spec,
         contract=contract,
-        jerk_max_rad_s3=(10.0,) * 6,
+        jerk_max_rad_s3=(25.0,) * 6,
         effort_max_nm=(10.0,) * 6,
         alternatives=others,
         cited={"controllers": "ros2_controllers documentation: usual names; controller_manager's default rate of 100 Hz"},

@@ -81,7 +81,7 @@ def so101() -> RobotConfig:
     return RobotConfig(
         spec=spec,
         contract=contract,
-        jerk_max_rad_s3=(20 * SPEED_RAD_S,) * 5,
+        jerk_max_rad_s3=(50 * SPEED_RAD_S,) * 5,
         effort_max_nm=(TORQUE_NM,) * 5,
         frames=_FRAMES,
         tools=("gripper_frame_link",),
@@ -90,7 +90,7 @@ def so101() -> RobotConfig:
         cited={
             "position, frames": "SO-ARM100 Simulation/SO101/so101_new_calib.urdf",
             "velocity, effort": "Feetech STS3215: 45 rpm without load, 30 kg·cm stalled at 12 V (7.4 V servos: half of it)",
-            "acceleration, jerk": "none published: the full speed in 0.5 s, the full acceleration in 0.1 s",
+            "acceleration, jerk": "none published: the full speed in 0.5 s, the full acceleration in 40 ms, as the xArm7's",
             "gripper": "jaw angles of the URDF; 0.1 m is the fingertips' distance at the widest, taken as proportional to the angle",
         },
         derived=("acceleration_max_rad_s2", "jerk_max_rad_s3", "gripper", "capsules", "workspace", "home_rad"),

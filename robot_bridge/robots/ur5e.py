@@ -81,7 +81,7 @@ def ur5e() -> RobotConfig:
     return RobotConfig(
         spec=spec,
         contract=contract,
-        jerk_max_rad_s3=(50.0,) * 6,
+        jerk_max_rad_s3=(125.0,) * 6,
         effort_max_nm=(150.0, 150.0, 150.0, 28.0, 28.0, 28.0),
         gripper_velocity_max_m_s=0.15,
         gripper_force_max_n=235.0,
@@ -93,6 +93,7 @@ def ur5e() -> RobotConfig:
             "position, velocity": "UR5e user manual 5.8 (the elbow within ±180°, where the arm cannot turn farther)",
             "effort": "Universal Robots, Max. joint torques",
             "acceleration": "ur_moveit_config: none is published, 5 rad/s² chosen there conservatively",
+            "jerk": "none published: the full acceleration in 40 ms, as the xArm7's datasheet has it",
             "rate": "e-series controller, 500 Hz; workspace: reach 850 mm, UR5e datasheet",
             "frames": "Universal Robots DH parameters (nominal; your arm's own calibration differs by millimetres)",
             "gripper": "Robotiq 2F-85 instruction manual: 85 mm, 235 N, 150 mm/s",

@@ -23,13 +23,13 @@ HIGH = (pi - 1e-5, radians(72), radians(92), pi - 1e-5, radians(128), pi - 1e-5)
 EFFORT_NM = (10.0, 20.0, 15.0, 2.0, 5.0, 1.0)
 HOME = (0.0, -0.96, 1.16, 0.0, -0.3, 0.0)
 ACCELERATION_RAD_S2 = 2 * pi
-JERK_RAD_S3 = 20 * pi
+JERK_RAD_S3 = 50 * pi
 BETWEEN_M = 0.938
 """Distance of ALOHA's follower bases, facing each other: the scene file of aloha in MuJoCo Menagerie, 2 x 0.469 m."""
 DERIVED = ("acceleration_max_rad_s2", "jerk_max_rad_s3", "capsules", "workspace")
 CITED = {
     "position, velocity, effort, frames": "interbotix_xsarm_descriptions/urdf/vx300s.urdf.xacro",
-    "acceleration, jerk": "none published: the full speed in 0.5 s, the full acceleration in 0.1 s",
+    "acceleration, jerk": "none published: the full speed in 0.5 s, the full acceleration in 40 ms, as the xArm7's",
     "gripper": "the fingers' slides of the URDF, 21 to 57 mm each",
 }
 

@@ -59,6 +59,10 @@ class Args:
     scene: bool = True
     """Whether scenes are set up and judged over /sinew/scene; with --no-scene episodes end by time and success is unknown, or
     asked for in a terminal. Robots of --robot-config have no such scene."""
+    controller: str = ""
+    """Kind of controller of --robot-config that is active, as trajectory; the usual one of its contract if left out."""
+    gripper_controller: str = ""
+    """Kind of its gripper's controller, as gripper_position; likewise."""
     first_run: bool = False
     """Limit the tools to 0.25 m/s."""
     start_pose: Literal["home", "here"] | None = None
@@ -72,6 +76,8 @@ class Args:
     """Topic (std_msgs/Bool) and service (std_srvs/Trigger) that stop the robot; empty for none."""
     record: Path | None = None
     """Dataset of what is done, in the folder given; goes on where there is one."""
+    record_trouble: Literal["stop", "go_on"] = "stop"
+    """What follows when the disk is full or away: stop ends the episode safely, go_on goes on without recording."""
     mcap: Path | None = None
     """Bag of every topic meanwhile, in the MCAP file given."""
     token_file: Path | None = None

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from sinew.protocols import Robot
 
 MAX_RATE_HZ = 1000.0
-DEAD_MAN_S = 0.25
+DEAD_MAN_S = 0.19
 """A terminal repeats a key that is held about 30 times a second."""
 
 
@@ -128,10 +128,12 @@ def _home(args: Args) -> bool:
 
 def _robot_config(args: Args) -> RobotConfig | None:
     if args.robot_config is None:
+        if args.controller or args.gripper_controller:
+            raise InputError("--controller and --gripper-controller are for robots of --robot-config: give it, or leave them out")
         return None
     from robot_bridge.robots import load_robot
 
-    return load_robot(args.robot_config)
+    return load_robot(args.robot_config).with_controller(args.controller, args.gripper_controller)
 
 
 def _task(args: Args, source: Source, robot_config: RobotConfig | None) -> tuple[str, TaskInterface]:
@@ -227,6 +229,13 @@ def _recorder(
 
     contract = None if robot_config is None else robot_config.contract
     about = {"task": task, "run": source.name, "seed": args.seed}
-    recorder = DatasetRecorder(args.record, interface, observation=source.policy.spec.observation, contract=contract, about=about)
+    recorder = DatasetRecorder(
+        args.record,
+        interface,
+        observation=source.policy.spec.observation,
+        contract=contract,
+        about=about,
+        on_trouble=args.record_trouble,
+    )
     stack.callback(recorder.close)
     return recorder
