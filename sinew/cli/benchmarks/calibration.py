@@ -245,9 +245,14 @@ def _real(data: Path | None) -> list[Row]:
     made = [
         Row(
             name=f"rosi_charuco, real, 15 views: left-out corners, {result.model}, board {100 * (result.scale - 1):+.2f} %",
-            unit="px", ours=held, target="<= 1.1", holds=held is not None and held <= 1.1, higher_is_better=False, detail=dict(result.model_px),
+            unit="px",
+            ours=held,
+            target="<= 1.1",
+            holds=held is not None and held <= 1.1,
+            higher_is_better=False,
+            detail=dict(result.model_px),
         )
-    ]  # fmt: skip
+    ]
     session = read_session(data / "metric_workcell")
     found = find_views(session)
     for c in range(2):
