@@ -20,6 +20,8 @@ from sinew.cli.benchmarks import offline
 from sinew.cli.improve_offline import READ_TOGETHER, features_of, remembered
 from sinew.errors import InputError
 
+torch.set_num_threads(1)  # sums of two threads are not the same bits every time
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
