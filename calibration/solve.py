@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from calibration.camera import Camera
+from calibration.diagnose import diagnose
 from calibration.estimator import Fit, Priors, calibrate, fit
 from calibration.model import Estimate, Free, Mount, residuals
 from calibration.observability import Observability, observability
@@ -96,7 +97,7 @@ def solve(
     _check(views)
     if time_offset and not views.twists.any():
         raise InputError("an offset of the clocks needs the hand's velocity at every view: poses with stamps, taken while it moves")
-    base = calibrate(views, cameras, mount, priors=priors)
+    base = _agreeing(views, cameras, mount, priors)
     few = len(np.unique(views.pose)) < FEW
     names = (["poses"] if few else list(MODELS)) if model == "auto" else [model]
     frees = {n: replace(MODELS[n], time_offset=time_offset, joint_offsets=joint_offsets) for n in names}
@@ -116,6 +117,26 @@ def solve(
                 f"{1e3 * o.worst_m:.0f} mm and {np.rad2deg(o.worst_rad):.1f} degrees only; {o.advice}, or give a drawing with --cad-prior"
             )
     return _result(found, views, mount, chosen, tried, seen)
+
+
+SUSPECT_M, SUSPECT_RAD, SUSPECT_PX = 0.01, float(np.deg2rad(2.0)), 5.0
+"""A robot or corners that seem to be worse than this, or two views in five that fit nothing, are looked into."""
+
+
+def _agreeing(views: Views, cameras: tuple[Camera, ...], mount: Mount, priors: Priors) -> Fit:
+    """The poses estimated; where the views do not agree, the mistake in the robot's poses is named."""
+    try:
+        found = calibrate(views, cameras, mount, priors=priors)
+    except DataError as e:
+        why = diagnose(views, cameras, mount)
+        raise DataError(f"the views do not agree with one another: {why}" if why else str(e)) from None
+    noise = found.noise
+    bad = noise.position_m > SUSPECT_M or noise.rotation_rad > SUSPECT_RAD or noise.pixel > SUSPECT_PX
+    if bad or len(found.rejected) > 0.4 * len(views):
+        why = diagnose(views, cameras, mount)
+        if why:
+            raise DataError(f"the views do not agree with one another: {why}")
+    return found
 
 
 def held_out(views: Views, start: Estimate, free: Free, priors: Priors, rejected: set[str] = frozenset()) -> float:  # type: ignore[assignment]
