@@ -115,3 +115,15 @@ def _board_in_camera(scenario: Scenario, points: Array, rng: np.random.Generator
         if np.isfinite(pixels).all() and (pixels > 5).all() and (pixels < np.array([CAMERA.width, CAMERA.height]) - 5).all():
             poses.append(pose)
     return np.array(poses)
+
+
+def view_at(made: Simulated, scenario: Scenario, hand: Array, rng: np.random.Generator, name: str = "") -> View | None:
+    """What is seen and told with the hand truly at T_base_hand (4, 4); None when the board is not wholly in the picture."""
+    board = se3_inverse(hand @ made.X) @ made.Z if scenario.mount == "in_hand" else se3_inverse(made.X) @ hand @ made.Z
+    points = board_points(scenario.corners, scenario.square_m)
+    pixels = made.true_camera.project(se3_act(board, points))
+    size = np.array([made.true_camera.width, made.true_camera.height])
+    if not (np.isfinite(pixels).all() and (pixels > 0).all() and (pixels < size - 1).all()):
+        return None
+    wrong = np.concatenate([rng.normal(0, scenario.sigma_m, 3), rng.normal(0, scenario.sigma_rad, 3)])
+    return View(robot=hand @ se3_exp(wrong), points=points, pixels=pixels + rng.normal(0, scenario.sigma_px, pixels.shape), name=name)

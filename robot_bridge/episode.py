@@ -109,8 +109,9 @@ class EpisodeRunner:
         if scene is not None:
             scene.reset(seed)
         measured = self._complete_measurement()
+        observation = self._tensors(self._observe(measured))  # what is loaded at first use is loaded before the robot moves
         if not self._warm:
-            self.executor.act(self._tensors(self._observe(measured)))
+            self.executor.act(observation)
             self._warm = True
         if self.approach is not None and self.approach.move():
             return self._result(episode, seed, None, 0, self.clock.now_ns())

@@ -21,7 +21,7 @@ TIMEOUT_S = 60.0
 
 CORE_PACKAGES = (
     "torch", "numpy", "mujoco", "gymnasium", "pyarrow", "av", "opencv-python-headless", "scipy", "safetensors", "diffusers", "tyro", "rich",
-    "cyclonedds", "rosbags", "mcap",
+    "pyyaml", "cyclonedds", "rosbags", "mcap",
 )  # fmt: skip
 EXTRAS = {
     "gpu": ("mujoco-warp", "batched physics on a GPU"),
