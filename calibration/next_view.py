@@ -230,7 +230,7 @@ def _in_sight(fit: Fit, views: Views, points: Array, hands: Array, sector: Secto
         inside[mine] = fits.all(-1) & _before(lens, in_camera[mine])
     whole = inside.all(1)
     sight = replace(everything, pixels=np.nan_to_num(pixels), sigma=np.where(whole[:, None], everything.sigma, np.inf))
-    return sight, whole.reshape(n, cameras).any(1)
+    return sight, np.asarray(whole.reshape(n, cameras).any(1))
 
 
 def at(estimate: Estimate, poses: int) -> Estimate:
@@ -254,7 +254,7 @@ def _apart(hands: Array, others: Array) -> np.ndarray:
     """(N,) bool: which poses differ from all others."""
     moved = np.linalg.norm(hands[:, None, :3, 3] - others[None, :, :3, 3], axis=-1)
     turned = np.linalg.norm(so3_log(np.swapaxes(others[None, :, :3, :3], -1, -2) @ hands[:, None, :3, :3]), axis=-1)
-    return ((moved > AGAIN_M) | (turned > AGAIN_RAD)).all(1)
+    return np.asarray(((moved > AGAIN_M) | (turned > AGAIN_RAD)).all(1))
 
 
 def _ask(reachable: Callable[[Array], bool], hand: Array, left: np.ndarray, i: int) -> bool:

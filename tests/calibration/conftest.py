@@ -52,3 +52,9 @@ def drawn():
         return made[kind, count]
 
     return of
+
+
+@pytest.fixture(scope="session")
+def drawing():
+    """`draw`, for pictures that a test makes as it goes."""
+    return draw
