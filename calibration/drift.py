@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import logsumexp
 from scipy.stats import chi2
 
 from calibration.results import Mounted, mounted
@@ -260,8 +259,8 @@ class DriftMonitor:
                 holds=True, evidence=0.0, chance=chance, moved=(), likelihood={}, moved_m=0.0, moved_rad=0.0, since=0, told=told
             )  # fmt: skip
         logs, mounts = self._log[1:], self._mount[1:]
-        total = float(logsumexp(logs))
-        likelihood = {name: float(np.exp(logsumexp(logs[mounts == i]) - total)) for i, name in enumerate(self.mounts)}
+        total = float(np.logaddexp.reduce(logs))
+        likelihood = {name: float(np.exp(np.logaddexp.reduce(logs[mounts == i]) - total)) for i, name in enumerate(self.mounts)}
         self._alarm = self._alarm or total > np.log(self.limit)
         ranked = sorted(likelihood, key=lambda name: -likelihood[name])
         moved = tuple(name for name in ranked if likelihood[name] > LIKELY) if self._alarm else ()

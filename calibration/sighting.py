@@ -83,6 +83,6 @@ def _linear(camera: Camera, place: Array, points: Array, pixels: Array, sigma: A
     there = se3_act(place, points)
     shown, by_point, _ = camera.project_with_jacobians(there)
     by_twist = by_point @ np.concatenate([np.broadcast_to(-np.eye(3), (len(points), 3, 3)), so3_hat(there)], -1)
-    ahead = np.isfinite(shown).all(1)
-    r = np.where(ahead[:, None], (shown - pixels) / sigma[:, None], 1e6)
-    return r, np.where(ahead[:, None, None], by_twist / sigma[:, None, None], 0.0)
+    ahead = np.isfinite(shown.sum(1))[:, None]
+    r = np.where(ahead, (shown - pixels) / sigma[:, None], 1e6)
+    return r, np.where(ahead[..., None], by_twist / sigma[:, None, None], 0.0)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from calibration.boards import Board as BoardSpec
     from calibration.camera import Camera
+    from calibration.solve import Result
 
 NOT_TRUE = 2
 """Exit code of `check` for a calibration that is not true any more."""
@@ -229,6 +230,7 @@ def _hand_eye(args: HandEye) -> dict[str, Any]:
     files = write(result, args.out, names=args.names, base_frame=args.base_frame, hand_frame=args.hand_frame)
     told = summary(result)
     told["rejected"] = {**found.rejected, **result.rejected}
+    files["report"] = _write_report(args, result, told["rejected"])
     return {
         "action": "handeye",
         "out": str(args.out),
@@ -236,6 +238,17 @@ def _hand_eye(args: HandEye) -> dict[str, Any]:
         "hash": [m.hash for m in mounted(result)],
         "files": [str(f) for f in files.values()],
     }
+
+
+def _write_report(args: HandEye, result: Result, rejected: dict[str, str]) -> Path:
+    """report.html, for a person to judge."""
+    from calibration.report import header, sections
+    from sinew.cli.report_style import page, section
+    from sinew.rundir import atomic_write
+
+    parts = [header(result, args.names), *(section(title, html) for title, html in sections(result, rejected, args.names))]
+    atomic_write(args.out / "report.html", page(f"Sinew calibration: {args.out.name}", "\n".join(parts)))
+    return args.out / "report.html"
 
 
 def _check(args: Check) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from calibration.drift import DriftMonitor, Picture
+from calibration.model import Mount
 from calibration.results import Mounted
 from calibration.simulate import CAMERA, Scenario, board_points, simulate
 from calibration.solve import solve
@@ -25,7 +26,7 @@ TURNED = np.array([0.6, -0.5, 0.62, 0.6, 0.5, -0.62])
 class World:
     """Cameras and a board that can be bumped."""
 
-    def __init__(self, mount: str, seed: int, cameras: int = 1) -> None:
+    def __init__(self, mount: Mount, seed: int, cameras: int = 1) -> None:
         self.rng, self.mount = np.random.default_rng(seed), mount
         facing = se3(so3_exp(np.array([np.pi, 0, 0])), np.array([0, 0, 0.45]))  # T_camera_board in the middle
         self.X = [se3(so3_exp(self.rng.normal(0, 0.5, 3)), self.rng.normal(0, 0.1, 3))]

@@ -58,6 +58,8 @@ def test_samples_of_others_are_calibrated_checked_and_written_for_ros(tmp_path, 
     transform = yaml.safe_load((tmp_path / "cal/front.static_tf.yaml").read_text())["transforms"][0]
     assert transform["header"]["frame_id"] == "tool0" and transform["transform"]["rotation"]["w"] == pytest.approx(w)
     assert yaml.safe_load((tmp_path / "cal/front.camera_info.yaml").read_text())["distortion_model"] == "plumb_bob"
+    page = (tmp_path / "cal/report.html").read_text()
+    assert str(tmp_path / "cal/report.html") in told["files"] and "front: known to" in page and "http" not in page
     assert yaml.safe_load((tmp_path / "cal/front.easy_handeye2.yaml").read_text())["parameters"]["calibration_type"] == "eye_in_hand"
     # the same camera seen again is where it was; bumped, it is not
     samples(tmp_path / "b.yaml", Scenario(views=20), 0)
