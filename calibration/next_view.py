@@ -228,7 +228,7 @@ def _in_sight(fit: Fit, views: Views, points: Array, hands: Array, sector: Secto
         room = doubt[mine] + border
         fits = (pixels[mine] >= room) & (pixels[mine] <= np.array([lens.width - 1, lens.height - 1]) - room)
         inside[mine] = fits.all(-1) & _before(lens, in_camera[mine])
-    whole = inside.all(1)
+    whole = np.asarray(inside.all(1))
     sight = replace(everything, pixels=np.nan_to_num(pixels), sigma=np.where(whole[:, None], everything.sigma, np.inf))
     return sight, np.asarray(whole.reshape(n, cameras).any(1))
 
