@@ -32,7 +32,7 @@ __all__ = [
     "UNKNOWN_POSE", "Decoder", "DeployConfig", "DeployReport", "Frame", "Recorder", "TaskInterface", "deploy", "make_gate",
 ]  # fmt: skip
 
-SLOWEST_S = 0.05
+SLOWEST_S = 0.045
 """A target is followed at most this much longer than the policy's period, so that a robot holds soon after its policy is gone."""
 
 

@@ -2,7 +2,7 @@
 
 With a board, the search is given the trajectory of the camera that the pictures tell one by one, and the estimator the corners, from
 which it tells the noise. Without a board there is only odometry: drifting, jumping, of unknown scale; the estimator has no corners
-then, and closed forms stand beside the search.
+then, and closed forms stand beside the search. These take the unit of the odometry for metres, which they must.
 """
 
 from __future__ import annotations
