@@ -16,6 +16,7 @@ import numpy as np
 from sinew.bench import Row
 
 TRIALS, QUICK_TRIALS = 100, 6
+NEXT_VIEW_TRIALS, SEARCH_TRIALS = 60, 10
 FAILED_DEG, FAILED_MM = 1.0, 10.0
 CHI2_95 = 12.59
 """Of six degrees of freedom."""
@@ -45,6 +46,9 @@ def rows(quick: bool, out: Path | None = None) -> list[Row]:
         quick: few trials.
         out: folder with the real sets rosi_charuco, metric_workcell and ethz_robot_arm; they are left out without it.
     """
+    from sinew.cli.benchmarks.calibration_search import search_rows
+    from sinew.cli.benchmarks.calibration_views import next_view_rows
+
     trials = QUICK_TRIALS if quick else TRIALS
     made: list[Row] = []
     honest: list[float] = []
@@ -61,7 +65,8 @@ def rows(quick: bool, out: Path | None = None) -> list[Row]:
             peer="OpenCV tells no uncertainty",
         )
     )
-    return [*made, *_refusals(trials), _speed(), *_real(out)]
+    views = next_view_rows(2 if quick else NEXT_VIEW_TRIALS)
+    return [*made, *_refusals(trials), _speed(), *views, *search_rows(1 if quick else SEARCH_TRIALS), *_real(out)]
 
 
 def _case(name: str, unusual: dict[str, Any], trials: int, target: str, holds: Any, honest: list[float]) -> list[Row]:
