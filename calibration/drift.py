@@ -5,7 +5,8 @@ moved: the calibration's own error, where the board is, and the robot's error, w
 thousands of pictures of a standing robot count once. For every mount, and every picture at which it may have been bumped, a second
 filter lets that mount be elsewhere from then on. Its likelihood over the first one's is a martingale while nothing moves, and the sum
 over the pictures at which the bump may have been (Shiryaev 1963, Roberts 1966) passes N within T pictures with a chance of T / N at
-most (Doob's inequality). The mount whose filters explain the pictures best is named.
+most (Doob's inequality). The mount whose filters explain the pictures best is named. The promise holds as far as the calibration's
+noise levels do: a robot a third noisier than told does not matter, one twice as noisy raises false alarms within a hundred pictures.
 """
 
 from __future__ import annotations
