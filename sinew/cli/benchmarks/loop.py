@@ -164,17 +164,19 @@ def _regularity(seconds: float) -> list[Row]:
 
 def _stops(times: int) -> list[Row]:
     """The slowest of some stops of a loop at 500 Hz that moves: after an emergency stop, and after the last target."""
+    from robot_bridge.deploy import DeployConfig
     from robot_bridge.gate import GateConfig, Operator, SafetyGate
     from robot_bridge.loop import ControlLoop
 
     slowest: dict[str, float] = {}
+    ttl_s = DeployConfig().ttl_s(20.0)
     for i in range(2 * times):
         robot, operator = _Echo(), Operator()
         gate = SafetyGate(GateConfig.of(robot.spec, 500.0), operator=operator)
         loop = ControlLoop(robot, gate, blend_s=0.05)
         loop.start()
         loop.resume()
-        _move(loop, 0.5 + 0.003 * i)
+        _move(loop, 0.5 + 0.003 * i, ttl_s)
         if i % 2:
             operator.press("bench")
         time.sleep(0.6)
@@ -196,14 +198,14 @@ def _stops(times: int) -> list[Row]:
     ]  # fmt: skip
 
 
-def _move(loop: Any, seconds: float) -> None:
+def _move(loop: Any, seconds: float, ttl_s: float) -> None:
     """Targets of a policy at 20 Hz."""
     from sinew.protocols import Command
 
     end, seq = time.monotonic() + seconds, 0
     while time.monotonic() < end:
         seq += 1
-        loop.submit(Command(time.monotonic_ns(), seq, 0.1, {"joint_position": np.full(7, 0.2 * np.sin(0.1 * seq))}))
+        loop.submit(Command(time.monotonic_ns(), seq, ttl_s, {"joint_position": np.full(7, 0.2 * np.sin(0.1 * seq))}))
         time.sleep(0.05)
 
 
