@@ -28,6 +28,8 @@ TITLES = {
     "improve": "Improving a policy",
     "rewards": "Rewards",
     "loop": "Control loop and transport",
+    "safety": "The safety gate",
+    "server": "The policy server",
     "faults": "Faults",
     "soak": "A million ticks",
     "calibration": "Calibration",
