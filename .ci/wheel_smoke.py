@@ -43,9 +43,7 @@ def main() -> None:
         result = json.loads(sh(sinew, "eval", tmp / "run", "--episodes", "4", "--json", cwd=tmp, env=env))
         make = "import gymnasium, sim; gymnasium.make('sinew/Lift-v0').reset(seed=0)"
         sh(python, "-c", make, cwd=tmp, env=env)
-        print(
-            f"{wheel.name}: {len(tasks['tasks'])} tasks, evaluated {result['n']} episodes"
-        )
+        print(f"{wheel.name}: {len(tasks['tasks'])} tasks, evaluated {result['n']} episodes")
 
 
 if __name__ == "__main__":

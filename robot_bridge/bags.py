@@ -15,7 +15,7 @@ from demos.layout import INFO
 from demos.writer import Writer
 from robot_bridge import contract as contracts
 from robot_bridge.alignment import Aligner, Frame, frames
-from robot_bridge.contract import COMMANDED, Contract, contract_from_json
+from robot_bridge.contract import COMMANDED, Contract
 from robot_bridge.dds import codec
 from robot_bridge.markers import EPISODES, TEXT, TRUTH, Episode, Markers
 from robot_bridge.recording import NOTE
@@ -128,7 +128,7 @@ def embedded(path: Path) -> tuple[Contract, dict[str, Any]]:
         raise InputError(f"{path} holds no contract: give --contract with a robot ({', '.join(ROBOTS)}), a run, a dataset or a file")
     try:
         told = json.loads(codec.decode(message.data, TEXT).data)
-        return contract_from_json(told["contract"], f"the contract in {path}"), dict(told.get("specs") or {})
+        return from_json(Contract, told["contract"], f"the contract in {path}"), dict(told.get("specs") or {})
     except (ValueError, KeyError, TypeError, RecursionError) as e:
         raise DataError(f"the contract in {path} cannot be read ({e}); give --contract") from None
 

@@ -375,19 +375,6 @@ def _for_network(source: Source, value: np.ndarray) -> np.ndarray:
     return np.concatenate((flat[:3], first, second))
 
 
-def contract_from_json(data: Any, where: str = "contract") -> Contract:
-    """A contract from what `sinew.config.to_json` made of one.
-
-    Raises:
-        DataError: a field is unknown, missing or of another type.
-        InputError: what it says cannot be.
-    """
-    try:
-        return from_json(Contract, data, where)
-    except (TypeError, ValueError) as e:
-        raise DataError(f"{where}: {e}") from None
-
-
 def store(contract: Contract, folder: str | Path) -> Path:
     """Write a contract into the folder of a run, or into a dataset's "meta"; returns the file."""
     path = Path(folder) / FILE
@@ -409,6 +396,6 @@ def load(place: str | Path) -> Contract | None:
     if path is None:
         return None
     try:
-        return contract_from_json(json.loads(path.read_text()), str(path))
+        return from_json(Contract, json.loads(path.read_text()), str(path))
     except ValueError as e:
         raise DataError(f"{path} is not JSON: {e}") from None

@@ -153,17 +153,20 @@ def deploy(
     config = config or DeployConfig()
     clock = clock or MonotonicClock()
     executor, spec = _executor(policy, interface.task_text if instruction is None else instruction)
-    if spec is not None:
-        check_observation_join("the task", interface.observation_spec, "the policy", spec.observation)
-        check_action_join("the policy", spec.action, "the task", interface.action_spec)
     gate = gate or make_gate(interface, config)
-    if len(gate.config.position_low_rad) != len(robot.spec.joint_names):
-        raise InputError(f"the gate is for {len(gate.config.position_low_rad)} joints, {robot.spec.name} has {len(robot.spec.joint_names)}")
+    _check(spec, interface, robot, gate)
     ready = warm_up(executor)
     if ready.slow:
         tell(ready.slow)
     seeds = tuple(range(episodes) if seeds is None else (int(s) for s in seeds))
-    loop, runner = _assemble(executor, spec, interface, robot, gate, config, clock, contract, confirm, judge, ready, on_frame, record)
+    timing, wanted = _timing(interface, config), interface.observation_spec if spec is None else spec.observation
+    blend_s = timing.period_ns / 1e9 if config.blend_s is None else config.blend_s
+    loop = ControlLoop(robot, gate, blend_s=blend_s, clock=clock, realtime=config.realtime)
+    runner = EpisodeRunner(
+        executor, interface, wanted, loop, Synchroniser(budgets(needed_values(interface, wanted), contract)), timing, clock,
+        approach=_approach(loop, timing, config, clock, confirm), warm=ready.chunks > 0, watchers=() if on_frame is None else (on_frame,),
+        record=record, judge=judge,
+    )  # fmt: skip
     robot.connect(config.connect_timeout_s)
     results: list[EpisodeResult] = []
     stopped = ""
@@ -181,10 +184,42 @@ def deploy(
         stopped = str(e)
     finally:
         loop.close()
+    return _report(interface, loop, runner, results, seeds, ready, stopped)
+
+
+def _check(spec: PolicySpec | None, interface: TaskInterface, robot: Robot, gate: SafetyGate) -> None:
+    if spec is not None:
+        check_observation_join("the task", interface.observation_spec, "the policy", spec.observation)
+        check_action_join("the policy", spec.action, "the task", interface.action_spec)
+    if len(gate.config.position_low_rad) != len(robot.spec.joint_names):
+        raise InputError(f"the gate is for {len(gate.config.position_low_rad)} joints, {robot.spec.name} has {len(robot.spec.joint_names)}")
+
+
+def _timing(interface: TaskInterface, config: DeployConfig) -> Timing:
+    rate_hz = interface.action_spec.rate_hz
+    steps = config.max_steps or interface.max_episode_steps
+    return Timing(period_ns=round(1e9 / rate_hz), ttl_s=config.ttl_s(rate_hz), steps=steps, patience_s=config.connect_timeout_s)
+
+
+def _approach(
+    loop: ControlLoop, timing: Timing, config: DeployConfig, clock: Clock, confirm: Callable[[str], bool] | None
+) -> Approach | None:
+    """What brings the robot to its start pose; None where it begins as it stands."""
+    if not config.start_pose_rad:
+        return None
+    period_s, speed = timing.period_ns / 1e9, config.approach_speed
+    return Approach(loop, config.start_pose_rad, speed=speed, period_s=period_s, ttl_s=timing.ttl_s, clock=clock, confirm=confirm)
+
+
+def _report(
+    interface: TaskInterface, loop: ControlLoop, runner: EpisodeRunner, results: Sequence[EpisodeResult], seeds: tuple[int, ...],
+    ready: Readiness, stopped: str,
+) -> DeployReport:  # fmt: skip
+    gate = loop.gate
     events = [{"stamp_ns": e.stamp_ns, "outcome": e.outcome, "reason": e.reason, "detail": e.detail} for e in gate.events]
     return DeployReport(
         task=interface.task_text,
-        robot=robot.spec.name,
+        robot=loop.robot.spec.name,
         episodes=tuple(results),
         seeds=seeds,
         readiness=told(ready),
@@ -194,45 +229,6 @@ def deploy(
         gate={"counts": dict(gate.counts), "outcomes": dict(loop.outcomes), "events": events[-100:], "latched": gate.latched},
         stopped=gate.latched or stopped,
     )
-
-
-def _assemble(
-    executor: Executor,
-    spec: PolicySpec | None,
-    interface: TaskInterface,
-    robot: Robot,
-    gate: SafetyGate,
-    config: DeployConfig,
-    clock: Clock,
-    contract: Any,
-    confirm: Callable[[str], bool] | None,
-    judge: Judge | None,
-    ready: Readiness,
-    on_frame: Callable[[Frame], None] | None,
-    record: Recorder | None,
-) -> tuple[ControlLoop, EpisodeRunner]:
-    """The control loop and what plays episodes over it."""
-    rate_hz, wanted = interface.action_spec.rate_hz, interface.observation_spec if spec is None else spec.observation
-    period_s, ttl_s = 1.0 / rate_hz, config.ttl_s(rate_hz)
-    blend_s = period_s if config.blend_s is None else config.blend_s
-    loop = ControlLoop(robot, gate, blend_s=blend_s, clock=clock, realtime=config.realtime)
-    approach = None
-    if config.start_pose_rad:
-        speed, pose = config.approach_speed, config.start_pose_rad
-        approach = Approach(loop, pose, speed=speed, period_s=period_s, ttl_s=ttl_s, clock=clock, confirm=confirm)
-    timing = Timing(
-        period_ns=round(1e9 / rate_hz),
-        ttl_s=ttl_s,
-        steps=config.max_steps or interface.max_episode_steps,
-        patience_s=config.connect_timeout_s,
-    )
-    synchroniser = Synchroniser(budgets(needed_values(interface, wanted), contract))
-    watchers = () if on_frame is None else (on_frame,)
-    runner = EpisodeRunner(
-        executor, interface, wanted, loop, synchroniser, timing, clock, approach=approach, warm=ready.chunks > 0, watchers=watchers,
-        record=record, judge=judge,
-    )  # fmt: skip
-    return loop, runner
 
 
 def _executor(policy: Policy | Executor, instruction: str) -> tuple[Executor, PolicySpec | None]:

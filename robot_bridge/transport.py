@@ -6,13 +6,18 @@ hot, carry messages of rosbags' types. Nothing here blocks unless it takes a tim
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, NamedTuple, Protocol
 
-from sinew.errors import unknown
+from sinew.errors import InputError, unknown
+
+POLL_S = 0.005
+"""Between two looks for a server."""
 
 BACKENDS = {"dds": "robot_bridge.dds.node", "ros2": "robot_bridge.ros.node"}
 """Module per way of speaking; each has a class `Node` that is a `Transport`."""
@@ -159,6 +164,30 @@ class Client(Protocol):
             InputError: no server or no response in time, or as `ready`, at once.
         """
         ...
+
+
+def answer_in_time(client: Client, request: Any, timeout_s: float, where: str, check: Callable[[], None] = lambda: None) -> Any:
+    """`Client.call` of any transport.
+
+    Args:
+        client: who asks.
+        request: a message.
+        timeout_s: for the server to be there and to answer.
+        where: the domain, for the message.
+        check: called while nobody is there; raises where nobody ever will be.
+    """
+    deadline = time.monotonic() + timeout_s
+    while not client.ready:
+        check()
+        if time.monotonic() > deadline:
+            raise InputError(f"nobody answers service {client.service} after {timeout_s:g} s on {where}")
+        time.sleep(POLL_S)
+    future = client.submit(request)
+    try:
+        return future.result(max(deadline - time.monotonic(), 0.0))
+    except FutureTimeoutError:
+        future.cancel()
+        raise InputError(f"service {client.service} did not answer within {timeout_s:g} s") from None
 
 
 Handler = Callable[[Any], Any]

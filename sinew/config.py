@@ -53,7 +53,10 @@ def from_json(cls: type[T], data: Any, where: str = "") -> T:
             values[name] = _convert(hints[name], data[name], f"{where or cls.__name__}.{name}")
         elif f.default is MISSING and f.default_factory is MISSING:
             raise DataError(f"{where or cls.__name__}: field {name!r} is missing")
-    return cls(**values)
+    try:
+        return cls(**values)
+    except (TypeError, ValueError) as e:  # what the class itself refuses
+        raise DataError(f"{where or cls.__name__}: {e}") from None
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:

@@ -15,14 +15,13 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from robot_bridge.dds import codec, wire
 from robot_bridge.dds.graph import user_text
 from robot_bridge.dds.messages import parts
-from robot_bridge.transport import CYCLONE, Handler, vendor
+from robot_bridge.transport import CYCLONE, Handler, answer_in_time, vendor
 from sinew.errors import DataError, InputError
 
 if TYPE_CHECKING:
@@ -141,18 +140,8 @@ class Client:
         return future
 
     def call(self, request: Any, timeout_s: float = 5.0) -> Any:
-        deadline = time.monotonic() + timeout_s
-        while not self.ready:
-            self._check()  # a server that cannot answer need not match to be known
-            if time.monotonic() > deadline:
-                raise InputError(f"nobody answers service {self.service} after {timeout_s:g} s on DDS domain {self._node.domain}")
-            time.sleep(POLL_S)
-        future = self.submit(request)
-        try:
-            return future.result(max(deadline - time.monotonic(), 0.0))
-        except FutureTimeoutError:
-            future.cancel()
-            raise InputError(f"service {self.service} did not answer within {timeout_s:g} s") from None
+        # a server that cannot answer need not match to be known
+        return answer_in_time(self, request, timeout_s, f"DDS domain {self._node.domain}", self._check)
 
     def _check(self) -> None:
         if problem := refusal(self.service, self._node.graph.server_vendors(self.service)):

@@ -148,19 +148,6 @@ class RobotConfig:
         write_json(path, to_json(self))
 
 
-def robot_from_json(data: Any, where: str = "robot") -> RobotConfig:
-    """A config from what `sinew.config.to_json` made of one.
-
-    Raises:
-        DataError: a field is unknown, missing or of another type.
-        InputError: what it says cannot be.
-    """
-    try:
-        return from_json(RobotConfig, data, where)
-    except (TypeError, ValueError) as e:
-        raise DataError(f"{where}: {e}") from None
-
-
 def load_robot(name_or_file: str | Path) -> RobotConfig:
     """A registered robot by its name, or one from a JSON file that `sinew robot add` wrote.
 
@@ -183,4 +170,4 @@ def load_robot(name_or_file: str | Path) -> RobotConfig:
         raise InputError(f"robot file {path}: {e.strerror}; known robots are {', '.join(ROBOTS)}") from None
     except ValueError as e:
         raise DataError(f"robot file {path} is not JSON: {e}") from None
-    return robot_from_json(data, str(path))
+    return from_json(RobotConfig, data, str(path))

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import TYPE_CHECKING, Any
 
 from robot_bridge.dds import codec
 from robot_bridge.dds.messages import parts
 from robot_bridge.ros import door
-from robot_bridge.transport import Handler
+from robot_bridge.transport import Handler, answer_in_time
 from sinew.errors import InputError
 
 if TYPE_CHECKING:
     from robot_bridge.ros.node import Node
 
-POLL_S = 0.01
 _log = logging.getLogger(__name__)
 
 
@@ -66,17 +63,7 @@ class Client:
         return ended
 
     def call(self, request: Any, timeout_s: float = 5.0) -> Any:
-        deadline = time.monotonic() + timeout_s
-        while not self.ready:
-            if time.monotonic() > deadline:
-                raise InputError(f"nobody answers service {self.service} after {timeout_s:g} s on domain {self._node.domain}")
-            time.sleep(POLL_S)
-        future = self.submit(request)
-        try:
-            return future.result(max(deadline - time.monotonic(), 0.0))
-        except FutureTimeoutError:
-            future.cancel()
-            raise InputError(f"service {self.service} did not answer within {timeout_s:g} s") from None
+        return answer_in_time(self, request, timeout_s, f"domain {self._node.domain}")
 
     def _check(self) -> None:
         """Refuse a server of another vendor's DDS, once: it would look ready and never answer."""

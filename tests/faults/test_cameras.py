@@ -44,7 +44,3 @@ def test_one_camera_of_two_is_enough():
 def test_black_pictures_are_counted():
     made = trial("camera_black", 0.3)
     assert made.report.policy["observations"]["images.front"]["black"] >= 5
-
-
-def test_exchanged_cameras_are_told_apart():
-    pytest.skip("needs the check of extrinsics against what a camera sees, which comes with calibration (a later issue)")

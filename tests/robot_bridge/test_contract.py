@@ -8,10 +8,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from robot_bridge.contract import Contract, Feature, Sink, Source, contract_from_json, load, store
+from robot_bridge.contract import Contract, Feature, Sink, Source, load, store
 from robot_bridge.robots import ROBOTS, load_robot
 from robot_bridge.units import Wire
-from sinew.config import to_json
+from sinew.config import from_json, to_json
 from sinew.errors import DataError, InputError
 from sinew.specs import IMAGES, STATE, ActionSpec
 
@@ -44,7 +44,7 @@ def contract(**changes) -> Contract:
 
 def test_it_comes_back_from_its_file_with_the_same_hash(tmp_path):
     made = contract()
-    assert contract_from_json(json.loads(json.dumps(to_json(made)))) == made
+    assert from_json(Contract, json.loads(json.dumps(to_json(made)))) == made
     path = store(made, tmp_path / "meta")
     assert load(path) == load(tmp_path) == load(tmp_path / "meta") == made
     assert load(path).hash() == made.hash() and contract(rate_hz=10.0).hash() == made.hash()
@@ -69,7 +69,7 @@ def test_ranges_of_another_length_are_refused(tmp_path):
     data = to_json(contract())
     data["sources"][1]["wire_range"] = [0.0]
     with pytest.raises(InputError, match="two different finite numbers"):
-        contract_from_json(data)
+        from_json(Contract, data)
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,11 @@ import mujoco
 import numpy as np
 import pytest
 
-from robot_bridge.robots import ROBOTS, load_robot, robot_from_json
+from robot_bridge.robots import ROBOTS, RobotConfig, load_robot
 from robot_bridge.robots.kinematics import jacobians, link_poses, tool_model, tool_poses
 from robot_bridge.robots.mjcf import collision_pairs, mjcf
 from robot_bridge.robots.stand_in import ArmPhysics
-from sinew.config import to_json
+from sinew.config import from_json, to_json
 from sinew.errors import DataError, InputError
 
 WITH_FRAMES = [name for name in ROBOTS if load_robot(name).frames]
@@ -107,7 +107,7 @@ def test_three_kinematics_agree(name):
 def test_a_config_comes_back_from_its_file_and_stands_within_its_limits(name, tmp_path):
     config = load_robot(name)
     config.save(tmp_path / "robot.json")
-    assert load_robot(tmp_path / "robot.json") == config == robot_from_json(to_json(config))
+    assert load_robot(tmp_path / "robot.json") == config == from_json(RobotConfig, to_json(config))
     spec = config.spec
     assert config.cited and all(lo < hi for lo, hi in zip(spec.position_low_rad, spec.position_high_rad, strict=True))
     for home, low, high in zip(spec.home_rad, spec.position_low_rad, spec.position_high_rad, strict=False):

@@ -1,9 +1,8 @@
-"""Faults whose tests live elsewhere, or which belong to a later issue; a full disk; wild commands counted at the driver."""
+"""A full disk, clocks, what makes a loop late, and wild commands counted at the driver."""
 
 from __future__ import annotations
 
 import errno
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,25 +12,6 @@ from robot_bridge.faults.fuzz import fuzz_driver
 from robot_bridge.faults.schedule import KINDS, Fault, Schedule
 from robot_bridge.faults.trial import Trial, wall_clock_off
 from sinew.errors import InputError
-
-TESTS = Path(__file__).resolve().parents[1]
-ELSEWHERE = {
-    1: ("demos/test_kill.py",),
-    2: ("demos/test_kill.py", "rl/test_resume.py"),
-    7: ("robot_bridge/test_dds_robot.py",),
-    14: ("robot_bridge/server",),
-    17: ("demos/test_concat.py",),
-}
-
-
-@pytest.mark.parametrize("number", ELSEWHERE)
-def test_what_is_tested_elsewhere_is_there(number):
-    assert all((TESTS / path).exists() for path in ELSEWHERE[number])
-
-
-@pytest.mark.parametrize(("number", "issue"), [(15, "generated rewards"), (16, "calibration")])
-def test_what_comes_later(number, issue):
-    pytest.skip(f"fault {number} belongs to the issue on {issue}")
 
 
 def test_a_full_disk_stops_the_deployment_with_the_robot_at_rest():
