@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from statistics import median
@@ -13,11 +10,7 @@ from typing import Any
 import numpy as np
 
 from sinew.bench import Row
-
-JOINTS = [f"joint{i}" for i in range(1, 8)] + ["gripper"]
-TOPIC = "/sinew/bench/joint_states"
-RATE_HZ = 1000.0
-NO_ROS = "rclpy needs a ROS 2 installation; 166 / 375 us p50 / p99 measured elsewhere"
+from sinew.cli.benchmarks.loop_latency import JOINTS, latency_rows, native
 
 
 def rows(quick: bool) -> list[Row]:
@@ -26,7 +19,7 @@ def rows(quick: bool) -> list[Row]:
     from sinew.cli.benchmarks.loop_images import images
 
     return [
-        *_latency(seconds),
+        *latency_rows(seconds),
         *images(seconds),
         *_regularity(2.0 if quick else 10.0),
         *_stops(3 if quick else 15),
@@ -34,103 +27,6 @@ def rows(quick: bool) -> list[Row]:
         _gate(2_000 if quick else 20_000),
         *_codecs(3 if quick else 10),
     ]
-
-
-# ---------------------------------------------------------------- latency
-
-
-def _latency(seconds: float) -> list[Row]:
-    """JointState at 1 kHz from another process, stamped with the machine's monotonic clock, in microseconds."""
-    idle = os.getloadavg()[0] < 1.0  # the target is for an idle machine; on a busy one it can be met but not missed
-    ours, native = (np.array(_received(codec, seconds)) / 1e3 for codec in ("ours", "native"))
-    peer = f"Cyclone DDS's own Python codec; {NO_ROS}"
-    made = []
-    for name, quantile, target in (("p50", 50, 60.0), ("p99", 99, 130.0)):
-        value, other = float(np.percentile(ours, quantile)), float(np.percentile(native, quantile))
-        made.append(
-            Row(
-                name=f"JointState at 1 kHz, two processes, {name}",
-                unit="us",
-                ours=value,
-                peer=peer,
-                peer_value=other,
-                target=f"<= {target:g} us on an idle machine",
-                holds=True if value <= target else False if idle else None,
-                higher_is_better=False,
-            )
-        )
-    return made
-
-
-def _received(codec_name: str, seconds: float) -> list[int]:
-    """Latencies in ns of the messages that a sender process writes."""
-    from robot_bridge.cadence import raise_priority
-    from robot_bridge.dds import codec
-    from robot_bridge.dds.node import Node
-
-    domain = 1 + os.getpid() % 99
-    node = Node("bench_receiver", domain=domain)
-    subscription = node.subscription(TOPIC, "sensor_msgs/JointState")
-    sender = subprocess.Popen([sys.executable, "-m", "sinew.cli.benchmarks.loop", codec_name, str(domain), str(seconds)])
-    latencies: list[int] = []
-    decoder = codec.JointStateDecoder()
-    scheduler = os.sched_getscheduler(0)
-    raise_priority()
-    try:
-        while sender.poll() is None:
-            if not subscription.wait(0.1):
-                continue
-            for sample in subscription.take():
-                if codec_name == "ours":
-                    stamp_ns = decoder.decode(sample.data).stamp_ns
-                else:
-                    stamp = _native(sample.data, "sensor_msgs/JointState").header.stamp
-                    stamp_ns = stamp.sec * 1_000_000_000 + stamp.nanosec
-                latencies.append(time.monotonic_ns() - stamp_ns)
-    finally:
-        os.sched_setscheduler(0, scheduler, os.sched_param(0))
-        sender.wait()
-        node.close()
-    if not latencies:
-        raise RuntimeError(f"the sender process ended with {sender.returncode} and sent nothing")
-    return latencies[len(latencies) // 10 :]
-
-
-def _send(codec_name: str, domain: int, seconds: float) -> None:
-    """What the sender process does."""
-    from robot_bridge.cadence import next_deadline, raise_priority
-    from robot_bridge.clock import MonotonicClock
-    from robot_bridge.dds import codec
-    from robot_bridge.dds.node import Node
-
-    node = Node("bench_sender", domain=domain)
-    publisher = node.publisher(TOPIC, "sensor_msgs/JointState")
-    encoder, values = codec.JointStateEncoder(JOINTS), [0.1] * len(JOINTS)
-    native = _native(bytes(encoder.encode(0, values, values)), "sensor_msgs/JointState")
-    while not publisher.subscribers:
-        time.sleep(0.01)
-    raise_priority()
-    clock, period_ns = MonotonicClock(), round(1e9 / RATE_HZ)
-    deadline_ns = clock.now_ns() + period_ns
-    end_ns = deadline_ns + int(seconds * 1e9)
-    while deadline_ns < end_ns:
-        clock.wait_until(deadline_ns)
-        stamp_ns = clock.now_ns()
-        if codec_name == "ours":
-            publisher.write(encoder.encode(stamp_ns, values, values))
-        else:
-            native.header.stamp.sec, native.header.stamp.nanosec = divmod(stamp_ns, 1_000_000_000)
-            publisher.write(native.serialize(use_version_2=False))
-        deadline_ns = next_deadline(deadline_ns, period_ns, clock.now_ns())
-    time.sleep(0.2)
-    node.close()
-
-
-def _native(payload: bytes, message: str) -> Any:
-    """A message as Cyclone's own Python object."""
-    from robot_bridge.dds import wire
-
-    return wire.dds_type(message).deserialize(payload)
 
 
 # ---------------------------------------------------------------- loop and gate
@@ -338,7 +234,7 @@ def _codecs(repeats: int) -> list[Row]:
 
     image = np.random.default_rng(0).integers(0, 256, (480, 640, 3), dtype=np.uint8)
     payload = bytes(codec.encode_image(image, 1, "camera"))
-    native = _native(payload, "sensor_msgs/Image")
+    message = native(payload, "sensor_msgs/Image")
     stamp = make("builtin_interfaces/Time", sec=1, nanosec=2)
     header = make("std_msgs/Header", stamp=stamp, frame_id="")
     values, listed = np.linspace(0, 1, len(JOINTS)), [0.1] * len(JOINTS)
@@ -349,8 +245,8 @@ def _codecs(repeats: int) -> list[Row]:
         return codec.encode(make("sensor_msgs/JointState", header=header, name=JOINTS, position=values, velocity=values, effort=values[:0]))
 
     cases: list[tuple[str, Callable[[], Any], Callable[[], Any]]] = [
-        ("Image 640x480 write", lambda: codec.encode_image(image, 1, "camera"), lambda: native.serialize(use_version_2=False)),
-        ("Image 640x480 read", lambda: codec.decode_image(payload), lambda: _native(payload, "sensor_msgs/Image")),
+        ("Image 640x480 write", lambda: codec.encode_image(image, 1, "camera"), lambda: message.serialize(use_version_2=False)),
+        ("Image 640x480 read", lambda: codec.decode_image(payload), lambda: native(payload, "sensor_msgs/Image")),
         ("JointState write", lambda: encoder.encode(1, listed, listed), rosbags_state),
         ("JointState read", lambda: decoder.decode(state), lambda: codec.decode(state, "sensor_msgs/JointState")),
     ]
@@ -374,6 +270,3 @@ def _microseconds(call: Callable[[], Any], repeats: int) -> float:
         took.append(time.perf_counter_ns() - before)
     return median(took) / 1e3
 
-
-if __name__ == "__main__":
-    _send(sys.argv[1], int(sys.argv[2]), float(sys.argv[3]))
