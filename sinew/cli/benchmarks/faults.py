@@ -208,7 +208,7 @@ def _elsewhere() -> list[Row]:
     told: list[tuple[int, str, str]] = [
         (1, "SIGKILL of the recorder", "tests/demos/test_kill.py"),
         (2, "SIGKILL while an episode or checkpoint is saved", "tests/demos/test_kill.py, tests/rl/test_resume.py"),
-        (3, "disk full, folder read-only", "tests/faults/test_elsewhere.py"),
+        (3, "disk full, folder read-only", "tests/faults/test_disk_and_driver.py"),
         (7, "policy process killed or stopped", "tests/robot_bridge/test_dds_robot.py"),
         (11, "regularity under load", "sinew bench loop"),
         (14, "malicious checkpoints, messages and clients", "tests/robot_bridge/server"),
