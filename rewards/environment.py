@@ -12,11 +12,16 @@ from sinew.specs import ActionSpec, ObservationSpec
 
 
 class Rewarded:
-    """`env` with `reward` in place of its own; everything else passes through."""
+    """`env` with `reward` in place of its own; everything else passes through.
+
+    A reward that remembers something of an episode has `begin(obs, ids)`: it is called when episodes start in worlds `ids`, with the
+    observations of all worlds, after the last reward of the episodes before.
+    """
 
     def __init__(self, env: VecEnv, reward: Reward) -> None:
         self.env, self.source = env, reward
         self.num_envs, self.max_episode_steps = env.num_envs, env.max_episode_steps
+        self._begin = getattr(reward, "begin", None)
         self._obs: dict[str, Tensor] = {}
 
     @property
@@ -32,6 +37,8 @@ class Rewarded:
     def reset(self, seed: int | Sequence[int] | None = None, ids: Sequence[int] | None = None) -> dict[str, Tensor]:
         """See VecEnv.reset."""
         self._obs = self.env.reset(seed, ids)
+        if self._begin is not None:
+            self._begin(self._obs, range(self.num_envs) if ids is None else ids)
         return self._obs
 
     def step(self, action: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor, Tensor, dict[str, Any]]:
@@ -40,7 +47,11 @@ class Rewarded:
         after = {f"next.{k}": v for k, v in info["final_observation"].items()}
         transition = {**self._obs, **after, "action": action, "success": info["success"], "terminated": terminated}
         self._obs = obs
-        return obs, self.source.reward(transition, {}), terminated, truncated, info
+        reward = self.source.reward(transition, {})
+        ended = terminated | truncated
+        if self._begin is not None and bool(ended.any()):
+            self._begin(obs, ended.nonzero()[:, 0].tolist())
+        return obs, reward, terminated, truncated, info
 
     def close(self) -> None:
         """Close the wrapped environment."""
