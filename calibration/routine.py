@@ -18,7 +18,7 @@ from calibration.camera import Camera
 from calibration.detection import detect
 from calibration.estimator import Fit, calibrate
 from calibration.model import Mount
-from calibration.next_view import Goal, Sector, always, next_views, told_by
+from calibration.next_view import Goal, Sector, always, around_board, next_views, told_by
 from calibration.views import View, Views, pack
 from sinew.errors import DataError, InputError
 from sinew.progress import SILENT, Progress
@@ -31,8 +31,8 @@ CHANGE = 6.0
 class Mover(Protocol):
     """What the routine asks of a robot with a camera."""
 
-    def move(self, T_base_hand: Array) -> Array:
-        """Bring the hand to a pose (4, 4) and return where it stands as measured (4, 4).
+    def move(self, T_base_hand: Array) -> None:
+        """Bring the hand to a pose (4, 4), or as near as need be.
 
         Raises:
             InputError: the pose cannot be reached or was not confirmed; the routine takes another one.
@@ -45,6 +45,10 @@ class Mover(Protocol):
 
     def picture(self) -> np.ndarray:
         """A picture taken after this call: (height, width) or (height, width, 3) uint8."""
+        ...
+
+    def pose(self) -> Array:
+        """Where the hand was when the newest picture was taken, as measured (4, 4)."""
         ...
 
 
@@ -64,6 +68,8 @@ class Pace:
     """Views at which the routine ends though the accuracy is not reached."""
     failures: int = 8
     """Poses in a row without a view at which it gives up."""
+    begin: int = 5
+    """Views of first poses that are enough."""
 
     def __post_init__(self) -> None:
         if self.quiet < 1 or self.failures < 1 or not 0 <= self.period_s <= self.settle_s or not 3 <= self.least <= self.most:
@@ -100,6 +106,9 @@ def run_routine(
     sector: Sector | None = None,
     pace: Pace | None = None,
     reachable: Callable[[Array], bool] = always,
+    near: Callable[[Array], Array] | None = None,
+    taken: Sequence[View] = (),
+    keep: Callable[[np.ndarray, Array, str], None] | None = None,
     progress: Progress = SILENT,
     sleep: Callable[[float], None] = time.sleep,
     seed: int = 0,
@@ -108,7 +117,7 @@ def run_routine(
 
     Args:
         mover: robot and camera.
-        first: hand poses (4, 4) that are known to show the board, at least three, turned about two axes: what the estimate begins with.
+        first: hand poses (4, 4) that should show the board, at least three, turned about two axes: what the estimate begins with.
         board: what is looked at; of a kind that tells which way round it is.
         camera: its intrinsics.
         mount: "in_hand" or "to_hand".
@@ -116,6 +125,9 @@ def run_routine(
         sector: from where the board is looked at.
         pace: how long to wait and to try.
         reachable: whether the robot can go to a pose.
+        near: turns poses (N, 4, 4) into the nearest ones that the robot can go to (N, 4, 4); None where it can go to all that it can reach.
+        taken: views of before, which count as if they were taken now.
+        keep: gets every picture that was taken standing still, with the hand's pose and the view's name, before it is looked at.
         progress: told of every view.
         sleep: how to wait, s.
         seed: of the candidates.
@@ -125,15 +137,16 @@ def run_routine(
         DataError: the first poses gave fewer than three views.
     """
     goal, sector, pace = goal or Goal(), sector or Sector(), pace or Pace()
-    if len(first) < 3:
+    if len(first) + len(taken) < 3:
         raise InputError(f"{len(first)} first poses are too few: give at least 3 that show the board, turned about two axes")
     if board.kind == "checkerboard":
         raise InputError("a checkerboard looks the same upside down, which one view cannot tell: use a ChArUco board")
-    taking = _Taking(mover, board, camera, pace, sleep)
-    progress.start("take views", pace.most)
+    taking = _Taking(mover, board, camera, pace, sleep, taken, keep)
+    progress.start("take views", pace.most, len(taken))
     for pose in first:
-        taking.take(pose)
-        progress.advance()
+        if len(taking.views) >= pace.begin:
+            break
+        progress.advance(int(taking.take(pose)))
     if len(taking.views) < 3:
         told = "; ".join(f"{name}: {why}" for name, why in list(taking.rejected.items())[:3])
         raise DataError(f"{len(taking.views)} of {len(first)} first poses gave a view, 3 are needed: {told}")
@@ -145,7 +158,7 @@ def run_routine(
         elif len(views) >= pace.most:
             why = f"{pace.most} views were taken"
         else:
-            why = taking.one_more(fit, views, goal if len(views) >= pace.least else BEST, sector, reachable, seed)
+            why = taking.one_more(fit, views, goal if len(views) >= pace.least else BEST, sector, reachable, near, seed)
         if why:
             break
         progress.advance()
@@ -171,20 +184,28 @@ def _new(hand: Array, refused: Array) -> bool:
 class _Taking:
     """Takes views one by one."""
 
-    def __init__(self, mover: Mover, board: Board, camera: Camera, pace: Pace, sleep: Callable[[float], None]) -> None:
+    def __init__(
+        self, mover: Mover, board: Board, camera: Camera, pace: Pace, sleep: Callable[[float], None], taken: Sequence[View],
+        keep: Callable[[np.ndarray, Array, str], None] | None,
+    ) -> None:  # fmt: skip
         self._mover, self._board, self._camera, self._pace, self._sleep = mover, board, camera, pace, sleep
-        self.views: list[View] = []
+        self._keep = keep
+        self.views = list(taken)
         self.rejected: dict[str, str] = {}
-        self._count = 0
+        self._count = len(self.views)
         self._failed: list[Array] = []
 
-    def one_more(self, fit: Fit, views: Views, goal: Goal, sector: Sector, reachable: Callable[[Array], bool], seed: int) -> str:
+    def one_more(
+        self, fit: Fit, views: Views, goal: Goal, sector: Sector, reachable: Callable[[Array], bool],
+        near: Callable[[Array], Array] | None, seed: int,
+    ) -> str:  # fmt: skip
         """Choose poses until one gives a view; why none did."""
         for _ in range(self._pace.failures):
             failed = np.array(self._failed).reshape(-1, 4, 4)
+            drawn = around_board(fit.estimate, views, self._board.points, sector, seed=seed + self._count)
             try:
                 chosen = next_views(
-                    fit, views, self._board.points, goal=goal, sector=sector, seed=seed + self._count,
+                    fit, views, self._board.points, goal=goal, sector=sector, candidates=near(drawn) if near else drawn,
                     reachable=lambda hand, failed=failed: _new(hand, failed) and reachable(hand),
                 )  # fmt: skip
             except InputError as e:
@@ -199,8 +220,8 @@ class _Taking:
         name = f"pose {self._count}"
         self._count += 1
         try:
-            reached = np.asarray(self._mover.move(T_base_hand), dtype=float)
-            why = self._settle() or self._look(name, reached)
+            self._mover.move(T_base_hand)
+            why = self._settle() or self._look(name)
         except InputError as e:
             why = str(e)
         if why:
@@ -221,9 +242,10 @@ class _Taking:
             self._sleep(self._pace.period_s)
         return f"it did not stand still within {self._pace.settle_s:g} s"
 
-    def _look(self, name: str, reached: Array) -> str:
+    def _look(self, name: str) -> str:
         """Take a picture and find the board; why that gave no view."""
         image = self._mover.picture()
+        reached = np.asarray(self._mover.pose(), dtype=float)
         if not self._mover.still():
             return "the robot moved while the picture was taken"
         if reached.shape != (4, 4) or not np.isfinite(reached).all():
@@ -231,6 +253,8 @@ class _Taking:
         size = (image.shape[1], image.shape[0])
         if size != (self._camera.width, self._camera.height):
             return f"the picture is {size[0]} x {size[1]}, the camera's intrinsics are for {self._camera.width} x {self._camera.height}"
+        if self._keep is not None:
+            self._keep(image, reached, name)
         found = detect(image, self._board)
         if found.refused:
             return found.refused

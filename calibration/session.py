@@ -159,11 +159,31 @@ def write_session(path: Path, board: Board, cameras: Sequence[Camera], mount: Mo
     return SessionWriter(path)
 
 
+def continue_session(path: Path, board: Board, cameras: Sequence[Camera], mount: Mount) -> tuple[Session, SessionWriter]:
+    """Go on with a folder of our own layout.
+
+    Returns:
+        What is there, and what adds to it.
+
+    Raises:
+        InputError: it is of another board, camera or mount.
+        DataError: it is damaged.
+    """
+    if not (path / "poses.jsonl").exists():
+        (path / "poses.jsonl").touch()
+    session = read_own(path)
+    for what, there, given in (("board", session.board, board), ("mount", session.mount, mount), ("lens", session.cameras, tuple(cameras))):
+        if there != given:
+            raise InputError(f"{path} was taken with {what} {there}, now it is {given}: go on with the same one, or choose another folder")
+    counted = [int(p.stem) for p in (path / "images").glob("*.png") if p.stem.isdigit()]
+    return session, SessionWriter(path, max(counted, default=-1) + 1)
+
+
 class SessionWriter:
     """Adds shots to a session; every one is on the disk when `add` returns."""
 
-    def __init__(self, path: Path) -> None:
-        self.path, self.count = path, 0
+    def __init__(self, path: Path, count: int = 0) -> None:
+        self.path, self.count = path, count
 
     def add(
         self, image: np.ndarray, T_base_hand: Array, *, camera: int = 0, pose: int | None = None, stamp_ns: int | None = None, **more: Any

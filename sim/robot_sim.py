@@ -25,10 +25,11 @@ class RobotSim:
     Args:
         task: registered task.
         seed: episode; fixes where everything starts.
+        interface: of a scene that is not registered; `task` is then only what it is called.
     """
 
-    def __init__(self, task: str, seed: int = 0) -> None:
-        self.interface: TaskInterface = make_interface(task)
+    def __init__(self, task: str, seed: int = 0, interface: TaskInterface | None = None) -> None:
+        self.interface: TaskInterface = interface or make_interface(task)
         self.scene = self.interface.scene
         self.data = mujoco.MjData(self.scene.model)
         self._renderer: SceneRenderer | None = None

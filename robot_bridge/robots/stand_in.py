@@ -26,14 +26,15 @@ class ArmPhysics:
     Args:
         config: the robot; its frames must be known.
         seed: fixes the small deviation from home that it starts with.
+        model: the compiled robot with more in its scene; the robot alone if left out.
 
     Raises:
         InputError: the frames are not known.
     """
 
-    def __init__(self, config: RobotConfig, seed: int = 0) -> None:
+    def __init__(self, config: RobotConfig, seed: int = 0, model: mujoco.MjModel | None = None) -> None:
         self.config = config
-        self.model = mujoco.MjModel.from_xml_string(mjcf(config))
+        self.model = model or mujoco.MjModel.from_xml_string(mjcf(config))
         self.data = mujoco.MjData(self.model)
         names = config.spec.joint_names
         self._qpos = np.array([self.model.joint(name).qposadr[0] for name in names])

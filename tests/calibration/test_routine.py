@@ -41,7 +41,7 @@ class Robot:
         self.dark: list[int] = []
         self.last: np.ndarray | None = None
 
-    def move(self, T_base_hand: Array) -> Array:
+    def move(self, T_base_hand: Array) -> None:
         number, self.moves = self.moves, self.moves + 1
         if number in self.refuse:
             raise InputError(f"move {number} was not confirmed")
@@ -49,6 +49,8 @@ class Robot:
         self.told = T_base_hand
         noise = np.concatenate([self.rng.normal(0, self.sigma_m, 3), self.rng.normal(0, np.deg2rad(0.02), 3)])
         self.at = T_base_hand @ se3_exp(noise)
+
+    def pose(self) -> Array:
         return self.told
 
     def still(self) -> bool:
