@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from calibration.boards import Board
 from calibration.camera import Camera
 from calibration.model import MOUNTS, Mount
 from calibration.solve import Result, summary
+from sinew.calibrations import Calibration
 from sinew.config import from_json, to_json
 from sinew.errors import DataError, InputError
 from sinew.se3 import Array, matrix_to_quaternion
@@ -43,8 +46,8 @@ class Mounted:
         """Of the mount, the pose to a micrometre and microradian, and the lens: datasets and policies carry it."""
         told = [
             self.mount,
-            np.round(self.T, 6).tolist(),
-            np.round(self.camera.parameters, 4).tolist(),
+            (np.round(self.T, 6) + 0.0).tolist(),  # + 0.0: minus zero is zero
+            (np.round(self.camera.parameters, 4) + 0.0).tolist(),
             self.camera.width,
             self.camera.height,
         ]
@@ -64,19 +67,38 @@ def mounted(result: Result, names: tuple[str, ...] = ()) -> list[Mounted]:
 
 
 def write(
-    result: Result, folder: Path, *, names: tuple[str, ...] = (), base_frame: str = "base_link", hand_frame: str = "tool0"
-) -> dict[str, Path]:
+    result: Result, folder: Path, *, names: tuple[str, ...] = (), base_frame: str = "base_link", hand_frame: str = "tool0",
+    board: Board | None = None,
+) -> dict[str, Path]:  # fmt: skip
     """Write calibration.json, and per camera <name>.camera_info.yaml, <name>.static_tf.yaml and <name>.easy_handeye2.yaml.
+
+    Args:
+        result: what was estimated.
+        folder: where to.
+        names: of the cameras.
+        base_frame: of the robot's base.
+        hand_frame: of its hand.
+        board: what was looked at, kept for whoever watches for drift later.
 
     Returns:
         What was written, by kind.
     """
+    return write_mounted(
+        mounted(result, names), summary(result), folder, base_frame=base_frame, hand_frame=hand_frame, board=board
+    )
+
+
+def write_mounted(
+    cameras: Sequence[Mounted], report: Mapping[str, Any], folder: Path, *, base_frame: str = "base_link", hand_frame: str = "tool0",
+    board: Board | None = None,
+) -> dict[str, Path]:  # fmt: skip
+    """As `write`, for cameras that were calibrated in any way; `report` is kept as it is."""
     import yaml
 
     folder.mkdir(parents=True, exist_ok=True)
-    cameras = mounted(result, names)
     files = {"calibration": folder / "calibration.json"}
-    content = {"version": VERSION, "cameras": [{**to_json(m), "hash": m.hash} for m in cameras], "report": summary(result)}
+    content = {"version": VERSION, "cameras": [{**to_json(m), "hash": m.hash} for m in cameras], "report": report}
+    content |= {} if board is None else {"board": to_json(board)}
     files["calibration"].write_text(json.dumps(content, indent=1))
     for m in cameras:
         parent = hand_frame if m.mount == "in_hand" else base_frame
@@ -102,19 +124,65 @@ def read(path: Path) -> list[Mounted]:
         content = json.loads(path.read_text())
         if content.get("version") != VERSION:
             raise DataError(f"{path} is of version {content.get('version')}, this Sinew reads {VERSION}")
-        cameras = []
-        for row in content["cameras"]:
-            arrays: dict[str, Any] = {k: np.array(row[k], dtype=float) for k in ("T", "covariance", "Z")}
-            plain: dict[str, Any] = {k: row[k] for k in ("name", "mount", "pixel_sigma", "robot_sigma_m", "robot_sigma_rad", "scale")}
-            cameras.append(Mounted(**plain, **arrays, camera=from_json(Camera, row["camera"], str(path))))
+        cameras = [_camera(row, str(path)) for row in content["cameras"]]
     except OSError as e:
         raise InputError(f"{path} cannot be read: {e.strerror}") from None
     except (ValueError, KeyError, TypeError, AttributeError) as e:
         raise DataError(f"{path} is no calibration: {e}") from None
     for m in cameras:
-        if m.mount not in MOUNTS or m.T.shape != (4, 4) or m.covariance.shape != (6, 6) or not np.isfinite(m.T).all():
+        shapes = (m.T.shape, m.Z.shape, m.covariance.shape) == ((4, 4), (4, 4), (6, 6))
+        if m.mount not in MOUNTS or not shapes or not all(np.isfinite(v).all() for v in (m.T, m.Z, m.covariance)):
             raise DataError(f"{path}: camera {m.name} has no usable pose")
     return cameras
+
+
+def read_board(path: Path) -> Board | None:
+    """The board that a calibration was made with; None where it does not tell.
+
+    Raises:
+        InputError: nothing there.
+        DataError: it is no calibration.
+    """
+    path = path / "calibration.json" if path.is_dir() else path
+    try:
+        told = json.loads(path.read_text()).get("board")
+    except OSError as e:
+        raise InputError(f"{path} cannot be read: {e.strerror}") from None
+    except (ValueError, AttributeError) as e:
+        raise DataError(f"{path} is no calibration: {e}") from None
+    return None if told is None else from_json(Board, told, str(path))
+
+
+def _camera(row: Mapping[str, Any], where: str) -> Mounted:
+    arrays: dict[str, Any] = {k: np.array(row[k], dtype=float) for k in ("T", "covariance", "Z")}
+    plain: dict[str, Any] = {k: row[k] for k in ("name", "mount", "pixel_sigma", "robot_sigma_m", "robot_sigma_rad", "scale")}
+    return Mounted(**plain, **arrays, camera=from_json(Camera, row["camera"], where))
+
+
+def read_named(given: Sequence[str | Path]) -> list[Mounted]:
+    """The cameras of several results, each a path or NAME=PATH, which gives the one camera of that result another name.
+
+    Raises:
+        InputError: nothing there, a name for several cameras, or two cameras of one name.
+        DataError: it is no calibration.
+    """
+    found: list[Mounted] = []
+    for text in map(str, given):
+        name, equals, path = text.partition("=")
+        named = bool(equals) and "/" not in name and not Path(text).exists()
+        cameras = read(Path(path if named else text))
+        if named and len(cameras) > 1:
+            raise InputError(f"{text}: {path} has cameras {', '.join(m.name for m in cameras)}, and one name does not do for them")
+        found += [replace(m, name=name) for m in cameras] if named else cameras
+    names = [m.name for m in found]
+    if twice := sorted({n for n in names if names.count(n) > 1}):
+        raise InputError(f"two cameras are called {twice[0]}: give one another name, as front={given[0]}")
+    return found
+
+
+def carried(cameras: Sequence[Mounted]) -> Calibration:
+    """What datasets, runs and deployments carry of a calibration."""
+    return Calibration(cameras=tuple({**to_json(m), "hash": m.hash} for m in cameras))
 
 
 def camera_info(camera: Camera, name: str) -> dict[str, Any]:

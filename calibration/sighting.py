@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from calibration.camera import Camera
-from sinew.se3 import Array, se3_act, se3_exp, se3_inverse, se3_log, so3_hat
+from sinew.se3 import Array, se3_act, se3_exp, se3_inverse, se3_log, so3_exp, so3_hat
 
 STEPS = 15
 CONVERGED = 0.01
@@ -86,3 +86,35 @@ def _linear(camera: Camera, place: Array, points: Array, pixels: Array, sigma: A
     ahead = np.isfinite(shown.sum(1))[:, None]
     r = np.where(ahead, (shown - pixels) / sigma[:, None], 1e6)
     return r, np.where(ahead[..., None], by_twist / sigma[:, None, None], 0.0)
+
+
+AMBIGUOUS, SMALL_PX = 2.0, 0.3
+"""Of two poses one is sure when the other one's error is so many times larger, and not below this, px."""
+SAME_RAD = 0.05
+"""Poses turned by less from each other are one."""
+
+
+def sure_pose(camera: Camera, place: Array, points: Array, pixels: Array) -> bool:
+    """Whether a picture of a flat board tells one pose: of a small board seen from the front two look nearly alike.
+
+    Args:
+        camera: the lens.
+        place: the pose found, T_camera_board (4, 4).
+        points: (K, 3) m.
+        pixels: (K, 2).
+    """
+    one = np.ones(len(points))
+    found, sight_line = sight(camera, place, points, pixels, one), place[:3, 3] / np.linalg.norm(place[:3, 3])
+    normal = place[:3, 2]
+    mirrored = 2.0 * (sight_line @ normal) * sight_line - normal
+    axis = np.cross(normal, mirrored)
+    if found is None or np.linalg.norm(axis) < 1e-9:
+        return found is not None
+    turn = axis / np.linalg.norm(axis) * np.arctan2(np.linalg.norm(axis), normal @ mirrored)
+    other = place.copy()
+    other[:3, :3] = so3_exp(turn) @ place[:3, :3]
+    second = sight(camera, other, points, pixels, one)
+    if second is None:
+        return True
+    apart = se3_log(se3_exp(-found.twist) @ place @ se3_inverse(se3_exp(-second.twist) @ other))
+    return float(np.linalg.norm(apart[3:])) < SAME_RAD or second.px > max(AMBIGUOUS * found.px, SMALL_PX)

@@ -14,6 +14,7 @@ from demos import layout, tables, video
 from demos.dataset import Dataset
 from demos.journal import read_journal
 from demos.layout import cameras, columns
+from sinew import calibrations
 from sinew.config import to_json
 from sinew.errors import DataError
 from sinew.progress import SILENT, Progress
@@ -99,6 +100,10 @@ def info(root: Path | str) -> dict[str, Any]:
         "action": to_json(dataset.action_spec),
         "specs_from": layout.SPECS if (dataset.root / layout.SPECS).exists() else layout.INFO,
         "unsaved": [{"folder": str(p.relative_to(dataset.root)), "frames": n} for p, n in unsaved(dataset.root)],
+        "calibrations": [
+            {"hash": c.hash, "from_episode": c.from_episode, "cameras": {str(m["name"]): m["hash"] for m in c.cameras}}
+            for c in calibrations.load(dataset.root)
+        ],
     }
 
 
@@ -141,7 +146,7 @@ def check(root: Path | str, *, pictures: bool = True, progress: Progress = SILEN
         return Report(str(root), tuple(findings), (), facts["total_episodes"], facts["total_frames"])
     if not len(dataset):
         return Report(str(root), tuple(findings))
-    findings += [*_indices(dataset), *_tasks(dataset), *_values(dataset), *_times(dataset)]
+    findings += [*_indices(dataset), *_tasks(dataset), *_values(dataset), *_times(dataset), *_calibrations(dataset)]
     cut = [i for i in range(dataset.num_episodes) if dataset.episode(i).interrupted]
     findings += [Finding("note", "meta/episodes", "recording was interrupted", episode=i) for i in cut]
     if pictures:
@@ -261,6 +266,33 @@ def _times(dataset: Dataset) -> Iterator[Finding]:
             worst = gaps[step[gaps].argmax()]
             message = f"gap of {step[worst] / 1e6:.1f} ms where {period_ns / 1e6:.1f} ms is usual; {gaps.size} gaps in this episode"
             yield Finding("warning", "data", message, layout.STAMP, i, int(worst) + 1)
+
+
+def _calibrations(dataset: Dataset) -> Iterator[Finding]:
+    """Episodes whose cameras were elsewhere than those of the first ones."""
+    where = f"meta/{calibrations.FILE}"
+    try:
+        found = [c for c in calibrations.load(dataset.root) if c.from_episode < dataset.num_episodes]
+    except DataError as e:
+        yield Finding("error", where, _plain(e, dataset.root / where))
+        return
+    ends = [*(c.from_episode - 1 for c in found[1:]), dataset.num_episodes - 1]
+    for calibration, last in list(zip(found, ends, strict=True))[1:]:
+        these = _ranges(list(range(calibration.from_episode, last + 1)))
+        before = found[0]
+        if calibration.hash == before.hash:
+            continue
+        if not calibration.cameras or not before.cameras:
+            told = these if not calibration.cameras else _ranges(list(range(found[1].from_episode)))
+            message = f"where the cameras were is not known for episodes {told}; record with --calibration throughout"
+            yield Finding("note", where, message, episode=calibration.from_episode)
+            continue
+        pairs = [(c, before.camera(str(c["name"]), len(calibration.cameras))) for c in calibration.cameras]
+        moved = [(c, calibrations.apart(was, c)) for c, was in pairs if was is not None]
+        told = "; ".join(f"camera {c['name']} {a.told}" for c, a in moved if not a.same)
+        level, what = ("warning", told) if told else ("note", "the cameras were calibrated again and are where they were")
+        message = f"episodes {these} have calibration {calibration.hash}, the first ones {before.hash}: {what}"
+        yield Finding(level, where, message, episode=calibration.from_episode)
 
 
 def _pictures(dataset: Dataset, progress: Progress) -> Iterator[Finding]:

@@ -19,6 +19,7 @@ from robot_bridge.contract import Contract, Feature, Sink, Source
 from robot_bridge.dds import codec
 from robot_bridge.dds.messages import blank, definition, full_name, type_hash
 from robot_bridge.images import encode_png
+from sinew import calibrations
 from sinew.config import to_json
 from sinew.errors import DataError, SpecError
 from sinew.progress import SILENT, Progress
@@ -279,7 +280,9 @@ def _quaternion(part: np.ndarray) -> np.ndarray:
 
 
 def _specs(data: Dataset, contract: Contract) -> dict[str, Any]:
-    return {"contract": to_json(contract), "specs": {"observation": to_json(data.observation_spec.tensors)}}
+    told: dict[str, Any] = {"contract": to_json(contract), "specs": {"observation": to_json(data.observation_spec.tensors)}}
+    kept = calibrations.load(data.root)
+    return told | {"calibrations": calibrations.as_json(kept)} if kept else told
 
 
 def _array(key: str, topic: str, names: tuple[str, ...]) -> Source:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ from robot_bridge.contract import COMMANDED, Contract
 from robot_bridge.dds import codec
 from robot_bridge.markers import EPISODES, TEXT, TRUTH, Episode, Markers
 from robot_bridge.recording import NOTE
+from sinew import calibrations
+from sinew.calibrations import Calibration
 from sinew.config import from_json
 from sinew.errors import DataError, InputError
 from sinew.progress import SILENT, Progress
@@ -26,7 +28,8 @@ from sinew.rundir import write_json
 from sinew.specs import ACTION, ActionSpec, ObservationSpec, TensorSpec
 
 CONTRACT = "/sinew/contract"
-"""std_msgs/String holding JSON, once in a bag: {"contract": …} and, of a dataset, {"specs": …}: what its keys mean."""
+"""std_msgs/String holding JSON, once in a bag: {"contract": …} and, of a dataset, {"specs": …}, what its keys mean, and
+{"calibrations": …}, where its cameras were."""
 SCENE_EPISODES, SCENE_SUCCESS = "/sinew/scene/episode", "/sinew/scene/success"
 PLAIN_ACTION = f"{COMMANDED}extra.action"
 """Value that holds actions of any kind, as a dataset had them."""
@@ -90,6 +93,7 @@ def to_dataset(
     specs: dict[str, Any] = {}
     if contract is None:
         contract, specs = embedded(bags[0])
+    placed: list[Calibration] = []
     done = Converted()
     contract = _of_what_is_there(contract, Bag(bags[0]), done)
     observation, action = _specs(contract, specs)
@@ -103,11 +107,14 @@ def to_dataset(
         for path in bags:
             bag = Bag(path)
             markers = _markers(bag, episodes, success)
+            placed += [replace(c, from_episode=c.from_episode + done.episodes) for c in _calibrated(bag)]
             conversion.bag(bag, markers, rate_hz)
             done.damage += [f"{path.name}: {line}" if not line.startswith(path.name) else line for line in bag.damage]
             progress.advance(1)
     finally:
         conversion.close({"recorded_by": "bags", "sources": [p.name for p in bags], "contract": contract.hash()})
+    for calibration in placed if done.episodes else ():
+        calibrations.begin(out, calibration.from_episode, calibration)
     if not done.episodes:
         raise DataError(f"{bags[0]} gives no frame: {conversion.why or 'its messages cannot be used'}; nothing was written")
     return done
@@ -122,8 +129,7 @@ def embedded(path: Path) -> tuple[Contract, dict[str, Any]]:
     """
     from robot_bridge.robots import ROBOTS
 
-    bag = Bag(path)
-    message = next(bag.messages([CONTRACT]), None) if CONTRACT in bag.topics else None
+    message = _told(Bag(path))
     if message is None:
         raise InputError(f"{path} holds no contract: give --contract with a robot ({', '.join(ROBOTS)}), a run, a dataset or a file")
     try:
@@ -131,6 +137,22 @@ def embedded(path: Path) -> tuple[Contract, dict[str, Any]]:
         return from_json(Contract, told["contract"], f"the contract in {path}"), dict(told.get("specs") or {})
     except (ValueError, KeyError, TypeError, RecursionError) as e:
         raise DataError(f"the contract in {path} cannot be read ({e}); give --contract") from None
+
+
+def _told(bag: Bag) -> Any:
+    """The message that tells what a bag's topics mean; None where there is none."""
+    return next(bag.messages([CONTRACT]), None) if CONTRACT in bag.topics else None
+
+
+def _calibrated(bag: Bag) -> tuple[Calibration, ...]:
+    """Where the cameras were, as a bag that was made of a dataset tells; one that tells nothing where it does not."""
+    message = _told(bag)
+    try:
+        told = {} if message is None else json.loads(codec.decode(message.data, TEXT).data)
+    except (ValueError, RecursionError):
+        told = {}
+    kept = told.get("calibrations") if isinstance(told, dict) else None
+    return (Calibration(),) if kept is None else calibrations.read(kept, f"the calibration in {bag.path}")
 
 
 class _Conversion:

@@ -25,6 +25,8 @@ from robot_bridge.gate import Verdict
 from robot_bridge.interfaces import Frame, TaskInterface
 from robot_bridge.report import EpisodeResult
 from robot_bridge.safety.states import Outcome
+from sinew import calibrations
+from sinew.calibrations import Calibration
 from sinew.errors import InputError, SinewError, SpecError
 from sinew.rundir import read_json, write_json
 from sinew.specs import ACTION, ObservationSpec, TensorSpec, check_action_join, check_observation_join
@@ -57,6 +59,7 @@ class DatasetRecorder:
         about: anything that JSON holds, kept in meta/sinew_collection.json: task, run, seed.
         on_trouble: when a frame cannot be recorded, "stop" raises it in the deployment, which brings the robot to a stand;
             "go_on" tells it once and records no more. What was recorded is kept either way.
+        calibration: where the cameras are, kept as meta/calibrations.json from the next episode on; None where nobody tells.
 
     Raises:
         InputError: the folder cannot be written, or holds something else.
@@ -72,12 +75,14 @@ class DatasetRecorder:
         contract: Contract | None = None,
         about: Mapping[str, Any] | None = None,
         on_trouble: Literal["stop", "go_on"] = "stop",
+        calibration: Calibration | None = None,
     ) -> None:
         self.root, self.on_trouble = Path(root), on_trouble
         self.trouble = ""
         """Why nothing is recorded any more; empty while all is well."""
         self._observation = observation or interface.observation_spec
         self._writer = _open(self.root, interface, self._observation, contract, dict(about or {}))
+        calibrations.begin(self.root, self._writer.num_episodes, calibration)
         self._targets = {k.removeprefix(ASKED): v.shape[0] for k, v in _extra(interface).items() if k.startswith(ASKED)}
         self._wall_ns = time.time_ns() - time.monotonic_ns()
         self._queue: queue.Queue[Frame | EpisodeResult | None] = queue.Queue(BEHIND)

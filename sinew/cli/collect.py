@@ -47,6 +47,8 @@ class Args:
     """DDS domain of that robot; ROS_DOMAIN_ID or 0 if left out."""
     reach: Literal["LOCALHOST", "SUBNET"] | None = None
     """Where to look for it; ROS_AUTOMATIC_DISCOVERY_RANGE or this machine only if left out."""
+    calibration: tuple[str, ...] = ()
+    """Results of sinew calibrate, kept with the data to tell where the cameras were: folders, or CAMERA=FOLDER."""
     seed: int = 0
     """Seed of scenes and of the expert."""
     json: bool = False
@@ -69,6 +71,8 @@ def collect(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
     """
     import sim
     from demos import Writer
+    from sinew import calibrations
+    from sinew.cli import calibrated
     from sinew.rundir import read_json, write_json
 
     if args.episodes < 1:
@@ -84,11 +88,12 @@ def collect(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
             raise InputError(
                 f"{args.out} holds a collection with {differ[0]} {found.get(differ[0])!r}, not {settings[differ[0]]!r}; take another --out"
             )
+    calibration = calibrated.given(args.calibration, calibrated.cameras_of(interface.observation_spec))
     if args.robot is not None:
         from sinew.cli import collect_robot
 
         assert isinstance(interface, sim.TaskInterface)  # other worlds are refused above
-        collect_robot.collect(args, interface, settings, progress)
+        collect_robot.collect(args, interface, settings, progress, calibration)
         return summary(args.out)
     if note.exists():
         writer = Writer.resume(args.out, task=interface.task_text, keep_interrupted=False)
@@ -102,6 +107,7 @@ def collect(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
             task=interface.task_text,
         )
         write_json(note, settings)
+    calibrations.begin(args.out, writer.num_episodes, calibration)
     wave = GYMNASIUM_WAVE if isinstance(interface, sim.GymnasiumTask) else WAVE
     period_ns = 1e9 / interface.action_spec.rate_hz  # simulated time: how fast this machine simulates is of no interest
     with writer:

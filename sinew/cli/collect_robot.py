@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from robot_bridge.recording import DatasetRecorder
     from sim import TaskInterface
+    from sinew.calibrations import Calibration
     from sinew.protocols import Executor
 
 
@@ -43,7 +44,9 @@ class ExpertExecutor:
         return self._action.normalize(action).clip(-1, 1)
 
 
-def collect(args: Any, interface: TaskInterface, settings: Mapping[str, Any], progress: Progress) -> None:
+def collect(
+    args: Any, interface: TaskInterface, settings: Mapping[str, Any], progress: Progress, calibration: Calibration | None = None
+) -> None:
     """Record the episodes that are still missing on a robot with a scene, as `sinew robot` serves one.
 
     Args:
@@ -51,6 +54,7 @@ def collect(args: Any, interface: TaskInterface, settings: Mapping[str, Any], pr
         interface: its task.
         settings: kept with the dataset.
         progress: told of every episode.
+        calibration: where the cameras are; None where nobody tells.
 
     Raises:
         InputError: no robot answers, or the dataset cannot be written.
@@ -59,7 +63,7 @@ def collect(args: Any, interface: TaskInterface, settings: Mapping[str, Any], pr
     """
     from robot_bridge.recording import DatasetRecorder
 
-    with DatasetRecorder(Path(args.out), interface, about=settings) as recorder:
+    with DatasetRecorder(Path(args.out), interface, about=settings, calibration=calibration) as recorder:
         first = first_scene("demonstrations", args.seed)
         seeds = [first + i for i in range(recorder.episodes, args.episodes)]
         if seeds:
@@ -81,4 +85,4 @@ def _play(args: Any, interface: TaskInterface, seeds: Sequence[int], recorder: D
         robot.close()
     if report.stopped:
         done = len(report.episodes)
-        raise SafetyStop(f"the robot was stopped after {done} of {len(seeds)} episodes ({report.stopped}); the same command goes on")
+        raise SafetyStop(f"the robot was stopped after {done} of {len(seeds)} episodes ({report.why}); the same command goes on")

@@ -130,6 +130,7 @@ def show_info(result: dict[str, Any], console: Console) -> None:
         "outcomes": ", ".join(f"{n} {name}" for name, n in result["outcomes"].items()) or "none",
         "tasks": ", ".join(f"{text!r} ({n})" for text, n in result["tasks"].items()) or "none",
         "unsaved": ", ".join(f"{u['folder']} ({u['frames']} frames)" for u in result["unsaved"]),
+        "cameras": "; ".join(_calibrated(c) for c in result["calibrations"]),
     }
     for name, text in lines.items():
         if text:
@@ -142,6 +143,13 @@ def show_info(result: dict[str, Any], console: Console) -> None:
     action = result["action_spec"]
     table.add_row(f"action, {action['kind']} at {action['rate_hz']:g} Hz", str(len(action["names"])), "float32", "")
     console.print(table)
+
+
+def _calibrated(calibration: dict[str, Any]) -> str:
+    """Since which episode the cameras were where, by their hashes."""
+    cameras = ", ".join(f"{name} {told}" for name, told in calibration["cameras"].items())
+    since = f" from episode {calibration['from_episode']} on" if calibration["from_episode"] else ""
+    return f"{f'calibrated: {cameras}' if cameras else 'not calibrated'}{since}"
 
 
 def units(text: str) -> str:

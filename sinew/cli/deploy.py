@@ -25,9 +25,12 @@ if TYPE_CHECKING:
 
     from policies import ChunkExecutor, PolicyModule
     from robot_bridge.report import DeployReport
+    from sinew.calibrations import Calibration
     from sinew.cli.assembly import Source
 
 STOPPED_FOR_SAFETY = 4
+SERVER_WARM_UP_S = 120.0
+"""A policy server may have to compile before its first answer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +66,11 @@ class Args:
     """Kind of controller of --robot-config that is active, as trajectory; the usual one of its contract if left out."""
     gripper_controller: str = ""
     """Kind of its gripper's controller, as gripper_position; likewise."""
+    calibration: tuple[str, ...] = ()
+    """Results of sinew calibrate that tell where the cameras are now: folders, or CAMERA=FOLDER. They are compared with where the
+    cameras of the policy's data were."""
+    allow_other_calibration: bool = False
+    """Go on, with a warning, where a camera is elsewhere than in the policy's data; such a start is refused otherwise."""
     first_run: bool = False
     """Limit the tools to 0.25 m/s."""
     start_pose: Literal["home", "here"] | None = None
@@ -131,7 +139,8 @@ def deploy(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
         source = _source(args)
         stack.callback(getattr(source.policy, "close", lambda: None))
         check_instruction(source.policy, args.instruction)
-        cell = open_cell(args, source, stack, progress)
+        calibration, compared = _calibration(args, source, progress)
+        cell = open_cell(args, source, stack, progress, calibration)
         executor = _executor(args, source.policy, cell.interface.task_text)
         stack.callback(getattr(executor, "close", lambda: None))
         report = play(
@@ -149,7 +158,7 @@ def deploy(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
             judge=cell.judge,
             tell=progress.note,
         )
-        result = _result(args, source, cell.task, executor, report)
+        result = _result(args, source, cell.task, executor, report) | {"calibration": compared}
     folder = args.out or (source.run.path if source.run is not None else None)
     if folder is not None:
         _write(args, folder, cell.task, result)
@@ -169,11 +178,32 @@ def _source(args: Args) -> Source:
         from policies.remote import connect, read_token
 
         return Source(
-            text, connect(text, read_token(args.token_file), ca=str(args.ca) if args.ca else None, trust_first_use=args.trust_first_use)
+            text,
+            connect(
+                text,
+                read_token(args.token_file),
+                warmup_s=SERVER_WARM_UP_S,
+                ca=str(args.ca) if args.ca else None,
+                trust_first_use=args.trust_first_use,
+            ),
         )
     if args.ca is not None:
         raise InputError(f"--ca {args.ca} is for a policy behind a server, https://host:port; {text} is none")
     return open_source(args.run, args.task, token_file=args.token_file)
+
+
+def _calibration(args: Args, source: Source, progress: Progress) -> tuple[Calibration | None, dict[str, Any] | None]:
+    """Where the cameras are, and how that compares with the policy's data.
+
+    Raises:
+        InputError: a camera is elsewhere, and that was not allowed; or no such camera.
+    """
+    from sinew.cli import calibrated
+
+    observation = source.policy.spec.observation
+    now = calibrated.given(args.calibration, calibrated.cameras_of(observation))
+    run = None if source.run is None else source.run.path
+    return now, calibrated.compare(now, run, observation, args.allow_other_calibration, progress.note)
 
 
 def _result(args: Args, source: Source, task: str, executor: ChunkExecutor, report: DeployReport) -> dict[str, Any]:

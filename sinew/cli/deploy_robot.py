@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from robot_bridge.robots import RobotConfig
     from robot_bridge.scene import Scene
     from robot_bridge.switches import TerminalKeys
+    from sinew.calibrations import Calibration
     from sinew.cli.assembly import Source
     from sinew.cli.deploy import Args
     from sinew.protocols import Robot
@@ -70,8 +71,8 @@ def check(args: Args) -> None:
         raise InputError("the robot is to go to its home pose first and there is no terminal to ask in: give --yes, or --start-pose here")
 
 
-def open_cell(args: Args, source: Source, stack: ExitStack, progress: Progress) -> Cell:
-    """Everything that a deployment needs besides the policy; `stack` closes it.
+def open_cell(args: Args, source: Source, stack: ExitStack, progress: Progress, calibration: Calibration | None = None) -> Cell:
+    """Everything that a deployment needs besides the policy; `stack` closes it. The calibration is kept with what is recorded.
 
     Raises:
         InputError: no such robot, task or file, or a rate that the policy does not fit.
@@ -102,7 +103,7 @@ def open_cell(args: Args, source: Source, stack: ExitStack, progress: Progress) 
     robot, scene = _robot(args, task, interface, robot_config)
     stack.callback(robot.close)
     keys = _switches(args, operator, stack, progress)
-    record = _recorder(args, source, task, interface, robot_config, stack)
+    record = _recorder(args, source, task, interface, robot_config, calibration, stack)
     if args.mcap is not None:
         from robot_bridge.bag_recorder import recorded
 
@@ -221,6 +222,7 @@ def _recorder(
     task: str,
     interface: TaskInterface,
     robot_config: RobotConfig | None,
+    calibration: Calibration | None,
     stack: ExitStack,
 ) -> Recorder | None:
     if args.record is None:
@@ -236,6 +238,7 @@ def _recorder(
         contract=contract,
         about=about,
         on_trouble=args.record_trouble,
+        calibration=calibration,
     )
     stack.callback(recorder.close)
     return recorder

@@ -72,6 +72,7 @@ def distil(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
     from policies.distill import DistillConfig, distilling
     from policies.parallel import own_device
     from policies.train import train as fit
+    from sinew import calibrations
     from sinew.cli import train as train_verb
     from sinew.rundir import RunDir, read_json
     from sinew.specs import check_action_join, check_observation_join
@@ -114,6 +115,7 @@ def distil(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
     if os.environ.get("RANK", "0") == "0":  # under torchrun one process writes
         out = RunDir.create(args.out, described, seeds={"distill": args.seed}, inputs={"data": described["data_hash"]})
         hold = out.held()
+        calibrations.store(calibrations.collected(folders), args.out)
     else:
         out, hold = RunDir(args.out), contextlib.nullcontext()
     with hold:

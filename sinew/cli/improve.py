@@ -167,7 +167,7 @@ def improve(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
     import policies
     from policies.evaluate import evaluate
     from policies.parallel import own_device
-    from sinew.cli import improve_actors
+    from sinew.cli import calibrated, improve_actors
     from sinew.cli.assembly import open_source
     from sinew.cli.eval import WORLDS
     from sinew.cli.improve_methods import METHODS, with_best_plan
@@ -209,6 +209,7 @@ def improve(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
         # The folder comes into being when nothing can be wrong with the arguments any more, so that --out stays free.
         run = RunDir.create(args.out, described, seeds={"improve": args.seed}, inputs={"base": _base_hash(source)})
         stack.enter_context(run.held())
+        calibrated.keep(source, args.out)
         worlds = stack.enter_context(improve_actors.worlds(args, env, run))
         result = learn(worlds, run, lambda: measure(method.policy), progress)  # type: ignore[arg-type]  # a source stands for its worlds
         policies.save(method.policy, run)

@@ -53,6 +53,7 @@ def improve_robot(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
     """
     import policies
     from policies.parallel import own_device
+    from sinew.cli import calibrated
     from sinew.cli.assembly import open_source
     from sinew.cli.eval import interface_of
     from sinew.cli.improve_methods import METHODS as MAKERS
@@ -85,6 +86,7 @@ def improve_robot(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
         method, ring = chosen.make_method()
         run = RunDir.create(args.out, described | chosen.described, seeds={"improve": args.seed})
         stack.enter_context(run.held())
+        calibrated.keep(source, args.out)
         arm.on_help = _help_writer(run)
         runner, gate = _runner(args, env, chosen, method, ring, run, interface, device, progress)
         stack.callback(gate.close)

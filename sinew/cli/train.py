@@ -78,6 +78,7 @@ def train(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
     from demos import Resized
     from policies.parallel import own_device
     from policies.train import train as fit
+    from sinew import calibrations
     from sinew.rundir import RunDir
     from sinew.specs import ObservationSpec, PolicySpec
 
@@ -118,9 +119,12 @@ def train(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
     check_windows(data, args.horizon, args.batch_size)
     # The folder comes into being when nothing can be wrong with the arguments any more, so that --out stays free.
     if os.environ.get("RANK", "0") == "0":  # under torchrun one process writes
-        run = RunDir.create(args.out, config, seeds={"train": args.seed}, inputs={"data": config["data_hash"]})
+        placed = calibrations.collected(args.data)
+        inputs = {"data": config["data_hash"], **({"calibration": " ".join(c.hash for c in placed if c.hash)} if placed else {})}
+        run = RunDir.create(args.out, config, seeds={"train": args.seed}, inputs=inputs)
         hold = run.held()
         _keep_contract(args)
+        calibrations.store(placed, args.out)
     else:
         run, hold = RunDir(args.out), contextlib.nullcontext()
     with hold:

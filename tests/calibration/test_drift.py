@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
@@ -11,13 +13,14 @@ from calibration.results import Mounted
 from calibration.simulate import CAMERA, Scenario, board_points, simulate
 from calibration.solve import solve
 from calibration.views import pack
-from sinew.errors import InputError
+from sinew.errors import DataError, InputError
 from sinew.se3 import se3, se3_act, se3_exp, se3_inverse, so3_exp
 
 SIGMA = np.array([2e-4] * 3 + [4e-4] * 3)
 """Of the stored calibrations, m and rad."""
 ROBOT = np.array([1e-4] * 3 + [3.5e-4] * 3)
 BOARD = board_points((7, 5), 0.03)
+TAG = 0.04 * np.array([[-1, -1, 0], [1, -1, 0], [1, 1, 0], [-1, 1, 0]])
 KEYPOINTS = np.random.default_rng(7).uniform(-0.12, 0.12, (8, 3))
 TURNED = np.array([0.6, -0.5, 0.62, 0.6, 0.5, -0.62])
 """A unit of movement and of turning, about."""
@@ -46,6 +49,12 @@ class World:
         ]  # fmt: skip
         self.facing = facing
 
+    def of_tag(self, camera: int, tag: np.ndarray, noise: float = 0.3) -> Picture:
+        """Of a tag (4, 4) that stands where the cameras beside the robot stand, while the hand is anywhere."""
+        pixels = CAMERA.project(se3_act(se3_inverse(self.X[camera]) @ tag, TAG)) + self.rng.normal(0, noise, (len(TAG), 2))
+        hand = se3_exp(self.rng.normal(0, 0.5, 6))
+        return Picture(camera=f"camera{camera}", robot=hand, points=TAG, pixels=pixels, on="base")
+
     def picture(
         self, camera: int = 0, *, keypoints: bool = False, hand: np.ndarray | None = None, told: np.ndarray | None = None
     ) -> Picture:
@@ -62,7 +71,8 @@ class World:
             place = inverse @ (se3_inverse(hand) if self.mount == "in_hand" else hand) @ self.Z
         pixels = CAMERA.project(se3_act(place, points)) + self.rng.normal(0, 1.0 if keypoints else 0.3, (len(points), 2))
         sigma = np.full(len(points), 1.0 / 0.3) if keypoints else None
-        return Picture(camera=f"camera{camera}", robot=told, points=points, pixels=pixels, sigma=sigma, keypoints=keypoints)
+        on = "robot" if keypoints else None
+        return Picture(camera=f"camera{camera}", robot=told, points=points, pixels=pixels, sigma=sigma, on=on)
 
 
 @pytest.mark.parametrize("mount", ["in_hand", "to_hand"])
@@ -136,6 +146,72 @@ def test_of_several_cameras_the_one_that_moved_is_named(what, named):
         world.Z = world.Z @ bump
     found = [monitor.see(world.picture(i % 2)) for i in range(8)][-1]
     assert len(found.moved) == 1 and named in found.moved[0], found
+
+
+def test_a_tag_beside_the_robot_tells_whatever_the_hand_does_and_of_two_cameras_which_one():
+    world = World("to_hand", 4, cameras=2)
+    monitor = DriftMonitor(world.stored)
+    tag = world.X[0] @ se3(so3_exp(np.array([2.6, 0.3, 0.1])), np.array([0.02, 0.01, 0.4]))
+    for i in range(60):
+        found = monitor.see(world.of_tag(i % 2, tag))
+        assert found.holds, found.told
+    world.X[0] = world.X[0] @ se3_exp(TURNED * ([2e-3] * 3 + [np.deg2rad(0.4)] * 3))
+    found = [monitor.see(world.of_tag(i % 2, tag)) for i in range(24)][-1]
+    assert found.moved == ("camera camera0",) and "the mount of the camera, not of the board" in found.told
+
+
+def test_one_camera_and_one_tag_cannot_tell_which_moved_and_say_so():
+    world = World("to_hand", 8)
+    monitor = DriftMonitor(world.stored)
+    tag = world.X[0] @ se3(so3_exp(np.array([2.6, 0.3, 0.1])), np.array([0.02, 0.01, 0.4]))
+    for _ in range(20):
+        assert monitor.see(world.of_tag(0, tag)).holds
+    moved = tag @ se3_exp(np.array([1e-3, 1e-3, 0, 0, 0, np.deg2rad(0.2)]))
+    found = [monitor.see(world.of_tag(0, moved)) for _ in range(20)][-1]
+    assert set(found.moved) == {"camera camera0", "the board beside the robot"} and "would tell which" in found.told
+
+
+def test_what_was_learnt_yesterday_tells_of_a_bump_in_the_night():
+    world = World("to_hand", 9)
+    tag = world.X[0] @ se3(so3_exp(np.array([2.6, 0.3, 0.1])), np.array([0.02, 0.01, 0.4]))
+    yesterday = DriftMonitor(world.stored)
+    for _ in range(20):
+        yesterday.see(world.of_tag(0, tag))
+    kept = json.loads(json.dumps(yesterday.remember()))
+    today = DriftMonitor(world.stored)
+    today.recall(kept)
+    for _ in range(20):
+        assert today.see(world.of_tag(0, tag)).holds
+    world.X[0] = world.X[0] @ se3_exp(TURNED * ([3e-3] * 3 + [np.deg2rad(0.5)] * 3))
+    forgetful, bumped = DriftMonitor(world.stored), DriftMonitor(world.stored)
+    bumped.recall(kept)
+    found = [(forgetful.see(p), bumped.see(p)) for p in (world.of_tag(0, tag) for _ in range(4))][-1]
+    assert found[0].holds and not found[1].holds
+    with pytest.raises(InputError, match="after a new calibration"):
+        DriftMonitor(World("to_hand", 10).stored).recall(kept)
+    with pytest.raises(InputError, match="before the first picture"):
+        bumped.recall(kept)
+    for broken in ({}, {**kept, "mean": [1.0]}, {**kept, "places": {"moon": np.eye(4).tolist()}}):
+        with pytest.raises(DataError, match="remove it"):
+            DriftMonitor(world.stored).recall(broken)
+
+
+@pytest.mark.parametrize("mount", ["in_hand", "to_hand"])
+def test_poses_from_the_robots_body_tell_too(mount):
+    world = World(mount, 11)
+    monitor, sigma = DriftMonitor(world.stored), np.array([5e-4] * 3 + [2e-3] * 3)
+
+    def look():
+        told = world.X[0] @ se3_exp(np.roll(world.rng.normal(0, sigma), 3))
+        return monitor.see_pose("camera0", se3_exp(world.rng.normal(0, 0.3, 6)), told, np.diag(sigma**2))
+
+    for _ in range(30):
+        assert look().holds
+    world.X[0] = world.X[0] @ se3_exp(TURNED * ([4e-3] * 3 + [np.deg2rad(0.4)] * 3))
+    found = [look() for _ in range(30)][-1]
+    assert found.moved == ("camera camera0",) and found.moved_m == pytest.approx(4e-3, rel=0.4)
+    with pytest.raises(InputError, match="covariance"):
+        monitor.see_pose("camera0", np.eye(4), np.eye(4), np.eye(3))
 
 
 def test_a_standing_robot_counts_once():

@@ -1,0 +1,115 @@
+"""`--calibration` of the verbs that record or deploy: which cameras it tells of, and whether they are where the policy's data had them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sinew.errors import InputError
+
+if TYPE_CHECKING:
+    from sinew.calibrations import Apart, Calibration
+    from sinew.cli.assembly import Source
+    from sinew.specs import ObservationSpec
+
+
+def given(results: Sequence[str], cameras: Sequence[str]) -> Calibration | None:
+    """The calibration that `--calibration` names, of the cameras that there are; None where it is left out.
+
+    Args:
+        results: paths, or NAME=PATH.
+        cameras: names of the cameras that are looked at.
+
+    Raises:
+        InputError: no camera of the results is among them.
+    """
+    if not results:
+        return None
+    from dataclasses import replace
+
+    from calibration.results import carried, read_named
+
+    found = read_named(results)
+    if len(found) == len(cameras) == 1:  # one camera needs no name
+        return carried([replace(found[0], name=cameras[0])])
+    known = [m for m in found if m.name in cameras]
+    if not known and cameras:
+        raise InputError(
+            f"--calibration tells of camera {', '.join(m.name for m in found)}, looked at are {', '.join(cameras)}: "
+            f"give it as {cameras[0]}={results[0]}"
+        )
+    return carried(known)
+
+
+def cameras_of(observation: ObservationSpec) -> tuple[str, ...]:
+    """Names of the cameras whose pictures are among the observations."""
+    from sinew.specs import IMAGES
+
+    return tuple(key.removeprefix(IMAGES) for key in observation.images)
+
+
+def keep(source: Source, out: Path) -> None:
+    """Put what a policy tells of its cameras beside the policy that was made from it."""
+    from sinew import calibrations
+
+    if source.run is not None:
+        calibrations.store(calibrations.load(source.run.path), out)
+
+
+def compare(
+    now: Calibration | None, run: Path | None, observation: ObservationSpec, allow: bool, tell: Callable[[str], None]
+) -> dict[str, Any] | None:
+    """Are the cameras of a deployment where those of the policy's data were?
+
+    Args:
+        now: the cameras of the deployment; None where nobody told.
+        run: folder of the policy; None for one that cannot tell.
+        observation: what the policy looks at; where no pictures are among it, cameras do not matter.
+        allow: tell of other cameras and go on.
+        tell: gets what is worth a line.
+
+    Returns:
+        JSON-able; None where there is nothing to compare.
+
+    Raises:
+        InputError: a camera is elsewhere, and that was not allowed.
+    """
+    from sinew import calibrations
+
+    seen, known = cameras_of(observation), () if run is None else calibrations.load(run)
+    placed = [c for c in known if c.cameras]
+    if not seen or (now is None and not placed):
+        return None
+    if now is None:
+        tell("the policy's data tell where their cameras were: give --calibration, and they are compared")
+        return None
+    if not placed:
+        tell("the policy does not tell where its data's cameras were (collect --calibration keeps it): nothing to compare")
+        return {"hash": now.hash, "policy": [], "cameras": {}}
+    differences = {name: best for name in seen if (best := _nearest(name, placed, now, len(seen))) is not None}
+    for name in [name for name in seen if name not in differences]:
+        silent = "--calibration" if now.camera(name, len(seen)) is None else "the policy"
+        tell(f"camera {name} is not compared: {silent} does not tell of it")
+    other = [f"camera {name} {apart.told}" for name, apart in differences.items() if not apart.same]
+    if other:
+        line = f"{'; '.join(other)} when the policy's data were recorded"
+        if not allow:
+            raise InputError(
+                f"{line}: put it back, train on data of now, or give --allow-other-calibration (calibration {now.hash}, "
+                f"the policy's {', '.join(c.hash for c in placed)})"
+            )
+        tell(f"{line}; going on as told")
+    rows = {name: {"moved_m": a.metres, "moved_rad": a.radians, "chance": a.chance, "same": a.same} for name, a in differences.items()}
+    return {"hash": now.hash, "policy": [c.hash for c in placed], "cameras": rows}
+
+
+def _nearest(name: str, placed: Sequence[Calibration], now: Calibration, cameras: int) -> Apart | None:
+    """How far a camera is from the nearest place that the data had it at."""
+    from sinew.calibrations import apart
+
+    camera = now.camera(name, cameras)
+    were = [was for c in placed if (was := c.camera(name, cameras)) is not None]
+    if camera is None or not were:
+        return None
+    return min((apart(was, camera) for was in were), key=lambda a: (not a.same, a.metres + 0.2 * a.radians))
