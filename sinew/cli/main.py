@@ -23,6 +23,7 @@ VERBS = {
     "compare": "two runs on the same seeds: is one better, and how sure is that",
     "distill": "distil a trained policy into one that samples in a single step",
     "improve": "improve a trained policy with residual off-policy RL",
+    "reward": "dense rewards as files: propose one from a sentence and a picture, look at it, check it",
     "calibrate": "where cameras are: a board to print, the lens, the camera on or beside the robot, and whether it is still true",
     "robot": "serve a simulated robot over DDS; robots as data: robot list, show, add",
     "deploy": "run a policy on a robot, through the safety gate",
