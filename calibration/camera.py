@@ -92,7 +92,7 @@ class Camera:
             guess = wanted / size * np.tan(np.minimum(size, 1.5))
         lens = _fisheye if self.model == "fisheye" else _radial
         for _ in range(UNDISTORT_STEPS):
-            xd, yd, slope, _ = lens(guess[..., 0], guess[..., 1], d, True)
+            xd, yd, slope, _ = lens(guess[..., 0], guess[..., 1], d, True, False)
             error = np.stack([xd, yd], -1) - wanted
             determinant = slope[..., 0, 0] * slope[..., 1, 1] - slope[..., 0, 1] * slope[..., 1, 0]
             step_x = (slope[..., 1, 1] * error[..., 0] - slope[..., 0, 1] * error[..., 1]) / determinant
@@ -100,41 +100,49 @@ class Camera:
             guess = guess - np.stack([step_x, step_y], -1)
             if np.nanmax(np.abs(error), initial=0.0) < 1e-9:
                 break
-        xd, yd, _, _ = lens(guess[..., 0], guess[..., 1], d, False)
+        xd, yd, _, _ = lens(guess[..., 0], guess[..., 1], d, False, False)
         found = np.abs(np.stack([xd, yd], -1) - wanted).max(-1) < 1e-6
         return np.where(found[..., None], guess, np.nan)
 
-    def project_with_jacobians(self, points: Array, jacobians: bool = True) -> tuple[Array, Array, Array]:
+    def project_with_jacobians(self, points: Array, jacobians: bool = True, lens: bool = True) -> tuple[Array, Array, Array]:
         """Pixels and their derivatives.
 
         Args:
             points: (..., 3) m, x right, y down, z forward.
             jacobians: False leaves the derivatives empty.
+            lens: False leaves those by the parameters empty.
 
         Returns:
             Pixels (..., 2), d pixel / d point (..., 2, 3), d pixel / d parameters (..., 2, 4 + D).
         """
         points = np.asarray(points, dtype=float)
-        z = np.where(points[..., 2] > NEAR_M, points[..., 2], np.nan)
-        x, y = points[..., 0] / z, points[..., 1] / z
-        lens = _fisheye if self.model == "fisheye" else _radial
-        xd, yd, by_xy, by_lens = lens(x, y, np.array(self.distortion), jacobians)
-        fx, fy = self.focal
-        pixels = np.stack([fx * xd + self.centre[0], fy * yd + self.centre[1]], -1)
+        near = 1 / np.where(points[..., 2] > NEAR_M, points[..., 2], np.nan)
+        x, y = points[..., 0] * near, points[..., 1] * near
+        bend = _fisheye if self.model == "fisheye" else _radial
+        xd, yd, slope, by_lens = bend(x, y, np.array(self.distortion), jacobians, jacobians and lens)
+        focal = np.array(self.focal)
+        pixels = np.stack([xd, yd], -1) * focal + np.array(self.centre)
         if not jacobians:
-            empty = np.zeros((0,))
-            return pixels, empty, empty
-        focal = np.array([fx, fy])
-        by_xy = by_xy * focal[:, None]
-        zero = np.zeros_like(x)
-        xy_by_point = np.stack([np.stack([1 / z, zero, -x / z], -1), np.stack([zero, 1 / z, -y / z], -1)], -2)
-        one = np.ones_like(x)
-        pinhole = np.stack([np.stack([xd, zero, one, zero], -1), np.stack([zero, yd, zero, one], -1)], -2)
-        return pixels, by_xy @ xy_by_point, np.concatenate([pinhole, by_lens * focal[:, None]], -1)
+            return pixels, slope, by_lens
+        by_point = np.empty((*slope.shape[:-1], 3))
+        by_point[..., :2] = slope * focal[:, None]
+        by_point[..., 2] = -(by_point[..., 0] * x[..., None] + by_point[..., 1] * y[..., None])
+        by_point *= near[..., None, None]
+        if not lens:
+            return pixels, by_point, by_lens
+        one, zero = np.ones_like(x), np.zeros_like(x)
+        pinhole = np.stack([xd, zero, one, zero, zero, yd, zero, one], -1).reshape(*x.shape, 2, 4)
+        return pixels, by_point, np.concatenate([pinhole, by_lens * focal[:, None]], -1)
 
 
-def _radial(x: Array, y: Array, d: Array, jacobians: bool) -> tuple[Array, Array, Array, Array]:
-    """Distorted x and y, their derivatives by x and y (..., 2, 2) and by the parameters (..., 2, D)."""
+def by_twist(by_point: Array, points: Array) -> Array:
+    """Derivatives by a twist (..., 2, 6) from those by the point (..., 2, 3): it moves a point p (..., 3) by rho + phi x p."""
+    (x, y, z), (u, v, w) = np.moveaxis(points[..., None, :], -1, 0), np.moveaxis(by_point, -1, 0)
+    return np.concatenate([by_point, np.stack([y * w - z * v, z * u - x * w, x * v - y * u], -1)], -1)
+
+
+def _radial(x: Array, y: Array, d: Array, jacobians: bool, lens: bool) -> tuple[Array, Array, Array, Array]:
+    """Distorted x and y, their derivatives by x and y (..., 2, 2) and by the parameters (..., 2, D); left out ones are empty."""
     k1, k2, p1, p2, k3 = d[:5]
     k4, k5, k6 = d[5:] if len(d) == 8 else (0.0, 0.0, 0.0)
     r2 = x * x + y * y
@@ -143,13 +151,16 @@ def _radial(x: Array, y: Array, d: Array, jacobians: bool) -> tuple[Array, Array
     c = over / under
     xd = x * c + 2 * p1 * x * y + p2 * (r2 + 2 * x * x)
     yd = y * c + p1 * (r2 + 2 * y * y) + 2 * p2 * x * y
+    empty = np.zeros((*x.shape, 2, 0))
     if not jacobians:
-        return xd, yd, x, x
+        return xd, yd, empty, empty
     slope = (k1 + r2 * (2 * k2 + 3 * r2 * k3) - c * (k4 + r2 * (2 * k5 + 3 * r2 * k6))) / under
     cross = 2 * x * y * slope + 2 * p1 * x + 2 * p2 * y
     xx = c + 2 * x * x * slope + 2 * p1 * y + 6 * p2 * x
     yy = c + 2 * y * y * slope + 6 * p1 * y + 2 * p2 * x
-    by_xy = np.stack([np.stack([xx, cross], -1), np.stack([cross, yy], -1)], -2)
+    by_xy = np.stack([xx, cross, cross, yy], -1).reshape(*x.shape, 2, 2)
+    if not lens:
+        return xd, yd, by_xy, empty
     powers = [r2, r2 * r2, r2 * r2 * r2]
     columns_x = [x * powers[0] / under, x * powers[1] / under, 2 * x * y, r2 + 2 * x * x, x * powers[2] / under]
     columns_y = [y * powers[0] / under, y * powers[1] / under, r2 + 2 * y * y, 2 * x * y, y * powers[2] / under]
@@ -159,7 +170,7 @@ def _radial(x: Array, y: Array, d: Array, jacobians: bool) -> tuple[Array, Array
     return xd, yd, by_xy, np.stack([np.stack(columns_x, -1), np.stack(columns_y, -1)], -2)
 
 
-def _fisheye(x: Array, y: Array, d: Array, jacobians: bool) -> tuple[Array, Array, Array, Array]:
+def _fisheye(x: Array, y: Array, d: Array, jacobians: bool, lens: bool) -> tuple[Array, Array, Array, Array]:
     """As `_radial`, for an equidistant lens."""
     r = np.maximum(np.sqrt(x * x + y * y), 1e-12)
     angle = np.arctan(r)
@@ -167,12 +178,16 @@ def _fisheye(x: Array, y: Array, d: Array, jacobians: bool) -> tuple[Array, Arra
     bent = angle * (1 + a2 * (d[0] + a2 * (d[1] + a2 * (d[2] + a2 * d[3]))))
     c = bent / r
     xd, yd = x * c, y * c
+    empty = np.zeros((*x.shape, 2, 0))
     if not jacobians:
-        return xd, yd, x, x
+        return xd, yd, empty, empty
     by_angle = 1 + a2 * (3 * d[0] + a2 * (5 * d[1] + a2 * (7 * d[2] + a2 * 9 * d[3])))
     slope = (by_angle / (1 + r * r) - c) / (r * r)  # d c / d (r^2 / 2)
     slope = np.where(r < 1e-6, 0.0, slope)
-    by_xy = np.stack([np.stack([c + x * x * slope, x * y * slope], -1), np.stack([x * y * slope, c + y * y * slope], -1)], -2)
+    cross = x * y * slope
+    by_xy = np.stack([c + x * x * slope, cross, cross, c + y * y * slope], -1).reshape(*x.shape, 2, 2)
+    if not lens:
+        return xd, yd, by_xy, empty
     powers = [angle * a2 ** (i + 1) / r for i in range(4)]
     by_lens = np.stack([np.stack([x * p for p in powers], -1), np.stack([y * p for p in powers], -1)], -2)
     return xd, yd, by_xy, by_lens

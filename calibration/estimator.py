@@ -12,8 +12,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from calibration.camera import Camera
-from calibration.model import Estimate, Free, Layout, Mount, linearise, residuals
-from calibration.noise import FIRST, LEAST, Noise, Normal, estimate_noise, normal
+from calibration.model import Estimate, Free, Layout, Linear, Mount, linear
+from calibration.noise import FIRST, LEAST, Noise, Normal, estimate_noise
 from calibration.start import guesses
 from calibration.views import Views, board_poses
 from sinew.errors import DataError, InputError
@@ -21,12 +21,16 @@ from sinew.se3 import Array, se3_inverse, se3_log
 
 OUTLIER = 4.0
 """Corners farther than this many standard deviations count for nothing."""
-STEPS, ROUNDS = 25, 6
+STEPS, ROUNDS = 25, 8
 """Steps of one minimisation at most, and rounds of minimising and of telling the noise."""
-CONVERGED = 1e-5
-"""A step this small, in units of its uncertainty, ends a minimisation."""
+ROUGH, CONVERGED = 0.02, 1e-5
+"""A step this small, in units of its uncertainty, ends a minimisation, between rounds and at last."""
+SETTLED = 0.01
+"""Noise levels that change by a smaller part are told."""
 GOOD_PART = 0.5
 """A view with fewer good corners than this is cast out."""
+PROMISING, PROMISING_PX = 4.0, 5.0
+"""First guesses are followed whose error is not this many times, and this many pixels, above the best one's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +74,10 @@ class Fit:
         return self.covariance[part, part]
 
 
-def fit(views: Views, start: Estimate, *, free: Free | None = None, priors: Priors | None = None, noise: Noise | None = None) -> Fit:
+def fit(
+    views: Views, start: Estimate, *, free: Free | None = None, priors: Priors | None = None, noise: Noise | None = None,
+    after: Fit | None = None,
+) -> Fit:  # fmt: skip
     """Estimate from a first guess.
 
     Args:
@@ -79,6 +86,7 @@ def fit(views: Views, start: Estimate, *, free: Free | None = None, priors: Prio
         free: what is estimated besides.
         priors: what is known.
         noise: standard deviations where they are known; None to estimate them.
+        after: an estimate from the same views with less free, to begin with its noise levels and corners.
 
     Raises:
         InputError: fewer than three poses.
@@ -87,30 +95,34 @@ def fit(views: Views, start: Estimate, *, free: Free | None = None, priors: Prio
     if len(views.robot) < 3:
         raise InputError(f"{len(views.robot)} poses of the robot are too few: at least 3 are needed, 10 or more are better")
     problem = _Problem(views, start, free, priors)
-    levels = noise or replace(FIRST, pixel=max(FIRST.pixel, problem.typical_px(start)))
-    estimate, weights = start, problem.weights(start, levels)
+    at = problem.at(start)
+    levels = noise or replace(FIRST, pixel=max(FIRST.pixel, problem.typical_px(at)))
+    weights: Array | None = None
+    if after is not None:
+        levels, weights = noise or after.noise, after.weights
     rejected: dict[str, str] = {}
-    for turn in range(ROUNDS):
-        hard = turn >= 2
+    for turn in range(ROUNDS if after is None else ROUNDS - 2):
         before = levels
-        estimate, weights = problem.minimise(estimate, levels, weights if hard else None)
-        if hard or turn == 1:
-            weights = problem.choose(estimate, levels, weights, rejected)
+        at, _ = problem.minimise(at, levels, weights, ROUGH)
+        if turn >= 1 or after is not None:
+            weights = problem.choose(at, levels, rejected)
             if len(np.unique(views.pose[weights.any(1)])) < 3:
                 raise DataError(DISAGREE)
         if noise is None:
-            levels = problem.noise(estimate, weights, levels) if turn else problem.first_noise(estimate)
-        change = np.abs(
-            np.log([levels.pixel / before.pixel, levels.position_m / before.position_m, levels.rotation_rad / before.rotation_rad])
-        )
-        if turn >= 3 and change.max() < 0.03:
+            levels = problem.first_noise(at) if weights is None else problem.noise(at, weights, levels)
+        if turn >= (3 if after is None else 1) and _change(before, levels) < SETTLED:
             break
-    estimate, weights = problem.minimise(estimate, levels, weights)
-    covariance, information = problem.covariance(estimate, levels, weights)
+    at, weights = problem.minimise(at, levels, weights)
+    covariance, information = problem.covariance(at, levels, weights)
     return Fit(
-        estimate=estimate, noise=levels, free=free, layout=problem.layout, covariance=covariance, information=information,
+        estimate=at.estimate, noise=levels, free=free, layout=problem.layout, covariance=covariance, information=information,
         weights=weights, rejected=rejected,
     )  # fmt: skip
+
+
+def _change(a: Noise, b: Noise) -> float:
+    """The largest change of a noise level, as a part of it."""
+    return max(abs(np.log(b.pixel / a.pixel)), abs(np.log(b.position_m / a.position_m)), abs(np.log(b.rotation_rad / a.rotation_rad)))
 
 
 def calibrate(
@@ -132,16 +144,48 @@ def calibrate(
     if priors.X is not None:
         x = np.reshape(priors.X, (-1, 4, 4))
         starts.append((replace(starts[0][0], X=x, Z=_board_place(views, x, cameras, mount)), FAR_PX))
+    least = starts[0][1]
     best: tuple[float, Estimate] | None = None
     for start, error in starts:
+        if error > PROMISING * least + PROMISING_PX and priors.X is None:
+            continue
         problem = _Problem(views, start, Free(), priors)
         wide = replace(FIRST, pixel=min(max(FIRST.pixel, error), FAR_PX))
-        estimate, _ = problem.minimise(start, wide, None, steps=8)
-        cost = problem.cost(estimate, FIRST, None)
+        at, _ = problem.minimise(problem.at(start), wide, None, ROUGH, steps=8)
+        cost = problem.cost(at, FIRST, None)
         if best is None or cost < best[0]:
-            best = cost, estimate
+            best = cost, at.estimate
     assert best is not None
     return fit(views, best[1], free=free, priors=priors, noise=noise)
+
+
+def left_out_px(found: Fit, views: Views, start: Estimate, priors: Priors | None = None, folds: int = 5) -> float:
+    """How well views are predicted that an estimate was not made from: the median distance of their corners, px.
+
+    Noise levels and views that fit nothing are those of the whole estimate; what is estimated without a part of the views follows from
+    it by one Gauss-Newton step, whose length is a fraction of the uncertainty.
+
+    Args:
+        found: the estimate of all views.
+        views: all of them.
+        start: what `found` began with, around which the lens is held.
+        priors: what is known.
+        folds: so many parts are left out in turn.
+    """
+    problem = _Problem(views, start, found.free, priors or Priors())
+    poses, errors, used = np.arange(len(views.robot)), [], found.weights.any(1)
+    at = problem.at(found.estimate)
+    believed = problem.at(replace(found.estimate, xi=np.zeros_like(found.estimate.xi))).linear
+    for k in range(min(folds, len(poses))):
+        out = (poses % folds == k)[views.pose]
+        test = out & used
+        if not test.any():
+            continue
+        step = problem.step(at, found.noise, np.where(out[:, None], 0.0, found.weights), 1e-9)[0]
+        r = believed.r[test] + (believed.by_twist[test] @ (believed.shared[test] @ step)[:, None, :, None])[..., 0]
+        distance = np.linalg.norm(r + believed.by_own[test] @ step[problem.layout.own], axis=-1)
+        errors.append(distance[views.seen[test] & np.isfinite(distance)])
+    return float(np.median(np.concatenate(errors))) if errors else np.inf
 
 
 def _board_place(views: Views, x: Array, cameras: tuple[Camera, ...], mount: Mount) -> Array:
@@ -154,12 +198,24 @@ def _board_place(views: Views, x: Array, cameras: tuple[Camera, ...], mount: Mou
     return places[int(np.argmin(np.linalg.norm(places[:, :3, 3] - middle, axis=1)))]
 
 
+@dataclass(frozen=True)
+class _At:
+    """An estimate with its linear model."""
+
+    estimate: Estimate
+    linear: Linear
+    squares: Array
+    """Squared distance of every corner from where it was seen (V, K), px^2 of its relative standard deviation; infinite behind the lens."""
+
+
 class _Problem:
     """One set of views with one set of free parameters."""
 
     def __init__(self, views: Views, start: Estimate, free: Free, priors: Priors) -> None:
         self.views, self.layout, self.priors, self.start = views, Layout(start, free), priors, start
-        self.inverse_sigma2 = np.where(views.seen, views.sigma, np.inf) ** -2.0
+        self.seen = views.seen
+        self.inverse_sigma2 = np.where(self.seen, views.sigma, np.inf) ** -2.0
+        self.first = np.unique(views.pose, return_index=True)[1]
         size = self.layout.size
         self.precision = np.zeros((size, size))
         for part, camera in zip(self.layout.lens, start.cameras, strict=False):
@@ -175,6 +231,11 @@ class _Problem:
             for part in self.layout.x:
                 self.known[part, part] += np.diag(sigma**-2.0)
 
+    def at(self, estimate: Estimate) -> _At:
+        """Linearise."""
+        there = linear(estimate, self.views, self.layout)
+        return _At(estimate, there, np.nan_to_num(np.sum(there.r**2, -1) * self.inverse_sigma2, nan=np.inf))
+
     def distance(self, estimate: Estimate) -> Array:
         """From what was known to the estimate (size,)."""
         d, layout = np.zeros(self.layout.size), self.layout
@@ -188,108 +249,133 @@ class _Problem:
         d[layout.joints] = estimate.joint_offsets_rad[1:-1][: layout.joints.stop - layout.joints.start]
         return d
 
-    def squares(self, estimate: Estimate, noise: Noise) -> Array:
-        """Squared distance of every corner in standard deviations (V, K); infinite behind the lens."""
-        r = residuals(estimate, self.views)
-        return np.nan_to_num(np.sum(r * r, -1) * self.inverse_sigma2 / noise.pixel**2, nan=np.inf)
-
-    def typical_px(self, estimate: Estimate) -> float:
+    def typical_px(self, at: _At) -> float:
         """How far corners are off, in the middle and per axis."""
-        e2 = self.squares(estimate, Noise(1.0, 1.0, 1.0))[self.views.seen]
-        return float(np.sqrt(np.median(e2) / 1.39)) if len(e2) else np.inf
+        squares = at.squares[self.seen]
+        return float(np.sqrt(np.median(squares) / 1.39)) if len(squares) else np.inf
 
-    def weights(self, estimate: Estimate, noise: Noise) -> Array:
+    def follow(self, at: _At, noise: Noise) -> Array:
         """Geman and McClure's weights (V, K)."""
-        return np.where(self.views.seen, (1 + self.squares(estimate, noise) / OUTLIER**2) ** -2.0, 0.0)
+        return np.where(self.seen, (1 + at.squares / (noise.pixel * OUTLIER) ** 2) ** -2.0, 0.0)
 
-    def cost(self, estimate: Estimate, noise: Noise, weights: Array | None) -> float:
-        e2 = self.squares(estimate, noise)
+    def cost(self, at: _At, noise: Noise, weights: Array | None) -> float:
+        """What is minimised; `weights` None for Geman and McClure's."""
+        squares = at.squares / noise.pixel**2
         if weights is None:
-            c2 = OUTLIER**2
-            corners = np.where(self.views.seen, np.where(np.isfinite(e2), c2 * e2 / (c2 + np.where(np.isfinite(e2), e2, 0.0)), c2), 0.0)
+            corners = OUTLIER**2 * (1 - 1 / (1 + squares / OUTLIER**2))
         else:
-            corners = np.where(weights > 0, e2, 0.0) * np.where(weights > 0, weights, 0.0)
-        d = self.distance(estimate)
-        return float(corners.sum() + np.sum(estimate.xi**2 * noise.robot_precision) + d @ self.known @ d)
+            corners = np.where(weights > 0, squares, 0.0) * weights
+        d = self.distance(at.estimate)
+        return float(corners.sum() + np.sum(at.estimate.xi**2 * noise.robot_precision) + d @ self.known @ d)
 
-    def minimise(self, estimate: Estimate, noise: Noise, weights: Array | None, steps: int = STEPS) -> tuple[Estimate, Array]:
+    def minimise(self, at: _At, noise: Noise, weights: Array | None, close: float = CONVERGED, steps: int = STEPS) -> tuple[_At, Array]:
         """Levenberg and Marquardt; `weights` None lets them follow the residuals.
 
         Returns:
             The estimate, and the weights at it.
         """
-        cost, damping = self.cost(estimate, noise, weights), 1e-6
+        cost, damping = self.cost(at, noise, weights), 1e-6
         for _ in range(steps):
-            current = self.weights(estimate, noise) if weights is None else weights
-            step, xi, size = self.step(estimate, noise, current, damping)
-            moved = self.layout.move(estimate, step, xi)
-            new = self.cost(moved, noise, weights)
+            current = self.follow(at, noise) if weights is None else weights
+            step, xi, size = self.step(at, noise, current, damping)
+            there = self.at(self.layout.move(at.estimate, step, xi))
+            new = self.cost(there, noise, weights)
             if np.isfinite(new) and new <= cost * (1 + 1e-12):
-                estimate, damping = moved, max(damping / 10, 1e-9)
-                if size < CONVERGED or cost - new < 1e-7 * cost:
+                at, damping = there, max(damping / 10, 1e-9)
+                if size < close or cost - new < 1e-2 * close * cost:
                     break
                 cost = new
             elif damping > 1e6:
                 break
             else:
                 damping = max(damping * 10, 1e-4)
-        return estimate, self.weights(estimate, noise) if weights is None else weights
+        return at, self.follow(at, noise) if weights is None else weights
 
-    def step(self, estimate: Estimate, noise: Noise, weights: Array, damping: float) -> tuple[Array, Array, float]:
+    def step(self, at: _At, noise: Noise, weights: Array, damping: float) -> tuple[Array, Array, float]:
         """One damped Gauss-Newton step: of what views share (size,), the new robot errors (P, 6), and its length in deviations."""
-        n = self.normal(estimate, weights / noise.pixel**2)
-        weight = np.linalg.inv(n.inverse + np.diag(1 / noise.robot_precision))
-        off = n.robot_r - estimate.xi
-        hessian = n.shared + self.known + np.einsum("pij,pik,pkl->jl", n.mixed, weight, n.mixed, optimize=True)
-        gradient = n.shared_r + self.known @ self.distance(estimate) + np.einsum("pij,pik,pk->j", n.mixed, weight, off, optimize=True)
-        diagonal = np.maximum(np.diag(hessian), 1e-12)
-        scale = 1 / np.sqrt(diagonal)
+        n, xi = self.normal(at.linear, weights / noise.pixel**2), at.estimate.xi
+        hessian, weighted = self.eliminated(n, noise)
+        hessian = hessian + self.known
+        gradient = n.shared_r + self.known @ self.distance(at.estimate) + weighted.T @ (n.robot_r - xi).ravel()
+        scale = 1 / np.sqrt(np.maximum(np.diag(hessian), 1e-12))
         scaled = hessian * scale[:, None] * scale + damping * np.eye(len(scale))
-        step = -scale * np.linalg.lstsq(scaled, scale * gradient, rcond=1e-14)[0]
+        step = -scale * np.linalg.solve(scaled, scale * gradient)
         # the most likely error of the robot between what the corners ask for and none at all
-        asked = -(n.mixed @ step + n.robot_r) + estimate.xi
-        xi = (np.linalg.solve(n.robot + np.diag(noise.robot_precision), n.robot @ asked[..., None]))[..., 0]
+        asked = xi - n.mixed @ step - n.robot_r
+        xi = (np.linalg.inv(n.robot + np.diag(noise.robot_precision)) @ (n.robot @ asked[..., None]))[..., 0]
         return step, xi, float(np.sqrt(max(step @ hessian @ step, 0.0)))
 
-    def normal(self, estimate: Estimate, weights: Array) -> Normal:
-        """The linear model about an estimate, each corner with its weight (V, K)."""
-        r, by_shared, by_robot = linearise(estimate, self.views, self.layout)
-        v, k = r.shape[:2]
+    def eliminated(self, n: Normal, noise: Noise) -> tuple[Array, Array]:
+        """Information about what views share without the robot's errors (size, size), and what each pose adds to it (6 P, size)."""
+        size = self.layout.size
+        weighted = (np.linalg.inv(n.inverse + np.diag(1 / noise.robot_precision)) @ n.mixed).reshape(-1, size)
+        return n.shared + n.mixed.reshape(-1, size).T @ weighted, weighted
+
+    def normal(self, at: Linear, weights: Array) -> Normal:
+        """The linear model, each corner with its weight (V, K).
+
+        A view's corners enter through 6 x 6 sums; of what views share, that which a twist of its hand does alike is told exactly.
+        """
+        v, k = weights.shape
         root = np.sqrt(weights * self.inverse_sigma2)[..., None]
-        r = np.where(root > 0, np.nan_to_num(r), 0.0) * root
-        g = (by_shared * root[..., None]).reshape(v, 2 * k, -1)
-        j = (by_robot * root[..., None]).reshape(v, 2 * k, 6)
-        r = r.reshape(v, 2 * k)
-        jt = np.swapaxes(j, 1, 2)
-        poses = len(self.views.robot)
-        robot, mixed, robot_r = np.zeros((poses, 6, 6)), np.zeros((poses, 6, g.shape[2])), np.zeros((poses, 6))
-        np.add.at(robot, self.views.pose, jt @ j)
-        np.add.at(mixed, self.views.pose, jt @ g)
-        np.add.at(robot_r, self.views.pose, (jt @ r[..., None])[..., 0])
-        flat = g.reshape(-1, g.shape[2])
-        return normal(robot, mixed, flat.T @ flat, robot_r, flat.T @ r.reshape(-1), float((r * r).sum()), 2 * int((weights > 0).sum()))
+        r = (np.where(root > 0, np.nan_to_num(at.r), 0.0) * root).reshape(v, 2 * k, 1)
+        j = (at.by_twist * root[..., None]).reshape(v, 2 * k, 6)
+        own = (at.by_own * root[..., None]).reshape(v, 2 * k, -1)
+        jt, hand, columns = np.swapaxes(j, 1, 2), np.swapaxes(at.robot, 1, 2), self.layout.own
+        twists, twists_r, twists_own = jt @ j, jt @ r, jt @ own
+        robot, robot_r = self.by_pose(hand @ twists @ at.robot), self.by_pose(hand @ twists_r)[..., 0]
+        values, vectors = np.linalg.eigh(robot)
+        inverse = (vectors / np.maximum(values, 1e-10 * values[:, -1:] + 1e-9)[:, None]) @ np.swapaxes(vectors, 1, 2)
 
-    def first_noise(self, estimate: Estimate) -> Noise:
+        alike = np.linalg.solve(at.robot[self.first], at.shared[self.first])
+        beyond = at.shared - at.robot @ alike[self.views.pose]
+        across = twists @ beyond
+        across[..., columns] += twists_own
+        mixed = self.by_pose(hand @ across)
+        flat, size = beyond.reshape(-1, self.layout.size), self.layout.size
+        shared = flat.T @ across.reshape(-1, size)
+        shared[columns] += np.einsum("vie,vig->eg", twists_own, beyond)
+        shared[np.ix_(columns, columns)] += np.einsum("vie,vif->ef", own, own)
+        shared_r = flat.T @ twists_r.ravel()
+        shared_r[columns] += np.einsum("vie,vio->e", own, r)
+
+        b, c = inverse @ mixed, (inverse @ robot_r[..., None])[..., 0]
+        shared = shared - b.reshape(-1, size).T @ mixed.reshape(-1, size)
+        shared_r = shared_r - mixed.reshape(-1, size).T @ c.ravel()
+        told = (values[:, -1] > 0)[:, None, None]
+        rr = max(float(np.sum(r * r)) - float(np.sum(robot_r * c)), 0.0)
+        return Normal(
+            robot, inverse, np.where(told, alike + b, 0.0), c, 0.5 * (shared + shared.T), shared_r, rr, 2 * int((weights > 0).sum())
+        )
+
+    def by_pose(self, of_views: Array) -> Array:
+        """Sums over the views of each pose (P, ...)."""
+        if len(self.first) == len(self.views):
+            return of_views[self.first]
+        total = np.zeros((len(self.first), *of_views.shape[1:]))
+        np.add.at(total, self.views.pose, of_views)
+        return total
+
+    def first_noise(self, at: _At) -> Noise:
         """Noise levels by medians, which up to half of the views may spoil."""
-        middle = [float(np.median(np.linalg.norm(estimate.xi[:, part], axis=1))) / 1.54 for part in (slice(0, 3), slice(3, 6))]
-        return Noise(max(self.typical_px(estimate), LEAST.pixel), max(middle[0], LEAST.position_m), max(middle[1], LEAST.rotation_rad))
+        middle = [float(np.median(np.linalg.norm(at.estimate.xi[:, part], axis=1))) / 1.54 for part in (slice(0, 3), slice(3, 6))]
+        return Noise(max(self.typical_px(at), LEAST.pixel), max(middle[0], LEAST.position_m), max(middle[1], LEAST.rotation_rad))
 
-    def noise(self, estimate: Estimate, weights: Array, before: Noise) -> Noise:
+    def noise(self, at: _At, weights: Array, before: Noise) -> Noise:
         """The most likely noise levels, from the corners that count."""
-        n = self.normal(estimate, np.where(weights > 0, 1.0, 0.0))
-        return estimate_noise(n, estimate.xi, self.known, self.known @ self.distance(estimate), before)
+        n = self.normal(at.linear, np.where(weights > 0, 1.0, 0.0))
+        return estimate_noise(n, at.estimate.xi, self.known, self.known @ self.distance(at.estimate), before)
 
-    def choose(self, estimate: Estimate, noise: Noise, weights: Array, rejected: dict[str, str]) -> Array:
+    def choose(self, at: _At, noise: Noise, rejected: dict[str, str]) -> Array:
         """Which corners are used from here on (V, K), 0 or 1; views that do not fit are named in `rejected`."""
-        e2, seen = self.squares(estimate, noise), self.views.seen
-        good = seen & (e2 < OUTLIER**2)
-        part = good.sum(1) / np.maximum(seen.sum(1), 1)
-        bad = part < GOOD_PART
-        far = np.sum(estimate.xi**2 * noise.robot_precision, 1)[self.views.pose] > UNLIKELY
+        good = self.seen & (at.squares < (OUTLIER * noise.pixel) ** 2)
+        part = good.sum(1) / np.maximum(self.seen.sum(1), 1)
+        bad, xi = part < GOOD_PART, at.estimate.xi
+        far = np.sum(xi**2 * noise.robot_precision, 1)[self.views.pose] > UNLIKELY
         rejected.clear()
         for i in np.flatnonzero(bad | far):
-            pixels = float(np.sqrt(np.median(e2[i][seen[i]])) * noise.pixel) if seen[i].any() else np.inf
-            millimetres = 1e3 * float(np.linalg.norm(estimate.xi[self.views.pose[i], :3]))
+            pixels = float(np.sqrt(np.median(at.squares[i][self.seen[i]]))) if self.seen[i].any() else np.inf
+            millimetres = 1e3 * float(np.linalg.norm(xi[self.views.pose[i], :3]))
             told = (
                 f"its corners are {pixels:.1f} px from where the others put them"
                 if bad[i]
@@ -299,11 +385,9 @@ class _Problem:
         good[bad | far] = False
         return np.where(good, 1.0, 0.0)
 
-    def covariance(self, estimate: Estimate, noise: Noise, weights: Array) -> tuple[Array, Array]:
+    def covariance(self, at: _At, noise: Noise, weights: Array) -> tuple[Array, Array]:
         """Covariance of what views share, and its information without priors of X; each (size, size)."""
-        n = self.normal(estimate, weights / noise.pixel**2)
-        weight = np.linalg.inv(n.inverse + np.diag(1 / noise.robot_precision))
-        information = n.shared + np.einsum("pij,pik,pkl->jl", n.mixed, weight, n.mixed, optimize=True) + self.precision
+        information = self.eliminated(self.normal(at.linear, weights / noise.pixel**2), noise)[0] + self.precision
         total = information + self.known - self.precision
         scale = 1 / np.sqrt(np.maximum(np.diag(total), 1e-30))
         covariance = scale[:, None] * np.linalg.pinv(total * scale[:, None] * scale, rcond=1e-14, hermitian=True) * scale

@@ -12,10 +12,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from calibration.camera import Camera
+from calibration.camera import Camera, by_twist
 from calibration.views import Views
 from sinew.errors import InputError
-from sinew.se3 import Array, se3_exp, se3_inverse, so3_hat
+from sinew.se3 import Array, se3_adjoint, se3_exp, se3_inverse
 
 Mount = Literal["in_hand", "to_hand"]
 MOUNTS = ("in_hand", "to_hand")
@@ -102,17 +102,19 @@ class Layout:
         joints = max(len(estimate.joint_offsets_rad) - 2, 0) if free.joint_offsets else 0
         self.joints = slice(self.time.stop, self.time.stop + joints)
         self.size = self.joints.stop
+        self.own = np.arange(self.z.stop, self.scale.stop)
+        """What moves each corner its own way: lenses and the board's size."""
 
     def move(self, estimate: Estimate, step: Array, xi: Array) -> Estimate:
         """The estimate after a step (size,) and with other robot errors (P, 6)."""
-        x = np.array([m @ se3_exp(step[s]) for m, s in zip(estimate.X, self.x, strict=True)])
+        moved = se3_exp(step[: self.z.stop].reshape(-1, 6))
         cameras = estimate.cameras
         if self.lens:
             cameras = tuple(c.with_parameters(c.parameters + step[s]) for c, s in zip(cameras, self.lens, strict=True))
         joints = estimate.joint_offsets_rad.copy()
         joints[1:-1][: self.joints.stop - self.joints.start] += step[self.joints]
         return replace(
-            estimate, X=x, Z=estimate.Z @ se3_exp(step[self.z]), cameras=cameras, xi=xi,
+            estimate, X=estimate.X @ moved[:-1], Z=estimate.Z @ moved[-1], cameras=cameras, xi=xi,
             log_scale=estimate.log_scale + float(step[self.scale].sum()),
             time_offset_s=estimate.time_offset_s + float(step[self.time].sum()), joint_offsets_rad=joints,
         )  # fmt: skip
@@ -123,63 +125,79 @@ def residuals(estimate: Estimate, views: Views) -> Array:
     return _project(estimate, views, False)[0]
 
 
+@dataclass(frozen=True)
+class Linear:
+    """Residuals about an estimate, and what moves them: mostly twists of the board before the camera, six numbers per view.
+
+    Poses, clocks and joints move all corners of a view by one twist; only the lens and the board's size move each corner its own way.
+    """
+
+    r: Array
+    """Predicted minus seen pixels (V, K, 2); NaN of corners behind the lens, 0 where there is no corner."""
+    by_twist: Array
+    """Derivative by a twist of the board in the camera's frame (V, K, 2, 6)."""
+    by_own: Array
+    """Derivative by lens and size (V, K, 2, E), in the order of `Layout.own`."""
+    shared: Array
+    """That twist per parameter that views share (V, 6, size)."""
+    robot: Array
+    """That twist per twist of the hand in its own frame (V, 6, 6)."""
+
+
+def linear(estimate: Estimate, views: Views, layout: Layout) -> Linear:
+    """The linear model about an estimate."""
+    r, by_point, by_lens, in_camera, board = _project(estimate, views, True, bool(layout.lens))
+    robot = _by_hand(estimate, views)
+    shared = np.zeros((len(views), 6, layout.size))
+    for c, part in enumerate(layout.x):
+        shared[views.camera == c, :, part] = -np.eye(6)
+    shared[:, :, layout.z] = se3_adjoint(board)
+    if layout.free.time_offset:
+        shared[:, :, layout.time] = robot @ views.twists[views.pose][..., None]
+    if layout.joints.stop > layout.joints.start:
+        shared[:, :, layout.joints] = robot @ views.joint_jacobians[views.pose][..., 1:-1]
+    own = np.zeros((*r.shape, len(layout.own)))
+    for c, part in enumerate(layout.lens):
+        rows, width = views.camera == c, part.stop - part.start
+        own[rows, ..., part.start - layout.own[0] : part.stop - layout.own[0]] = by_lens[rows][..., :width]
+    if layout.free.scale:
+        own[..., -1] = np.einsum("vkij,vkj->vki", by_point, in_camera - board[:, None, :3, 3])
+    return Linear(r, by_twist(by_point, in_camera), own, shared, robot)
+
+
 def linearise(estimate: Estimate, views: Views, layout: Layout) -> tuple[Array, Array, Array]:
-    """Residuals and derivatives: by what views share, and by the robot's errors.
+    """Residuals and derivatives corner by corner: by what views share, and by the robot's errors.
 
     Returns:
         Residuals (V, K, 2); their derivatives (V, K, 2, size) and (V, K, 2, 6). All are 0 where there is no corner.
     """
-    r, by_point, by_lens, in_camera, board = _project(estimate, views, True)
-    v, k = r.shape[:2]
-    points = views.points * np.exp(estimate.log_scale)
-    shared = np.zeros((v, k, 2, layout.size))
-    by_x = -np.concatenate([by_point, -by_point @ so3_hat(in_camera)], -1)
-    for c, part in enumerate(layout.x):
-        rows = views.camera == c
-        shared[rows, ..., part] = by_x[rows]
-    by_board_axes = by_point @ board[:, None, :3, :3]
-    shared[..., layout.z] = np.concatenate([by_board_axes, -by_board_axes @ so3_hat(points)], -1)
-    by_hand = _by_hand(estimate, views, by_point, points)
-    for c, part in enumerate(layout.lens):
-        rows = views.camera == c
-        shared[rows, ..., part] = by_lens[rows][..., : part.stop - part.start]
-    if layout.free.scale:
-        shared[..., layout.scale] = by_board_axes @ points[..., None]
-    if layout.free.time_offset:
-        shared[..., layout.time] = by_hand @ views.twists[views.pose][:, None, :, None]
-    if layout.joints.stop > layout.joints.start:
-        shared[..., layout.joints] = by_hand @ views.joint_jacobians[views.pose][:, None, :, 1:-1]
-    return r, shared, by_hand
+    at = linear(estimate, views, layout)
+    shared = at.by_twist @ at.shared[:, None]
+    shared[..., layout.own] += at.by_own
+    return at.r, shared, at.by_twist @ at.robot[:, None]
 
 
-def _by_hand(estimate: Estimate, views: Views, by_point: Array, points: Array) -> Array:
-    """Derivative of the pixels by a twist of the hand in its own frame (V, K, 2, 6)."""
-    hands = estimate.hands(views)[views.pose]
-    rotation_x = np.swapaxes(estimate.X[views.camera][:, :3, :3], -1, -2)
-    in_base = points @ estimate.Z[:3, :3].T + estimate.Z[:3, 3]
+def _by_hand(estimate: Estimate, views: Views) -> Array:
+    """Twist of the board in the camera's frame per twist of the hand in its own frame (V, 6, 6)."""
+    inverse = se3_inverse(estimate.X)[views.camera]
     if estimate.mount == "in_hand":
-        inverse = se3_inverse(hands)
-        in_hand = np.einsum("vij,vkj->vki", inverse[:, :3, :3], in_base) + inverse[:, None, :3, 3]
-        turned, sign = rotation_x, -1.0
-    else:
-        in_hand, turned, sign = in_base, rotation_x @ hands[:, :3, :3], 1.0
-    by_axes = sign * (by_point @ turned[:, None])
-    return np.concatenate([by_axes, -by_axes @ so3_hat(in_hand)], -1)
+        return -se3_adjoint(inverse)
+    return se3_adjoint(inverse @ estimate.hands(views)[views.pose])
 
 
-def _project(estimate: Estimate, views: Views, jacobians: bool) -> tuple[Array, Array, Array, Array, Array]:
+def _project(estimate: Estimate, views: Views, jacobians: bool, lens: bool = False) -> tuple[Array, Array, Array, Array, Array]:
     board = estimate.boards(views)
     points = views.points * np.exp(estimate.log_scale)
-    in_camera = np.einsum("vij,vkj->vki", board[:, :3, :3], points) + board[:, None, :3, 3]
+    in_camera = points @ np.swapaxes(board[:, :3, :3], 1, 2) + board[:, None, :3, 3]
     seen = views.seen[..., None]
     if len(estimate.cameras) == 1:
-        pixels, by_point, by_lens = estimate.cameras[0].project_with_jacobians(in_camera, jacobians)
+        pixels, by_point, by_lens = estimate.cameras[0].project_with_jacobians(in_camera, jacobians, lens)
     else:
         pixels, by_point = np.zeros((*in_camera.shape[:2], 2)), np.zeros((*in_camera.shape[:2], 2, 3))
         by_lens = np.zeros((*in_camera.shape[:2], 2, max(len(c.parameters) for c in estimate.cameras)))
         for c, camera in enumerate(estimate.cameras):
             rows = views.camera == c
-            some, by_p, by_l = camera.project_with_jacobians(in_camera[rows], jacobians)
+            some, by_p, by_l = camera.project_with_jacobians(in_camera[rows], jacobians, lens)
             pixels[rows] = some
             if jacobians:
                 by_point[rows], by_lens[rows, ..., : by_l.shape[-1]] = by_p, by_l

@@ -10,8 +10,8 @@ import numpy as np
 
 from calibration.camera import Camera
 from calibration.diagnose import diagnose
-from calibration.estimator import Fit, Priors, calibrate, fit
-from calibration.model import Estimate, Free, Mount, residuals
+from calibration.estimator import Fit, Priors, calibrate, fit, left_out_px
+from calibration.model import Free, Mount
 from calibration.observability import Observability, observability
 from calibration.views import Views
 from sinew.errors import DataError, InputError, unknown
@@ -101,14 +101,24 @@ def solve(
     few = len(np.unique(views.pose)) < FEW
     names = (["poses"] if few else list(MODELS)) if model == "auto" else [model]
     frees = {n: replace(MODELS[n], time_offset=time_offset, joint_offsets=joint_offsets) for n in names}
-    start = base.estimate
-    tried = {} if few else {n: held_out(views, start, frees[n], priors, set(base.rejected)) for n in names}
+    found: dict[str, Fit] = {}
+    tried: dict[str, float] = {}
+    after = None if base.rejected else base  # a wrong lens may be why views do not fit
+    for name, free in frees.items():
+        try:
+            found[name] = base if free == Free() else fit(views, base.estimate, free=free, priors=priors, after=after)
+        except DataError:  # free of so much that views fall apart
+            if model != "auto":
+                raise
+            continue
+        if not few:
+            tried[name] = left_out_px(found[name], views, base.estimate, priors, FOLDS)
     chosen = names[0]
-    for name in names[1:]:
-        if tried and tried[name] < BETTER * tried[chosen]:
+    for name in tried:
+        if tried[name] < BETTER * tried[chosen]:
             chosen = name
-    found = base if frees[chosen] == Free() else fit(views, start, free=frees[chosen], priors=priors)
-    seen = tuple(observability(found, views, c, tolerance_m=tolerance_m, tolerance_rad=tolerance_rad) for c in range(len(cameras)))
+    best = found[chosen]
+    seen = tuple(observability(best, views, c, tolerance_m=tolerance_m, tolerance_rad=tolerance_rad) for c in range(len(cameras)))
     for c, o in enumerate(seen):
         if not o.observable and priors.X is None and not unobservable_ok:
             who = "the camera's pose" if len(cameras) == 1 else f"the pose of camera {c}"
@@ -116,7 +126,7 @@ def solve(
                 f"{who} cannot be told from these views: one direction is known to "
                 f"{1e3 * o.worst_m:.0f} mm and {np.rad2deg(o.worst_rad):.1f} degrees only; {o.advice}, or give a drawing with --cad-prior"
             )
-    return _result(found, views, mount, chosen, tried, seen)
+    return _result(best, views, mount, chosen, tried, seen)
 
 
 SUSPECT_M, SUSPECT_RAD, SUSPECT_PX = 0.01, float(np.deg2rad(2.0)), 5.0
@@ -137,29 +147,6 @@ def _agreeing(views: Views, cameras: tuple[Camera, ...], mount: Mount, priors: P
         if why:
             raise DataError(f"the views do not agree with one another: {why}")
     return found
-
-
-def held_out(views: Views, start: Estimate, free: Free, priors: Priors, rejected: set[str] = frozenset()) -> float:  # type: ignore[assignment]
-    """Median distance in pixels of corners from where estimates without their poses put them, views that fit nothing left out."""
-    poses = np.unique(views.pose)
-    folds = np.arange(len(poses)) % min(FOLDS, len(poses))
-    errors = []
-    for k in range(folds.max() + 1):
-        out = np.isin(views.pose, poses[folds == k])
-        test = np.flatnonzero(out & np.array([n not in rejected for n in views.names]))
-        if not len(test):
-            continue
-        training = views.subset(np.flatnonzero(~out))
-        begin = replace(start, xi=start.xi[np.unique(views.pose[~out])], cameras=start.cameras)
-        try:
-            estimate = fit(training, begin, free=free, priors=priors).estimate
-        except (DataError, InputError):
-            return np.inf
-        testing = views.subset(test)
-        predicted = replace(estimate, xi=np.zeros((len(testing.robot), 6)))
-        distance = np.linalg.norm(residuals(predicted, testing), axis=-1)
-        errors.append(distance[testing.seen & np.isfinite(distance)])
-    return float(np.median(np.concatenate(errors))) if errors else np.inf
 
 
 def _check(views: Views) -> None:

@@ -12,12 +12,14 @@ from math import comb
 import numpy as np
 
 from calibration.camera import Camera
-from calibration.closed_form import ABSOLUTE, RELATIVE, hand_eye_and_world, mean_pose, nearest_rotation
+from calibration.closed_form import hand_eye_and_world, mean_pose, nearest_rotation
 from calibration.model import Estimate, Mount, first_estimate
 from calibration.views import Views, board_poses
 from sinew.errors import InputError
 from sinew.se3 import Array, se3, se3_act, se3_inverse, so3_exp, so3_log
 
+METHODS = ("park", "daniilidis", "shah")
+"""Closed forms that are tried on all views: three ways to weigh rotations against translations."""
 TRIALS = 60
 """Random triples."""
 TRUSTED = 0.6
@@ -71,24 +73,38 @@ def guesses(views: Views, cameras: tuple[Camera, ...], mount: Mount, seed: int =
 def _of_one(robot: Array, boards: Array, outline: Array, camera: Camera, seed: int) -> list[tuple[float, Array, Array, Array]]:
     """(error, X, Z, error of every view) of one camera's guesses, the best first."""
     n, rng = len(robot), np.random.default_rng(seed)
-    candidates = [hand_eye_and_world(robot, boards, method) for method in (*RELATIVE, *ABSOLUTE)]
+    candidates = [hand_eye_and_world(robot, boards, method) for method in METHODS]
     candidates += [_from_translations(robot, boards), *_about_one_axis(robot, boards)]
-    for _ in range(min(TRIALS, comb(n, 3)) if n > 3 else 0):
-        rows = rng.choice(n, 3, replace=False)
-        candidates.append(hand_eye_and_world(robot[rows], boards[rows], "park"))
+    if n > 3:
+        triples = np.array([rng.choice(n, 3, replace=False) for _ in range(min(TRIALS, comb(n, 3)))])
+        candidates += _of_triples(robot[triples], boards[triples])
     scored = _score(candidates, robot, boards, outline, camera)
     best = min(scored, key=lambda s: s[0])
     fits = best[3] < NARROW * best[0] + FLOOR_PX
-    if fits.sum() >= 3:  # once more from all that fit the best triple
-        again = [hand_eye_and_world(robot[fits], boards[fits], method) for method in (*RELATIVE, *ABSOLUTE)]
+    if 3 <= fits.sum() < n:  # once more from all that fit the best triple
+        again = [hand_eye_and_world(robot[fits], boards[fits], method) for method in METHODS]
         scored += _score([*again, *_about_one_axis(robot[fits], boards[fits])], robot, boards, outline, camera)
     kept: list[tuple[float, Array, Array, Array]] = []
-    for guess in sorted(scored, key=lambda s: s[0]):
-        if np.isfinite(guess[0]) and all(_apart(guess[1], other[1]) for other in kept):
-            kept.append(guess)
-        if len(kept) == KEPT:
-            break
+    left = sorted((guess for guess in scored if np.isfinite(guess[0])), key=lambda s: s[0])
+    while left and len(kept) < KEPT:
+        kept.append(left[0])
+        apart = _apart(left[0][1], np.array([guess[1] for guess in left]))
+        left = [guess for guess, other in zip(left, apart, strict=True) if other]
     return kept or [(np.inf, *candidates[0], np.full(n, np.inf))]
+
+
+def _of_triples(robot: Array, boards: Array) -> list[tuple[Array, Array]]:
+    """Park and Martin's method on many triples of views at once, robot and boards (T, 3, 4, 4)."""
+    first, second = [0, 0, 1], [1, 2, 2]
+    a = se3_inverse(robot[:, second]) @ robot[:, first]
+    b = boards[:, second] @ se3_inverse(boards[:, first])
+    turns = np.swapaxes(so3_log(a[..., :3, :3]), 1, 2) @ so3_log(b[..., :3, :3])
+    rotation = nearest_rotation(turns)
+    left = (a[..., :3, :3] - np.eye(3)).reshape(-1, 9, 3)
+    right = (b[..., :3, 3] @ np.swapaxes(rotation, 1, 2) - a[..., :3, 3]).reshape(-1, 9, 1)
+    x = se3(rotation, (np.linalg.pinv(left) @ right)[..., 0])
+    places = (robot @ x[:, None] @ boards).mean(1)
+    return list(zip(x, se3(nearest_rotation(places[:, :3, :3]), places[:, :3, 3]), strict=True))
 
 
 KEPT = 3
@@ -96,9 +112,10 @@ APART_RAD, APART_M = 0.1, 0.05
 """Guesses that differ by less are one."""
 
 
-def _apart(a: Array, b: Array) -> bool:
-    turned = float(np.linalg.norm(so3_log(a[:3, :3].T @ b[:3, :3])))
-    return turned > APART_RAD or float(np.linalg.norm(a[:3, 3] - b[:3, 3])) > APART_M
+def _apart(a: Array, b: Array) -> np.ndarray:
+    """Which poses b (N, 4, 4) are not a (4, 4)."""
+    turned = np.linalg.norm(so3_log(a[:3, :3].T @ b[:, :3, :3]), axis=-1)
+    return np.asarray((turned > APART_RAD) | (np.linalg.norm(a[:3, 3] - b[:, :3, 3], axis=-1) > APART_M))
 
 
 def _score(

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from calibration.camera import Camera
+from calibration.camera import Camera, by_twist
 from sinew.errors import InputError
-from sinew.se3 import Array, se3, se3_act, so3_exp
+from sinew.se3 import Array, se3, se3_exp, so3_exp
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,57 +120,96 @@ def board_poses(views: Views, cameras: Sequence[Camera]) -> tuple[Array, Array]:
         T_camera_board (V, 4, 4), NaN where it cannot be told; root mean square error in pixels (V,).
     """
     poses, errors = np.full((len(views), 4, 4), np.nan), np.full(len(views), np.inf)
-    all_rays = np.full(views.pixels.shape, np.nan)
     for c, camera in enumerate(cameras):
-        all_rays[views.camera == c] = camera.unproject(views.pixels[views.camera == c])
-    for i in range(len(views)):
-        seen, camera = views.seen[i], cameras[views.camera[i]]
-        rays = all_rays[i, seen]
-        known = np.isfinite(rays).all(1)
-        points, rays = views.points[i, seen][known], rays[known]
-        if len(points) < 4:
-            continue
-        tries = _pnp(points, rays)
-        best = _best(tries, points, views.pixels[i, seen][known], camera)
-        if best is None or best[1] > DOUBTFUL_PX:
-            inliers = _agreeing(points, rays, camera)
-            if len(inliers) >= 6:
-                again = _best(_pnp(points[inliers], rays[inliers]), points[inliers], views.pixels[i, seen][known][inliers], camera)
-                best = again if again is not None and (best is None or again[1] < best[1]) else best
-        if best is not None:
-            poses[i], errors[i] = best
+        mine = np.flatnonzero(views.camera == c)
+        rays = camera.unproject(views.pixels[mine])
+        known = views.seen[mine] & np.isfinite(rays).all(-1)
+        found = [_pnp(views.points[i, k], ray[k]) for i, ray, k in zip(mine, rays, known, strict=True)]
+        _keep_best(found, mine, known, views, camera, poses, errors)
+        for row in np.flatnonzero(known.sum(1) >= 6):
+            i, k = mine[row], known[row]
+            if errors[i] > DOUBTFUL_PX:
+                inliers = _agreeing(views.points[i, k], rays[row, k], camera)
+                if len(inliers) >= 6:
+                    agreeing = np.zeros((1, len(k)), dtype=bool)
+                    agreeing[0, np.flatnonzero(k)[inliers]] = True
+                    again = _pnp(views.points[i, agreeing[0]], rays[row, agreeing[0]])
+                    _keep_best([again], np.array([i]), agreeing, views, camera, poses, errors)
     return poses, errors
 
 
 DOUBTFUL_PX = 2.0
 """A picture whose corners fit a rigid board worse than this may hold wrong corners, which are then looked for."""
+UNLIKE = 4.0
+"""Of two poses that explain a flat board, one is looked at no more whose error is so many times, and a pixel, larger."""
+REFINE_STEPS = 10
 
 
 def _pnp(points: Array, rays: Array) -> list[Array]:
     """Poses (4, 4) of the board from its corners; of a flat board two look nearly alike, and both are given."""
     import cv2
 
-    flat = np.ptp(points[:, 2]) < 1e-9
+    if len(points) < 4:
+        return []
+    flag = cv2.SOLVEPNP_IPPE if np.ptp(points[:, 2]) < 1e-9 else cv2.SOLVEPNP_SQPNP
     try:
-        flag = cv2.SOLVEPNP_IPPE if flat else cv2.SOLVEPNP_SQPNP
         found = cv2.solvePnPGeneric(points[:, None], rays[:, None], np.eye(3), np.zeros(4), flags=flag)
-        refined = [
-            cv2.solvePnPRefineLM(points[:, None], rays[:, None], np.eye(3), np.zeros(4), rotation, translation)
-            for rotation, translation in zip(found[1], found[2], strict=True)
-        ]
     except cv2.error:
         return []
-    return [se3(so3_exp(rotation.ravel()), translation.ravel()) for rotation, translation in refined]
+    return [se3(so3_exp(rotation.ravel()), translation.ravel()) for rotation, translation in zip(found[1], found[2], strict=True)]
 
 
-def _best(poses: Sequence[Array], points: Array, pixels: Array, camera: Camera) -> tuple[Array, float] | None:
-    """The pose with the least error, and that root mean square error in pixels per axis."""
-    best = None
-    for pose in poses:
-        error = float(np.sqrt(np.mean(np.sum((camera.project(se3_act(pose, points)) - pixels) ** 2, 1)) / 2))
-        if np.isfinite(error) and (best is None or error < best[1]):
-            best = pose, error
-    return best
+def _keep_best(
+    found: Sequence[list[Array]], which: np.ndarray, known: np.ndarray, views: Views, camera: Camera, poses: Array, errors: Array
+) -> None:
+    """Refine the poses found for views `which` (N,) from their `known` corners (N, K); the best of each goes to `poses` and `errors`."""
+    rows = np.repeat(np.arange(len(found)), [len(f) for f in found])
+    if not len(rows):
+        return
+    start = np.array([pose for f in found for pose in f])
+    points, pixels = views.points[which[rows]], views.pixels[which[rows]]
+    square = _seen_from(start, points, pixels, known[rows], camera)[2]
+    least = np.full(len(found), np.inf)
+    np.minimum.at(least, rows, square)
+    near = square <= UNLIKE**2 * least[rows] + known[rows].sum(1)
+    rows = rows[near]
+    refined, off = _refine(start[near], points[near], pixels[near], known[rows], camera)
+    for row, pose, error in zip(rows, refined, off, strict=True):
+        if error < errors[which[row]]:
+            poses[which[row]], errors[which[row]] = pose, error
+
+
+def _refine(poses: Array, points: Array, pixels: Array, known: np.ndarray, camera: Camera) -> tuple[Array, Array]:
+    """Poses (N, 4, 4) moved to where corners (N, K) fit best by Levenberg and Marquardt, and their root mean square error per axis (N,)."""
+    count, damping = np.maximum(known.sum(1), 1), np.full(len(poses), 1e-6)
+    r, j, square = _seen_from(poses, points, pixels, known, camera)
+    for _ in range(REFINE_STEPS):
+        jt = np.swapaxes(j, 1, 2)
+        normal = jt @ j
+        diagonal = np.einsum("nii->ni", normal) + 1e-12
+        normal = normal + (damping[:, None] * diagonal)[..., None] * np.eye(6)
+        moved = se3_exp(-np.linalg.solve(normal, jt @ r[..., None])[..., 0]) @ poses
+        new_r, new_j, new_square = _seen_from(moved, points, pixels, known, camera)
+        better = new_square < square
+        settled = ~better | (new_square > (1 - 1e-9) * square)
+        poses, square = np.where(better[:, None, None], moved, poses), np.where(better, new_square, square)
+        r, j = np.where(better[:, None], new_r, r), np.where(better[:, None, None], new_j, j)
+        damping = np.where(better, damping / 10, np.maximum(10 * damping, 1e-3))
+        if settled.all():
+            break
+    return poses, np.sqrt(square / (2 * count))
+
+
+def _seen_from(poses: Array, points: Array, pixels: Array, known: np.ndarray, camera: Camera) -> tuple[Array, Array, Array]:
+    """Residuals (N, 2 K), derivatives (N, 2 K, 6) by twists in the camera's frame, squared errors (N,), infinite behind the lens."""
+    in_camera = points @ np.swapaxes(poses[:, :3, :3], 1, 2) + poses[:, None, :3, 3]
+    shown, by_point, _ = camera.project_with_jacobians(in_camera, True, False)
+    known = known[..., None]
+    r = np.where(known, shown - pixels, 0.0)
+    square = np.nan_to_num(np.sum(r * r, (1, 2)), nan=np.inf)
+    j = np.where(known[..., None], by_twist(by_point, in_camera), 0.0)
+    n, k = r.shape[:2]
+    return np.nan_to_num(r).reshape(n, 2 * k), np.nan_to_num(j).reshape(n, 2 * k, 6), square
 
 
 def _agreeing(points: Array, rays: Array, camera: Camera) -> np.ndarray:
