@@ -6,7 +6,7 @@ after Grześ, "Reward shaping in episodic reinforcement learning", AAMAS 2017.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -25,6 +25,21 @@ class Potential(Protocol):
 
     def __call__(self, obs: Mapping[str, Tensor]) -> Tensor:
         """{key: (N, ...)} → (N,) float32."""
+        ...
+
+
+class HistoryPotential(Protocol):
+    """How good it is to have come here, with a declared range."""
+
+    low: float
+    high: float
+
+    def begin(self, obs: Mapping[str, Tensor], ids: Sequence[int]) -> Tensor:
+        """New episodes in worlds `ids`; {key: (N, ...)} of all worlds → (len(ids),) float32, what those worlds begin with."""
+        ...
+
+    def advance(self, obs: Mapping[str, Tensor]) -> Tensor:
+        """One step later, {key: (N, ...)} → (N,) float32; where an episode ends, obs is its last."""
         ...
 
 
@@ -62,20 +77,21 @@ def _columns(spec: ObservationSpec, key: str, point: str) -> list[int]:
     return [names.index(f"{point}.{axis}") for axis in "xyz"]
 
 
-@registry.add("shaped")
 class Shaped:
-    """Sparse success plus the difference of a potential.
+    """Sparse success plus the difference of a potential: over an episode the latter sums up to nothing but its ends.
 
     Args:
-        potential: Φ.
+        potential: Φ, a `Potential`.
         gamma: discount per step; must be the learner's own.
         weight: factor on the shaping term.
     """
 
-    def __init__(self, potential: Potential, gamma: float = 0.99, weight: float = 1.0) -> None:
+    telescopes = True
+    """Whether a loop of states pays nothing, at a discount of one."""
+
+    def __init__(self, potential: Any, gamma: float = 0.99, weight: float = 1.0) -> None:
         self.potential, self.gamma, self.weight = potential, gamma, weight
-        low, high = potential.low, potential.high
-        span = weight * max(gamma * high - low, high - gamma * low, abs(low), abs(high))
+        span = weight * max_difference(potential, gamma)
         self.low, self.high = -span, 1.0 + span
 
     def reward(self, transition: Mapping[str, Tensor], context: Mapping[str, Any]) -> Tensor:
@@ -92,10 +108,57 @@ class Shaped:
         Raises:
             InputError: the potential is not finite; the first world is named.
         """
-        before = self.potential(transition)
-        after = self.potential({k.removeprefix("next."): v for k, v in transition.items() if k.startswith("next.")})
+        return self._paid(self.potential(transition), self.potential(after_step(transition)), transition)
+
+    def _paid(self, before: Tensor, after: Tensor, transition: Mapping[str, Tensor]) -> Tensor:
         finite = torch.isfinite(before) & torch.isfinite(after)
         if not bool(finite.all()):
             raise InputError(f"the potential of world {int((~finite).nonzero()[0])} is not finite")
         after = torch.where(transition["terminated"], torch.zeros_like(after), after)
         return transition["success"].float() + self.weight * (self.gamma * after - before)
+
+
+registry.add("shaped")(Shaped)
+
+
+class ShapedByHistory(Shaped):
+    """The same with a potential that depends on the episode so far: what it was before the step is remembered, not computed again.
+
+    The best policy stays the best: Devlin and Kudenko, "Dynamic potential-based reward shaping", AAMAS 2012.
+
+    Args:
+        potential: Φ, a `HistoryPotential`.
+        gamma: discount per step; must be the learner's own.
+        num_envs: worlds N.
+        weight: factor on the shaping term.
+    """
+
+    def __init__(self, potential: HistoryPotential, gamma: float, num_envs: int, weight: float = 1.0) -> None:
+        super().__init__(potential, gamma, weight)
+        self.history = potential
+        self.before = torch.zeros(num_envs)
+
+    def begin(self, obs: Mapping[str, Tensor], ids: Sequence[int]) -> None:
+        """New episodes in worlds `ids`; obs of all worlds."""
+        rows = list(ids)
+        values = self.history.begin(obs, rows)
+        self.before = self.before.to(values).clone()
+        self.before[rows] = values
+
+    def reward(self, transition: Mapping[str, Tensor], context: Mapping[str, Any]) -> Tensor:
+        """See `Shaped.reward`; called once for every step, in order."""
+        after = self.history.advance(after_step(transition))
+        paid = self._paid(self.before.to(after), after, transition)
+        self.before = after.clone()
+        return paid
+
+
+def max_difference(potential: Potential | HistoryPotential, gamma: float) -> float:
+    """The largest |γ Φ(s') − Φ(s)| that a range allows, episodes that terminate (Φ = 0) included."""
+    low, high = potential.low, potential.high
+    return max(abs(gamma * after - before) for before in (low, high) for after in (low, high, 0.0))
+
+
+def after_step(transition: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The observation after the step, under its own keys."""
+    return {k.removeprefix("next."): v for k, v in transition.items() if k.startswith("next.")}

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import rewards
-from rewards.shaping import DistancePotential, Shaped
+from rewards.shaping import DistancePotential, Shaped, ShapedByHistory, max_difference
 from sinew.errors import InputError
 from sinew.specs import ENVIRONMENT_STATE, STATE, ObservationSpec, TensorSpec
 
@@ -64,3 +64,52 @@ def test_wrong_names_list_what_exists():
         DistancePotential(SPEC, "peg")
     with pytest.raises(InputError, match="did you mean 'sparse'"):
         rewards.make("sprase")
+
+
+class Seconds:
+    """Grows with the steps of an episode: nothing in the observation tells it."""
+
+    low, high = 0.0, 10.0
+
+    def __init__(self):
+        self.steps = torch.zeros(2)
+
+    def begin(self, obs, ids):
+        self.steps[ids] = obs["x"][ids]
+        return self.steps[ids]
+
+    def advance(self, obs):
+        self.steps = self.steps + obs["x"]
+        return self.steps
+
+
+def test_a_potential_of_the_episode_so_far_telescopes_in_every_world():
+    gamma, reward = 0.9, ShapedByHistory(Seconds(), 0.9, 2)
+    generator = torch.Generator().manual_seed(0)
+    never = torch.zeros(2, dtype=torch.bool)
+    reward.begin({"x": torch.zeros(2)}, range(2))
+    total, discount, start, age = torch.zeros(2), torch.ones(2), torch.zeros(2), torch.zeros(2)
+    for step in range(40):
+        x = torch.rand(2, generator=generator)
+        terminated = torch.tensor([step % 7 == 6, step % 5 == 4])
+        truncated = torch.tensor([step % 11 == 10, False])
+        total += discount * reward.reward({"next.x": x, "terminated": terminated, "success": never}, {})
+        discount *= gamma
+        age = reward.before.clone()
+        ended = terminated | truncated
+        kept = torch.where(terminated, 0.0, discount * age)  # a time-out keeps its potential, the end of the task does not
+        torch.testing.assert_close(total[ended], (kept - start)[ended])
+        if ended.any():
+            fresh = torch.rand(2, generator=generator)
+            reward.begin({"x": fresh}, ended.nonzero()[:, 0].tolist())
+            start = torch.where(ended, fresh, start)
+            total, discount = torch.where(ended, 0.0, total), torch.where(ended, 1.0, discount)
+    assert reward.low <= -10.0
+    assert reward.high >= 9.0
+
+
+def test_the_range_of_differences_knows_that_the_end_is_zero():
+    class High:
+        low, high = 0.5, 1.0
+
+    assert max_difference(High(), 1.0) == 1.0  # 1 → the end: 0 − 1
