@@ -8,6 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from sinew.cli import calibrate_markerless, calibrate_watch
+from sinew.cli.calibrate_markerless import MarkerlessArgs
+from sinew.cli.calibrate_robot import RobotArgs
+from sinew.cli.calibrate_watch import WatchArgs
 from sinew.errors import InputError
 
 if TYPE_CHECKING:
@@ -70,15 +74,17 @@ class Intrinsics(BoardArgs):
 
 
 @dataclass(frozen=True, kw_only=True)
-class HandEye:
-    """Where cameras are, from pictures of a board and the robot's poses."""
+class HandEye(BoardArgs, RobotArgs):
+    """Where cameras are, from pictures of a board and the robot's poses: recorded ones, or those that a robot takes itself."""
 
-    data: Path
+    data: Path | None = None
     """A session of ours, a ROS-Industrial set, camera folders with CSV poses, pose streams, or easy_handeye2 samples."""
+    accuracy: str = "0.3mm"
+    """A robot stops taking views at this standard deviation of the camera's place, as 0.5mm or 0.5mm,0.1deg."""
     mount: Literal["in_hand", "to_hand"] | None = None
     """On the hand, or beside the robot and looking at the hand; what the data says if left out."""
-    camera: tuple[int, ...] = ()
-    """Which cameras of the data, from 0 on; all if left out."""
+    camera: tuple[str, ...] = ()
+    """Which cameras of the data, by number from 0 on, all if left out; the camera of a robot by name."""
     intrinsics: Path | None = None
     """A camera.json of 'sinew calibrate intrinsics', where the data has none or a worse one."""
     model: Literal["auto", "poses", "scale", "intrinsics", "intrinsics+scale"] = "auto"
@@ -95,10 +101,10 @@ class HandEye:
     """Folder for calibration.json and what ROS tools read."""
     names: tuple[str, ...] = ()
     """Names of the cameras."""
-    base_frame: str = "base_link"
-    """Frame of the robot's base, for the files."""
-    hand_frame: str = "tool0"
-    """Frame of its hand."""
+    base_frame: str = ""
+    """Frame of the robot's base, for the files: base_link, or that of the robot's config if left out."""
+    hand_frame: str = ""
+    """Frame of its hand: tool0, or the tool of the robot's config if left out; of a robot with a config any link of its hand."""
     seed: int = 0
     """Has no effect here; every verb takes it."""
     json: bool = False
@@ -125,12 +131,18 @@ Args = (
     Annotated[Sheet, tyro.conf.subcommand("board")]
     | Annotated[Intrinsics, tyro.conf.subcommand("intrinsics")]
     | Annotated[HandEye, tyro.conf.subcommand("handeye")]
+    | Annotated[MarkerlessArgs, tyro.conf.subcommand("markerless")]
     | Annotated[Check, tyro.conf.subcommand("check")]
+    | Annotated[WatchArgs, tyro.conf.subcommand("watch")]
 )
 
 
-def run(args: Sheet | Intrinsics | HandEye | Check) -> dict[str, Any]:
+def run(args: Sheet | Intrinsics | HandEye | MarkerlessArgs | Check | WatchArgs) -> dict[str, Any]:
     """Do what the subcommand says."""
+    if isinstance(args, WatchArgs):
+        return calibrate_watch.run(args)
+    if isinstance(args, MarkerlessArgs):
+        return calibrate_markerless.run(args)
     if isinstance(args, Sheet):
         return _sheet(args)
     if isinstance(args, Intrinsics):
@@ -192,6 +204,30 @@ def _intrinsics(args: Intrinsics) -> dict[str, Any]:
 
 
 def _hand_eye(args: HandEye) -> dict[str, Any]:
+    """From the data, or from what a robot takes."""
+    from dataclasses import replace
+
+    from calibration.routine import Pace
+    from sinew.cli import calibrate_robot
+
+    if (args.data is None) == (args.robot is None):
+        raise InputError("give either --data, what was recorded, or --robot sim, dds or ros2, which takes the views itself")
+    if args.robot is None:
+        return _solved(args)
+    calibrate_robot.check(args)
+    if args.mount is None:
+        raise InputError(f"--robot {args.robot} needs --mount in_hand or --mount to_hand: is the camera on the hand, or beside the robot?")
+    goal, pace = calibrate_robot.accuracy(args.accuracy), Pace(least=min(6, args.views_max), most=args.views_max)
+    folder, lens = args.session or args.out / "session", _lens(args.intrinsics) if args.intrinsics else None
+    taken = calibrate_robot.take(args, _board(args), args.mount, folder, goal, pace, lens)
+    base, hand = taken["frames"]
+    result = _solved(
+        replace(args, data=folder, camera=(), names=args.names or args.camera, base_frame=args.base_frame or base, hand_frame=hand)
+    )
+    return {**result, "taken": taken["taken"], "error": calibrate_robot.error(taken["truth"], args, result["T"])}
+
+
+def _solved(args: HandEye) -> dict[str, Any]:
     from dataclasses import replace
 
     import numpy as np
@@ -203,13 +239,14 @@ def _hand_eye(args: HandEye) -> dict[str, Any]:
     from calibration.solve import solve, summary
     from sinew.cli.console_progress import ConsoleProgress
 
+    assert args.data is not None  # checked
     session = read_session(args.data)
     mount = args.mount or session.mount
     if mount is None:
         raise InputError(f"{args.data} does not say where the camera is: give --mount in_hand or --mount to_hand")
-    chosen = args.camera or tuple(range(len(session.cameras)))
-    if not all(0 <= c < len(session.cameras) for c in chosen):
-        raise InputError(f"--camera {' '.join(map(str, args.camera))}: {args.data} has cameras 0 to {len(session.cameras) - 1}")
+    if not all(c.isdigit() and int(c) < len(session.cameras) for c in args.camera):
+        raise InputError(f"--camera {' '.join(args.camera)}: {args.data} has cameras 0 to {len(session.cameras) - 1}")
+    chosen = tuple(map(int, args.camera)) or tuple(range(len(session.cameras)))
     lenses = tuple(_lens(args.intrinsics) if args.intrinsics else session.cameras[c] for c in chosen)
     known = tuple(c for c in lenses if c is not None)
     if len(known) != len(lenses):
@@ -227,7 +264,8 @@ def _hand_eye(args: HandEye) -> dict[str, Any]:
         found.views, known, mount, model=args.model, priors=priors, tolerance_m=tolerance_m, tolerance_rad=float(np.deg2rad(tolerance_deg)),
         time_offset=args.time_offset,
     )  # fmt: skip
-    files = write(result, args.out, names=args.names, base_frame=args.base_frame, hand_frame=args.hand_frame)
+    frames = {"base_frame": args.base_frame or "base_link", "hand_frame": args.hand_frame or "tool0"}
+    files = write(result, args.out, names=args.names, board=session.board, **frames)
     told = summary(result)
     told["rejected"] = {**found.rejected, **result.rejected}
     files["report"] = _write_report(args, result, told["rejected"])
@@ -314,6 +352,12 @@ def _drawing(path: Path, cameras: int) -> Any:
 
 def show(result: dict[str, Any], console: Console) -> None:
     """The result for a person."""
+    if result["action"] == "watch":
+        calibrate_watch.show(result, console)
+        return
+    if result["action"] == "markerless":
+        calibrate_markerless.show(result, console)
+        return
     if result["action"] == "board":
         console.print(f"wrote {result['out']}: print it at 100 %, then the ruler must be {result['ruler_mm']:.0f} mm long")
         console.print(
@@ -344,6 +388,8 @@ def show(result: dict[str, Any], console: Console) -> None:
 def _show_hand_eye(result: dict[str, Any], console: Console) -> None:
     import numpy as np
 
+    from sinew.cli import calibrate_robot
+
     poses, covariances = np.reshape(result["T"], (-1, 4, 4)), np.reshape(result["covariance"], (-1, 6, 6))
     for c, (pose, covariance) in enumerate(zip(poses, covariances, strict=True)):
         sigma = np.sqrt(np.diag(covariance))
@@ -362,4 +408,6 @@ def _show_hand_eye(result: dict[str, Any], console: Console) -> None:
     )
     if abs(result["scale"] - 1) > 5e-3:
         console.print(f"the board is {100 * (result['scale'] - 1):+.1f} % larger than told: measure it")
+    for line in calibrate_robot.lines(result):
+        console.print(line)
     console.print(f"wrote {result['out']}")
