@@ -14,6 +14,11 @@ HEADER_BYTES = 1 << 18
 """Where a JPEG's size is looked for; metadata may stand before it."""
 
 
+def info_topic(topic: str) -> str:
+    """Where the driver of a camera tells of its lens, given the topic of its pictures: beside it (image_transport's way)."""
+    return topic.removesuffix("/compressed").rsplit("/", 1)[0] + "/camera_info"
+
+
 def encode_jpeg(image: np.ndarray, quality: int = 90) -> bytes:
     """(H, W, 3) uint8 RGB as JPEG."""
     import cv2

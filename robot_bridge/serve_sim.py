@@ -220,6 +220,8 @@ def serve(
     realtime: bool = True,
     faults: Schedule | None = None,
     trace: Path | str | None = None,
+    board: str = "",
+    truth: Path | None = None,
     ready: Callable[[str], None] | None = None,
     quit_event: threading.Event | None = None,
 ) -> dict[str, Any]:
@@ -238,6 +240,8 @@ def serve(
         realtime: ask for SCHED_FIFO; not with cameras, whose rendering takes too long for it.
         faults: what goes wrong on purpose.
         trace: file that gets a line of JSON after every tick: monotonic time, commands taken, true joint positions and velocities.
+        board: "table" or "hand": the task's arm with a calibration board there, and nothing else.
+        truth: file that gets where the camera before the board truly is.
         ready: gets one line when everything is up; None writes it to stderr.
         quit_event: ends it when set.
 
@@ -247,10 +251,8 @@ def serve(
     Raises:
         InputError: unknown task, or DDS cannot start.
     """
-    from sim import RobotSim, make_interface
-
-    spec: RobotSpec = make_interface(task).robot_spec
-    simulation = RobotSim(task, seed)
+    simulation = _simulation(task, seed, board, truth)
+    spec: RobotSpec = simulation.interface.robot_spec
     clock = MonotonicClock()
     seen: dict[str, Any] = {
         "rate_hz": rate_hz, "cameras": cameras, "camera_rate_hz": camera_rate_hz, "image_size": image_size, "clock": clock,
@@ -275,6 +277,21 @@ def serve(
     server.close()
     simulation.close()
     return server.report()
+
+
+def _simulation(task: str, seed: int, board: str, truth: Path | None) -> Any:
+    """The task's world, or its arm with a board."""
+    if not board:
+        from sim import RobotSim
+
+        return RobotSim(task, seed)
+    from calibration.boards import Board
+    from robot_bridge.calibrating.scene import task_scene
+
+    simulation, known = task_scene(Board(), board, seed)
+    if truth is not None:
+        known.save(truth)
+    return simulation
 
 
 @contextmanager

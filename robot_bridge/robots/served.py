@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,11 +15,12 @@ from robot_bridge.clock import MonotonicClock
 from robot_bridge.contract import Source
 from robot_bridge.dds import codec
 from robot_bridge.dds.messages import blank, make
-from robot_bridge.images import encode_jpeg
+from robot_bridge.images import encode_jpeg, info_topic
 from robot_bridge.robots.config import RobotConfig
 from robot_bridge.robots.followers import Follower, controller_states, follower
 from robot_bridge.robots.stand_in import ArmPhysics
 from robot_bridge.robots.urdf import to_urdf
+from robot_bridge.serve_sim import camera_info
 from robot_bridge.transport import DEFAULT, LATCHED, SENSOR, Publisher, Transport, open_transport
 
 JOINT_STATE = "sensor_msgs/JointState"
@@ -130,14 +132,16 @@ class _Camera:
         feature = next((f for f in config.contract.features if source.key in f.values and f.height), None)
         self._size = (feature.height, feature.width) if feature else (240, 320)
         self._publisher: Publisher = transport.publisher(source.topic, source.message, SENSOR)
+        self._info: Publisher = transport.publisher(info_topic(source.topic), "sensor_msgs/CameraInfo", SENSOR)
 
     def publish(self, physics: ArmPhysics, wall_ns: int) -> None:
         image = physics.image(self._name, *self._size)
+        stamp = make("builtin_interfaces/Time", sec=wall_ns // 1_000_000_000, nanosec=wall_ns % 1_000_000_000)
+        header = make("std_msgs/Header", stamp=stamp, frame_id=f"{self._name}_optical_frame")
+        self._info.send(camera_info(header, *self._size, physics.fovy_rad(self._name)))
         if not self._compressed:
             self._publisher.write(codec.encode_image(image, wall_ns, f"{self._name}_optical_frame"))
             return
-        stamp = make("builtin_interfaces/Time", sec=wall_ns // 1_000_000_000, nanosec=wall_ns % 1_000_000_000)
-        header = make("std_msgs/Header", stamp=stamp, frame_id=f"{self._name}_optical_frame")
         data = np.frombuffer(encode_jpeg(image), dtype=np.uint8)
         self._publisher.send(make("sensor_msgs/CompressedImage", header=header, format="jpeg", data=data))
 
@@ -152,6 +156,19 @@ def _manager(transport: Transport, manager: str, states: dict[str, str]) -> Any:
     return transport.server(f"{manager}/list_controllers", "controller_manager_msgs/ListControllers", answer)
 
 
+def _physics(config: RobotConfig, seed: int, board: str, truth: Path | None) -> ArmPhysics:
+    """The arm, with a board where one is wanted."""
+    if not board:
+        return ArmPhysics(config, seed)
+    from calibration.boards import Board
+    from robot_bridge.calibrating.scene import robot_scene
+
+    physics, known = robot_scene(config, Board(), board, seed)
+    if truth is not None:
+        known.save(truth)
+    return physics
+
+
 def serve_robot(
     config: RobotConfig,
     *,
@@ -160,18 +177,35 @@ def serve_robot(
     reach: str | None = None,
     rate_hz: float = 100.0,
     cameras: Sequence[str] = (),
+    camera_rate_hz: float = 20.0,
     seed: int = 0,
+    board: str = "",
+    truth: Path | None = None,
     ready: Callable[[str], None] = lambda line: None,
     quit_event: threading.Event | None = None,
 ) -> None:
     """Let a stand-in of a robot speak on the network until `quit_event`.
 
+    Args:
+        config: the robot.
+        transport: "dds" or "ros2".
+        domain: DDS domain.
+        reach: how far discovery reaches.
+        rate_hz: joint states per second.
+        cameras: those whose pictures are published.
+        camera_rate_hz: pictures per second.
+        seed: where it starts.
+        board: "table" or "hand": with a calibration board there.
+        truth: file that gets where the camera before that board truly is.
+        ready: gets a line when it speaks.
+        quit_event: ends it.
+
     Raises:
         InputError: the robot's frames are not known, or the transport cannot start.
     """
-    physics = ArmPhysics(config, seed)
+    physics = _physics(config, seed, board, truth)
     node = open_transport(transport, "sinew_robot", domain=domain, reach=reach)
-    server = StandIn(config, node, physics, rate_hz=rate_hz, cameras=cameras)
+    server = StandIn(config, node, physics, rate_hz=rate_hz, cameras=cameras, camera_rate_hz=camera_rate_hz)
     quit_event = quit_event or threading.Event()
     clock, period_ns = MonotonicClock(), round(1e9 / rate_hz)
     kinds = ", ".join(sink.kind for sink in config.contract.sinks)

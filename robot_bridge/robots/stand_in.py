@@ -108,8 +108,15 @@ class ArmPhysics:
 
         if self._renderer is None:
             self._renderer = SceneRenderer(self.model)
+        return self._renderer.images(self.data.qpos[None].copy(), self._seen_by(camera), height, width)[0]
+
+    def fovy_rad(self, camera: str) -> float:
+        """Vertical field of view of the camera that `image` takes."""
+        return float(np.deg2rad(self.model.camera(self._seen_by(camera)).fovy[0]))
+
+    def _seen_by(self, camera: str) -> str:
         known = [self.model.camera(i).name for i in range(self.model.ncam)]
-        return self._renderer.images(self.data.qpos[None].copy(), camera if camera in known else "front", height, width)[0]
+        return camera if camera in known else "front"
 
     def close(self) -> None:
         """Free the renderer."""

@@ -6,7 +6,7 @@ import ctypes
 import signal
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from sinew.errors import InputError
 
@@ -37,10 +37,16 @@ class Args:
     left out."""
     rate: float = 100.0
     """Joint states per second, Hz."""
+    board: Literal["table", "hand"] | None = None
+    """The arm of the tasks, or that of --robot-config, with a calibration board on the table or in its hand, and nothing else."""
+    truth: Path | None = None
+    """File that gets where the camera before the board truly is, to compare a calibration with."""
     cameras: tuple[str, ...] = ()
-    """Cameras to publish: front, wrist."""
-    image_size: int = 84
-    """Height and width of the images in pixels."""
+    """Cameras to publish: front, wrist; with a board the one that looks at it if left out."""
+    image_size: int | None = None
+    """Height and width of the images in pixels; 84, or 480 with a board if left out."""
+    camera_rate: float | None = None
+    """Images per second; 20, or 5 with a board if left out."""
     compressed: bool = False
     """Publish JPEG images besides raw ones."""
     faults: Path | None = None
@@ -59,8 +65,12 @@ def run(args: Args) -> dict[str, Any]:
     """Serve until SIGINT or SIGTERM."""
     if not 1 <= args.rate <= MAX_RATE_HZ:
         raise InputError(f"--rate {args.rate:g}: between 1 and {MAX_RATE_HZ} Hz are possible")
-    if args.image_size < 1:
+    if args.image_size is not None and args.image_size < 1:
         raise InputError(f"--image-size {args.image_size}: at least 1 pixel is needed")
+    if args.camera_rate is not None and not 0 < args.camera_rate <= args.rate:
+        raise InputError(f"--camera-rate {args.camera_rate:g}: above 0 and up to --rate {args.rate:g} images per second are possible")
+    if args.truth is not None and args.board is None:
+        raise InputError("--truth tells of the camera before a calibration board: give --board table or hand too")
     if args.with_parent:
         end_with_parent()
     if args.robot_config is not None:
@@ -68,20 +78,35 @@ def run(args: Args) -> dict[str, Any]:
     from robot_bridge import serve
     from robot_bridge.faults.schedule import load_schedule
 
-    size = (args.image_size, args.image_size)
+    size = args.image_size or (480 if args.board else 84)
     told = serve(
         args.task,
         args.seed,
         args.domain,
         reach=args.reach,
         rate_hz=args.rate,
-        cameras=args.cameras,
-        image_size=size,
+        cameras=_cameras(args),
+        camera_rate_hz=_camera_rate(args),
+        image_size=(size, size),
         compressed=args.compressed,
         faults=None if args.faults is None else load_schedule(args.faults),
         trace=args.trace,
+        board=args.board or "",
+        truth=args.truth,
     )
     return {"task": args.task, "ended": "asked to", **told}
+
+
+def _cameras(args: Args) -> tuple[str, ...]:
+    if args.cameras or args.board is None:
+        return args.cameras
+    from robot_bridge.calibrating.scene import PLACES
+
+    return (PLACES[args.board][1],)
+
+
+def _camera_rate(args: Args) -> float:
+    return args.camera_rate or min(args.rate, 5.0 if args.board else 20.0)
 
 
 def _serve_config(args: Args) -> dict[str, Any]:
@@ -103,8 +128,11 @@ def _serve_config(args: Args) -> dict[str, Any]:
         domain=args.domain,
         reach=args.reach,
         rate_hz=args.rate,
-        cameras=args.cameras,
+        cameras=_cameras(args),
+        camera_rate_hz=_camera_rate(args),
         seed=args.seed,
+        board=args.board or "",
+        truth=args.truth,
         ready=lambda line: print(line, file=sys.stderr, flush=True),
         quit_event=quit_event,
     )
