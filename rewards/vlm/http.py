@@ -10,6 +10,7 @@ Source of the protocol: OpenAI's chat completions, as vLLM and Ollama document t
 from __future__ import annotations
 
 import base64
+import contextlib
 import http.client
 import ipaddress
 import json
@@ -148,11 +149,13 @@ class OpenAICompatible:
         headers = {"Content-Type": "application/json", "Accept-Encoding": "identity", "Connection": "close"}
         kind = http.client.HTTPSConnection if self._secure else http.client.HTTPConnection
         connection = kind(self._host, self._port, timeout=left)
-        watch = threading.Timer(left, _cut, [connection])
+        sockets: list[socket.socket | None] = []  # the connection forgets its own as soon as an answer begins
+        watch = threading.Timer(left, _cut, [sockets])
         watch.daemon = True
         try:
-            watch.start()
             connection.connect()
+            sockets.append(connection.sock)
+            watch.start()
             sent = json.dumps(body).encode()
             connection.request("POST", self._path, sent, headers | ({"Authorization": f"Bearer {key}"} if key else {}))
             answer = connection.getresponse()
@@ -211,13 +214,12 @@ def _here(host: str) -> bool:
         return host == "localhost"
 
 
-def _cut(connection: http.client.HTTPConnection) -> None:
+def _cut(sockets: Sequence[socket.socket | None]) -> None:
     """End a request whose time is up, wherever it waits."""
-    if connection.sock is not None:
-        try:
-            socket.socket.shutdown(connection.sock, socket.SHUT_RDWR)
-        except OSError:
-            return
+    for each in sockets:
+        if each is not None:
+            with contextlib.suppress(OSError):
+                socket.socket.shutdown(each, socket.SHUT_RDWR)
 
 
 def _data_url(image: np.ndarray, edge_px: int) -> str:
