@@ -46,17 +46,18 @@ class ServerLink:
         token: the server's token.
         trust: by what its certificate is known.
         timeout_s: longest time to be connected, and to wait for one answer.
+        warmup_s: longest time to wait for the very first answer; None for `timeout_s`.
 
     Raises:
         InputError: the server cannot be reached or is not the one that is meant; one line that says why.
     """
 
-    def __init__(self, address: Address, token: str | None, trust: Trust, timeout_s: float) -> None:
+    def __init__(self, address: Address, token: str | None, trust: Trust, timeout_s: float, warmup_s: float | None = None) -> None:
         if not address.secure and not is_loopback(address.host):
             raise InputError(
                 f"{address.url} would cross the network in the clear: give https://, which sinew serve speaks wherever others can reach it"
             )
-        self.url, self.timeout_s = address.url, timeout_s
+        self.url, self.timeout_s, self._first_s = address.url, timeout_s, warmup_s
         self._address, self._token, self._trust = address, token, trust
         self._lock = threading.Lock()
         self._channel: Channel | None = None
@@ -87,10 +88,12 @@ class ServerLink:
             LinkError: it cannot be reached, does not answer in time, or answers nonsense.
         """
         with self._lock:
-            until = time.monotonic() + self.timeout_s
+            until = time.monotonic() + (self.timeout_s if self._first_s is None else self._first_s)
             for attempt in range(2):
                 try:
-                    return self._exchange(op, ctx, fields, until)
+                    answer = self._exchange(op, ctx, fields, until)
+                    self._first_s = None
+                    return answer
                 except LinkError as e:
                     if isinstance(e, BusyError):
                         raise

@@ -185,6 +185,10 @@ class OpenpiPolicy(PolicyModule):
         """The CPU: that is where answers arrive."""
         return torch.device("cpu")
 
+    def answer_within(self, timeout_s: float) -> None:
+        """Wait no longer for any answer from now on; what does not come by then raises `policies.wire.LinkError`."""
+        self.config = replace(self.config, timeout_s=min(self.config.timeout_s, timeout_s))
+
     def close(self) -> None:
         """Close the connection; the next request would open it again."""
         with self._lock:

@@ -34,6 +34,8 @@ class RemoteConfig:
     #sha256:fingerprint of its certificate."""
     timeout_s: float = 10.0
     """Longest time to be connected, and longest time to wait for one answer, in seconds."""
+    warmup_s: float | None = None
+    """Longest time to wait for the very first answer, for which the server may have to compile; None for `timeout_s`."""
     fingerprint: str | None = None
     """SHA-256 of the server's certificate, as it printed it."""
     ca: str | None = None
@@ -44,8 +46,9 @@ class RemoteConfig:
     """Have every sample computed alone, bit for bit as here, also where several clients share one server; slower for all."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.timeout_s < float("inf"):
-            raise InputError(f"a policy server needs a time-out above 0 s, not {self.timeout_s}")
+        for seconds in (self.timeout_s, self.timeout_s if self.warmup_s is None else self.warmup_s):
+            if not 0 < seconds < float("inf"):
+                raise InputError(f"a policy server needs a time-out above 0 s, not {seconds}")
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,7 @@ def connect(
     token: str | None = None,
     *,
     timeout_s: float = 10.0,
+    warmup_s: float | None = None,
     fingerprint: str | None = None,
     ca: str | None = None,
     trust_first_use: bool = False,
@@ -86,6 +90,7 @@ def connect(
         url: what the server printed; see `RemoteConfig`, for the other arguments too.
         token: what the server's token file holds (`read_token(path)`); None for a server without one.
         timeout_s: longest time to be connected, and longest time to wait for one answer, in seconds.
+        warmup_s: longest time to wait for the very first answer; None for `timeout_s`.
         fingerprint: of the server's certificate.
         ca: file with the certificate of an authority.
         trust_first_use: trust a server that was never seen.
@@ -96,7 +101,9 @@ def connect(
             time: one line that says which.
         MissingDependency: `websockets` or `msgpack` is not installed: pip install 'sinew[serve]'.
     """
-    config = RemoteConfig(url=url, timeout_s=timeout_s, fingerprint=fingerprint, ca=ca, trust_first_use=trust_first_use, exact=exact)
+    config = RemoteConfig(
+        url=url, timeout_s=timeout_s, warmup_s=warmup_s, fingerprint=fingerprint, ca=ca, trust_first_use=trust_first_use, exact=exact
+    )
     return RemotePolicy(config, token)
 
 
@@ -120,7 +127,7 @@ class RemotePolicy(PolicyModule):
         address = parse_url(config.url)
         trust = Trust(fingerprint=config.fingerprint, ca=config.ca, first_use=config.trust_first_use)
         self._numbers = itertools.count()
-        link = ServerLink(address, token, trust, config.timeout_s)
+        link = ServerLink(address, token, trust, config.timeout_s, config.warmup_s)
         try:
             spec = from_json(PolicySpec, link.policy.get("spec"), f"{config.url}: spec")
         except BaseException:
@@ -200,6 +207,10 @@ class RemotePolicy(PolicyModule):
     def device(self) -> torch.device:
         """The CPU: that is where answers arrive."""
         return torch.device("cpu")
+
+    def answer_within(self, timeout_s: float) -> None:
+        """Wait no longer for any answer from now on; what does not come by then raises `policies.wire.LinkError`."""
+        self._link.timeout_s = min(self._link.timeout_s, timeout_s)
 
     def close(self) -> None:
         """Close the connection; the next request would open it again."""

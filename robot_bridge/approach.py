@@ -127,5 +127,6 @@ class Approach:
         joint = int(np.abs(here - self.pose).argmax())
         spec = self.loop.robot.spec
         stands = f"{spec.joint_names[joint]} stands at {here[joint]:.3f} rad, the pose has {self.pose[joint]:.3f}"
-        why = f"the safety gate holds it ({reason})" if reason else "is the way free and the controller active?"
+        still = getattr(self.loop.robot, "why_still", lambda: "is the way free and the controller active?")
+        why = f"the safety gate holds it ({reason})" if reason else still()
         raise SafetyStop(f"robot {spec.name} did not reach its start pose: {stands}; {why}")

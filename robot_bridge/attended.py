@@ -22,6 +22,7 @@ from robot_bridge.deploy import UNKNOWN_POSE, DeployConfig, TaskInterface, make_
 from robot_bridge.gate import SafetyGate
 from robot_bridge.given import ActionSpace
 from robot_bridge.loop import ControlLoop, openings
+from robot_bridge.standing import why_stopped
 from robot_bridge.takeover import DeviceLost, Given, Request, Takeover
 from sinew.errors import InputError, SafetyStop
 from sinew.protocols import Command, Observation, Robot
@@ -224,7 +225,7 @@ class AttendedRobot:
         while self._resting and not self.stopped:
             closed = self.loop.resume()
             if closed:
-                self._wait_for_person(f"the safety gate is closed ({self._why(closed)})")
+                self._wait_for_person(f"the safety gate is closed ({why_stopped(self.gate, self.robot)})")
                 continue
             self._resting = False
             self.cadence.resume()
@@ -246,7 +247,7 @@ class AttendedRobot:
                 told = True
             sleep(self.clock, POLL_S / 5)
         if self.gate.latched:
-            self._wait_for_person(f"the safety gate stopped the robot ({self._why(self.gate.latched)})")
+            self._wait_for_person(f"the safety gate stopped the robot ({why_stopped(self.gate, self.robot)})")
         elif told:
             self.rest()
         while (word := self._word()) is not None:
@@ -337,10 +338,6 @@ class AttendedRobot:
         self.holds = [*self.holds[-99:], why]
         if not quiet:
             self.tell(f"the robot holds: {why}" + ("" if self.takeover is None else "; the pause key lets it go on"))
-
-    def _why(self, reason: str) -> str:
-        details = [e.detail for e in self.gate.events if e.reason == reason and e.detail]
-        return f"{reason}: {details[-1]}" if details else reason
 
     # ------------------------------------------------------------ motions that are no episode
 

@@ -62,6 +62,10 @@ class Controller(Protocol):
         """Stand still, where the robot is measured to be."""
         ...
 
+    def clear(self) -> None:
+        """Forget a problem, and what was to be sent before it."""
+        ...
+
     def watch(self, now_ns: int) -> None:
         """Called every few milliseconds by a thread that is not the control thread."""
         ...

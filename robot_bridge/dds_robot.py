@@ -17,6 +17,8 @@ from sinew.protocols import RobotSpec
 
 JERK_PER_ACCELERATION = 10.0
 """A simulated joint reaches its acceleration in 0.1 s."""
+EFFORT_MAX_NM = 60.0
+"""The simulated arm's servos can do 90 N m at most; the tasks' experts need 15."""
 
 
 class DdsRobot(RosRobot):
@@ -61,7 +63,8 @@ def task_robot(spec: RobotSpec, cameras: Sequence[str] = (), topics: RobotTopics
             alignment="interpolate", required=key == "joint_position",
         )  # fmt: skip
 
-    sources = [states("joint_position", "position", spec.joint_names), states("joint_velocity", "velocity", spec.joint_names)]
+    fields = (("joint_position", "position"), ("joint_velocity", "velocity"), ("joint_effort", "effort"))
+    sources = [states(key, field, spec.joint_names) for key, field in fields]
     if grippers:
         sources.append(states("gripper", "position", grippers))
     message = "sensor_msgs/CompressedImage" if topics.compressed else "sensor_msgs/Image"
@@ -77,7 +80,7 @@ def task_robot(spec: RobotSpec, cameras: Sequence[str] = (), topics: RobotTopics
         # a simulation shares this machine's clock, and may be late where the machine is busy
         contract=Contract(robot=spec.name, rate_hz=spec.rate_hz, sources=tuple(sources), sinks=tuple(sinks), clock_tolerance_s=5.0),
         jerk_max_rad_s3=tuple(JERK_PER_ACCELERATION * a for a in spec.acceleration_max_rad_s2),
-        effort_max_nm=(90.0,) * len(spec.joint_names),
+        effort_max_nm=(EFFORT_MAX_NM,) * len(spec.joint_names),
     )
 
 

@@ -11,17 +11,19 @@ import numpy as np
 from robot_bridge.approach import Approach
 from robot_bridge.cadence import quantiles_us
 from robot_bridge.clock import Clock, MonotonicClock
+from robot_bridge.dds_robot import EFFORT_MAX_NM
 from robot_bridge.episode import EpisodeRunner, Judge, Timing
 from robot_bridge.gate import GateConfig, Operator, SafetyGate
 from robot_bridge.interfaces import UNKNOWN_POSE, Decoder, Frame, Recorder, TaskInterface, needed_values
 from robot_bridge.kinematics import Arms
 from robot_bridge.loop import ControlLoop
-from robot_bridge.readiness import Readiness, told, warm_up
+from robot_bridge.readiness import Readiness, limit_answers, told, warm_up
 from robot_bridge.report import DeployReport, EpisodeResult
 from robot_bridge.robots.config import RobotConfig
 from robot_bridge.safety.build import gate_for
 from robot_bridge.safety.config import SINGULARITY_STOP
 from robot_bridge.scene import Scene
+from robot_bridge.standing import why_stopped
 from robot_bridge.synchroniser import Synchroniser, budgets
 from sinew.errors import InputError, SafetyStop
 from sinew.progress import SILENT, Progress
@@ -94,6 +96,7 @@ def make_gate(
         if interface.action_spec.kind.startswith("ee_"):
             changes["singularity_stop"] = SINGULARITY_STOP
         return gate_for(robot, config.controller_rate_hz, operator=operator, **changes)
+    changes["effort_max_nm"] = (EFFORT_MAX_NM,) * len(spec.joint_names)
     chains = getattr(interface, "chains", None)
     limits = GateConfig.of(spec, config.controller_rate_hz, **changes)
     return SafetyGate(limits, Arms.of(chains) if chains else None, operator=operator)
@@ -156,8 +159,9 @@ def deploy(
     gate = gate or make_gate(interface, config)
     _check(spec, interface, robot, gate)
     ready = warm_up(executor)
-    if ready.slow:
-        tell(ready.slow)
+    for line in (ready.slow, limit_answers(executor)):
+        if line:
+            tell(line)
     seeds = tuple(range(episodes) if seeds is None else (int(s) for s in seeds))
     timing, wanted = _timing(interface, config), interface.observation_spec if spec is None else spec.observation
     blend_s = timing.period_ns / 1e9 if config.blend_s is None else config.blend_s
@@ -184,7 +188,7 @@ def deploy(
         stopped = str(e)
     finally:
         loop.close()
-    return _report(interface, loop, runner, results, seeds, ready, stopped)
+    return _report(interface, loop, runner, results, seeds, ready, stopped, why_stopped(gate, robot))
 
 
 def _check(spec: PolicySpec | None, interface: TaskInterface, robot: Robot, gate: SafetyGate) -> None:
@@ -213,7 +217,7 @@ def _approach(
 
 def _report(
     interface: TaskInterface, loop: ControlLoop, runner: EpisodeRunner, results: Sequence[EpisodeResult], seeds: tuple[int, ...],
-    ready: Readiness, stopped: str,
+    ready: Readiness, stopped: str, why: str,
 ) -> DeployReport:  # fmt: skip
     gate = loop.gate
     events = [{"stamp_ns": e.stamp_ns, "outcome": e.outcome, "reason": e.reason, "detail": e.detail} for e in gate.events]
@@ -228,6 +232,7 @@ def _report(
         latency_us=quantiles_us(np.array(runner.latencies_ns)),
         gate={"counts": dict(gate.counts), "outcomes": dict(loop.outcomes), "events": events[-100:], "latched": gate.latched},
         stopped=gate.latched or stopped,
+        why=why or stopped,
     )
 
 

@@ -11,8 +11,55 @@ from sinew.protocols import RobotSpec
 
 SLACK = 1e-9
 """Rounding that is let through, rad and m."""
+DRIFT = 1e-3
+"""Seconds per second that two clocks may run apart; the kernel adjusts them by half of that."""
 PERIODS = 2.0
 """A command may be this many periods early or late before its step counts as sudden."""
+
+
+class Arrivals:
+    """Passes over commands that were sent before one that was taken already, or were on their way for too long.
+
+    Messages of forward_command_controller have no stamp, but DDS tells when each sample was sent, by the sender's clock. It need not be
+    ours: the least delay that was seen is taken for the clocks' difference. A sender whose clock is set back is passed over from then
+    on, and the robot holds, until that sender has left: its commands cannot be told from old ones.
+
+    Args:
+        ttl_s: how much longer than the fastest one a command may be on its way.
+    """
+
+    def __init__(self, ttl_s: float) -> None:
+        self._ttl_ns = int(ttl_s * 1e9)
+        self.passed_over: Counter[str] = Counter()
+        """Commands that were not looked at, by reason: old, out_of_order."""
+        self.forget()
+
+    def forget(self) -> None:
+        """There is no sender: the next one's clock may be another."""
+        self._sent_ns: int | None = None
+        self._least_ns: float | None = None
+        self._at_ns = 0
+
+    def age_ns(self, sent_ns: int, now_ns: int) -> int | None:
+        """How much longer than the fastest one a command was on its way; None where it is passed over.
+
+        Args:
+            sent_ns: sender's clock when it was written.
+            now_ns: our clock, monotonic.
+        """
+        if self._sent_ns is not None and sent_ns <= self._sent_ns:
+            self.passed_over["out_of_order"] += 1
+            return None
+        delay_ns = now_ns - sent_ns
+        drifted_ns = DRIFT * (now_ns - self._at_ns)
+        self._least_ns = delay_ns if self._least_ns is None else min(delay_ns, self._least_ns + drifted_ns)
+        self._at_ns = now_ns
+        age_ns = int(delay_ns - self._least_ns)
+        if age_ns > self._ttl_ns:
+            self.passed_over["old"] += 1
+            return None
+        self._sent_ns = sent_ns
+        return age_ns
 
 
 class DriverCheck:
@@ -35,11 +82,11 @@ class DriverCheck:
         self.refused: Counter[str] = Counter()
         """Commands that were not, by reason: damaged, shape, non_finite, position, gripper."""
         self.sudden = 0
-        """Commands obeyed although their step is faster than the velocity limit, whatever the jitter of their arrival."""
+        """Commands obeyed although their step is faster than the velocity limit, whatever the jitter of their sending."""
         self.largest_gap_s = 0.0
 
     def judge(self, values: np.ndarray, now_ns: int) -> str:
-        """Why (J,) or (J + grippers,) values are refused; empty where they are obeyed."""
+        """Why (J,) or (J + grippers,) values, which were sent at a time, are refused; empty where they are obeyed."""
         reason = self._reason(values)
         if reason:
             self.refused[reason] += 1

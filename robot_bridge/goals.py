@@ -31,6 +31,7 @@ class _Goals:
         self.parts, self.sinks, self.problem = tuple(parts), tuple(sink for sink, _ in parts), ""
         self._client = client
         self._next: Callable[[], Any] | None = None
+        self._asked: Any = None  # what the newest goal was for
         self._cancel = self._quit = False
         self._goal: Goal | None = None
         self._wake = threading.Event()
@@ -39,6 +40,9 @@ class _Goals:
     @property
     def taken(self) -> bool:
         return self._client.ready
+
+    def clear(self) -> None:
+        self._next, self._asked, self.problem = None, None, ""
 
     def watch(self, now_ns: int) -> None:
         """An action ends by itself."""
@@ -83,7 +87,6 @@ class TrajectoryGoals(_Goals):
     def __init__(self, client: ActionClient, parts: Sequence[Part]) -> None:
         super().__init__(client, parts)
         self._names = [joint for sink, _ in parts for joint in sink.joints]
-        self._asked: np.ndarray | None = None
 
     def write(self, command: Command, measured: np.ndarray | None) -> None:
         points = trajectory_points(self.parts, command, GOAL_PERIOD_S)
@@ -111,7 +114,6 @@ class GripperGoals(_Goals):
         self._sink, self._part = self.parts[0]
         self._step = GRIPPER_STEP * (config.spec.gripper_high_m - config.spec.gripper_low_m)
         self._ends = (config.spec.gripper_low_m, config.spec.gripper_high_m)
-        self._asked: float | None = None
 
     def write(self, command: Command, measured: np.ndarray | None) -> None:
         wanted = part_of(command, self._sink, self._part)

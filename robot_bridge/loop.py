@@ -85,6 +85,7 @@ class ControlLoop:
     def start(self) -> None:
         """Start ticking; nothing is sent before `resume`."""
         self.gate.operator.on_press.append(self._pressed)
+        self.gate.on_release.append(self._released)
         if isinstance(self._clock, SteppedClock):
             self._end = self._clock.every(self._period_ns, lambda: self._tick(self._clock.now_ns()))
             return
@@ -165,6 +166,8 @@ class ControlLoop:
         self._end = lambda: None
         with suppress(ValueError):
             self.gate.operator.on_press.remove(self._pressed)
+        with suppress(ValueError):
+            self.gate.on_release.remove(self._released)
         self._stack.close()
 
     def report(self) -> dict[str, Any]:
@@ -180,6 +183,11 @@ class ControlLoop:
         self.stop_times.asked(self._clock.now_ns())
         if self._running and not isinstance(self._clock, SteppedClock):
             threading.Thread(target=self._stop_without_loop, args=(reason, self.cadence.ticks), name="e-stop", daemon=True).start()
+
+    def _released(self) -> str:
+        """An operator releases: a robot that has refused to be commanded is asked whether what was wrong is so still."""
+        clear = getattr(self.robot, "clear", None)
+        return "" if clear is None else clear()
 
     def _stop_without_loop(self, reason: str, ticks: int) -> None:
         time.sleep(max(LOOP_STUCK_S, 2 * self._period_ns / 1e9))

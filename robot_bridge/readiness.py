@@ -18,6 +18,10 @@ MEASURED_S = 2.0
 """No longer than this, after the third."""
 
 
+ANSWER_S = (1.0, 2.0)
+"""A policy server is waited for as long as its actions last, but no shorter and no longer than this."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Readiness:
     """How a policy did before the robot was commanded."""
@@ -66,6 +70,28 @@ def warm_up(executor: Executor) -> Readiness:
     ticks = 1 if executor.mode in ("sync", "ensemble") else executor.delay
     p50, p95 = (round(float(np.quantile(timed, q)), 2) for q in (0.5, 0.95))
     return Readiness(chunks=len(timed), first_ms=round(taken[0], 2), p50_ms=p50, p95_ms=p95, budget_ms=round(ticks * period_ms, 2))
+
+
+def limit_answers(executor: Executor) -> str:
+    """Have a policy server's answers waited for no longer than they are of use: what comes after its actions would be over is old.
+
+    Args:
+        executor: warm; nothing is done for one whose policy is not behind a server.
+
+    Returns:
+        One line for the person beside the robot, empty where nothing is limited.
+    """
+    policy = getattr(executor, "policy", None)
+    while policy is not None and not hasattr(policy, "answer_within"):
+        policy = getattr(policy, "base", None)
+    if policy is None:
+        return ""
+    lasts_s = policy.spec.horizon / policy.spec.rate_hz
+    limit_s = min(max(lasts_s, ANSWER_S[0]), ANSWER_S[1])
+    policy.answer_within(limit_s)
+    return (
+        f"answers of the policy server are waited for {limit_s:.3g} s at most, since its actions last {lasts_s:.3g} s; the robot holds then"
+    )
 
 
 def told(readiness: Readiness) -> dict[str, Any]:

@@ -45,6 +45,8 @@ class DeployReport:
     """How the policy did before the robot was commanded."""
     stopped: str = ""
     """Reason for which the deployment ended early; empty when it ran to its end."""
+    why: str = ""
+    """The same in one line with what was seen and what to do."""
 
     @property
     def n(self) -> int:

@@ -14,6 +14,7 @@ from robot_bridge.alignment import Aligner
 from robot_bridge.contract import Contract, Sink, Source
 from robot_bridge.controllers import Controller, inactive, make_controllers
 from robot_bridge.robots.config import RobotConfig
+from robot_bridge.standing import DriverStatus
 from robot_bridge.streams import TRAJECTORY
 from robot_bridge.transport import DEFAULT, LATCHED, NEWEST, SENSOR, TF, Profile, Subscription, Transport
 from sinew.errors import InputError, SafetyStop
@@ -64,11 +65,13 @@ class RosRobot:
         self._lock = threading.Lock()  # around taking samples; held for microseconds
         self._observation = Observation(-(1 << 62), 0, {})
         self._quit = threading.Event()
+        self._status = DriverStatus(transport)
         self._threads: list[threading.Thread] = []
         self.source_ns: dict[str, int] = {}
         """Sender's clock of the newest sample taken, per topic."""
         self.fault = ""
-        """Why nothing is sent any more; empty while all is well."""
+        """Why nothing is sent any more; empty while all is well. It stays until an operator's release, which calls `clear`."""
+        self._fault_lock = threading.Lock()  # around finding and forgetting faults; the control thread only looks
 
     @property
     def spec(self) -> RobotSpec:
@@ -149,6 +152,18 @@ class RosRobot:
         for controller in self.controllers:
             controller.stop(values.get("joint_position"), values.get("gripper"))
 
+    def clear(self) -> str:
+        """An operator has seen to what was wrong: forget it, with everything that was to be sent before.
+
+        Returns:
+            Empty, or what is wrong still: then nothing is sent as before.
+        """
+        with self._fault_lock:
+            for controller in self.controllers:
+                controller.clear()
+            self.fault = self._rivals() or self._deserted()
+            return self.fault
+
     def close(self) -> None:
         """Stop what moves and leave the network."""
         self._end_threads()
@@ -158,7 +173,8 @@ class RosRobot:
 
     def why_still(self) -> str:
         """What to look at when the robot does not move although it is commanded; asks the controller manager, so not for control."""
-        told = inactive(self.node, self.contract.sinks)
+        told = self._rivals() or "; ".join(filter(None, (inactive(self.node, self.contract.sinks), self._status.problem)))
+        told = told or self.fault or self._deserted()
         topics = ", ".join(sink.topic for sink in self.contract.sinks if sink.value == "joint_position")
         return told or (
             f"robot {self.spec.name} does not move although commands go to {topics}: look for a protective stop, a speed slider at 0, "
@@ -209,8 +225,10 @@ class RosRobot:
 
     def _monitor(self) -> None:
         while not self._quit.wait(MONITOR_PERIOD_S):
-            problems = [controller.problem for controller in self.controllers if controller.problem]
-            self.fault = self.fault or (problems[0] if problems else self._rivals() or self._deserted())
+            self._status.look()
+            with self._fault_lock:
+                problems = [controller.problem for controller in self.controllers if controller.problem]
+                self.fault = self.fault or (problems[0] if problems else self._rivals() or self._deserted())
 
     def _watch_silence(self) -> None:
         while not self._quit.wait(WATCH_PERIOD_S):

@@ -20,10 +20,10 @@ from robot_bridge.clock import MonotonicClock
 from robot_bridge.dds import codec
 from robot_bridge.dds.messages import make
 from robot_bridge.dds.node import Node, Publisher, Subscription
-from robot_bridge.dds.qos import DEFAULT, NEWEST, SENSOR, TF
+from robot_bridge.dds.qos import DEFAULT, LATCHED, NEWEST, SENSOR, TF
 from robot_bridge.dds.topics import COMMANDS, EPISODE, RESET, STATUS, SUCCESS, RobotTopics
 from robot_bridge.dds_robot import gripper_names
-from robot_bridge.driver import DriverCheck
+from robot_bridge.driver import Arrivals, DriverCheck
 from robot_bridge.images import encode_jpeg
 from robot_bridge.sim_robot import MAX_CATCH_UP, SimRobot
 from sinew.errors import DataError
@@ -54,16 +54,16 @@ class SimServer:
         measured = robot.read().values
         spec, topics = robot.spec, RobotTopics()
         grippers = np.atleast_1d(measured["gripper"]).size
-        self.driver = DriverCheck(spec, rate_hz, grippers)
+        self.driver, self.arrivals = DriverCheck(spec, rate_hz, grippers), Arrivals(COMMAND_TTL_S)
         self._names = (*spec.joint_names, *gripper_names(spec.gripper_name or "gripper", grippers))
         self._objects = [key.removeprefix("pose.") for key in measured if key.startswith("pose.")]
-        self._encoder = codec.JointStateEncoder(self._names)
+        self._encoder = codec.JointStateEncoder(self._names, effort="joint_effort" in measured)
         self._transforms = node.publisher(topics.transforms, "tf2_msgs/TFMessage", TF)
         self._commands: list[tuple[Subscription, Callable[[bytes], Sequence[float]]]] = []
         self._resets = node.subscription(RESET, "std_msgs/Int64", DEFAULT)
         self._episode = node.publisher(EPISODE, "std_msgs/Int64", DEFAULT)
         self._success = node.publisher(SUCCESS, "std_msgs/Bool", DEFAULT)
-        self._status = node.publisher(STATUS, "std_msgs/String", DEFAULT)
+        self._status = node.publisher(STATUS, "std_msgs/String", LATCHED)
         self._fovy_rad, self._compressed = cameras, compressed
         self._cameras: dict[str, CameraTopics] = {}
         self._success_every = max(1, round(rate_hz / SUCCESS_HZ))
@@ -79,6 +79,8 @@ class SimServer:
         """Take what has come, advance one period, publish."""
         self._take_reset()
         self._take_commands(now_ns)
+        if self.robot.holding and not any(subscription.publishers for subscription, _ in self._commands):
+            self.arrivals.forget()
         self.robot.advance()
         self.publish(wall_ns)
 
@@ -108,15 +110,16 @@ class SimServer:
 
     def report(self) -> dict[str, Any]:
         """JSON-able: what came."""
-        return self.driver.report()
+        return {**self.driver.report(), "passed_over": dict(self.arrivals.passed_over)}
 
     def _state(self) -> str:
         return "holding" if self.robot.holding else "following"
 
     def _publish_state(self, values: Mapping[str, np.ndarray], wall_ns: int) -> None:
         position = [*values["joint_position"].tolist(), *np.atleast_1d(values["gripper"]).tolist()]
-        velocity = [*values["joint_velocity"].tolist(), *[0.0] * (len(self._names) - len(values["joint_velocity"]))]
-        self._states.write(self._encoder.encode(wall_ns, position, velocity))
+        still = [0.0] * (len(self._names) - len(values["joint_velocity"]))
+        effort = [*values["joint_effort"].tolist(), *still] if "joint_effort" in values else ()
+        self._states.write(self._encoder.encode(wall_ns, position, [*values["joint_velocity"].tolist(), *still], effort))
 
     def _open_states(self, node: Node) -> None:
         self._states = node.publisher(RobotTopics().joint_states, "sensor_msgs/JointState", DEFAULT)
@@ -146,22 +149,23 @@ class SimServer:
 
     def _take_commands(self, now_ns: int) -> None:
         for subscription, read in self._commands:
-            sample = subscription.newest()
-            if sample is None:
+            sample = max(subscription.take(), key=lambda sample: sample.source_ns, default=None)
+            age_ns = None if sample is None else self.arrivals.age_ns(sample.source_ns, now_ns)
+            if sample is None or age_ns is None:
                 continue
             try:
                 values = np.array(read(sample.data), dtype=float)
             except DataError:
                 self.driver.refused["damaged"] += 1
                 continue
-            if self.driver.judge(values, now_ns):
+            if self.driver.judge(values, sample.source_ns):
                 continue
             joints = len(self.robot.spec.joint_names)
             command = {"joint_position": values[:joints]}
             if len(values) > joints:
                 command["gripper"] = values[joints:] if len(values) > joints + 1 else values[joints]
             self._seq += 1
-            self.robot.write(Command(now_ns, self._seq, COMMAND_TTL_S, command))
+            self.robot.write(Command(now_ns - age_ns, self._seq, COMMAND_TTL_S, command))
 
     def _read_trajectory(self, data: bytes) -> Sequence[float]:
         """The last point of a trajectory in our order of joints."""

@@ -61,6 +61,9 @@ class _Stream:
     def taken(self) -> bool:
         return bool(self.publisher.subscribers)
 
+    def clear(self) -> None:
+        """Nothing waits to be sent."""
+
     def watch(self, now_ns: int) -> None:
         """Positions are held by the controller itself."""
 
@@ -182,6 +185,10 @@ class _Moving(_Stream):
         with self._lock:
             self._last = self._sent_ns = None
             self._send(np.zeros(len(self._limits)), joints)
+
+    def clear(self) -> None:
+        with self._lock:
+            self._last = None
 
     def watch(self, now_ns: int) -> None:
         with self._lock:

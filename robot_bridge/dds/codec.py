@@ -133,9 +133,10 @@ class JointStateEncoder:
     Args:
         names: joints, in the order of the arrays.
         frame_id: frame of the header.
+        effort: whether efforts are told.
     """
 
-    def __init__(self, names: Sequence[str], frame_id: str = "") -> None:
+    def __init__(self, names: Sequence[str], frame_id: str = "", *, effort: bool = False) -> None:
         writer = Writer()
         writer.stamp(0)
         writer.text(frame_id)
@@ -145,15 +146,17 @@ class JointStateEncoder:
         self.first = writer.doubles([0.0] * len(names))
         """Where the first position lies in the payload."""
         self._velocity = writer.doubles([0.0] * len(names))
-        writer.doubles(())
+        self._effort = writer.doubles([0.0] * len(names) if effort else ())
         self._data = writer.data
         self._doubles = struct.Struct(f"<{len(names)}d")
 
-    def encode(self, stamp_ns: int, position: Sequence[float], velocity: Sequence[float]) -> bytearray:
-        """The message with `position` and `velocity` (n,), without effort. The buffer is used again by the next call."""
+    def encode(self, stamp_ns: int, position: Sequence[float], velocity: Sequence[float], effort: Sequence[float] = ()) -> bytearray:
+        """The message with `position`, `velocity` and, where efforts are told, `effort` (n,). The next call uses the buffer again."""
         struct.pack_into("<iI", self._data, 4, stamp_ns // 1_000_000_000, stamp_ns % 1_000_000_000)
         self._doubles.pack_into(self._data, self.first, *position)
         self._doubles.pack_into(self._data, self._velocity, *velocity)
+        if effort:
+            self._doubles.pack_into(self._data, self._effort, *effort)
         return self._data
 
 

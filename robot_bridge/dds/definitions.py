@@ -1,7 +1,8 @@
 """Definitions that rosbags' type stores lack: services, actions and the messages of ros2_control.
 
 Only names and types of fields are given, which is what goes over the wire and into type hashes. Written down from the ROS 2
-interface packages std_srvs, rcl_interfaces, lifecycle_msgs, action_msgs, control_msgs and controller_manager_msgs (Jazzy).
+interface packages std_srvs, sensor_msgs, rcl_interfaces, lifecycle_msgs, action_msgs, control_msgs, controller_manager_msgs and
+ur_dashboard_msgs (Jazzy).
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 MESSAGES: Mapping[str, str] = {
+    "ur_dashboard_msgs/msg/SafetyMode": "uint8 mode",
     "control_msgs/msg/JointTolerance": "string name; float64 position; float64 velocity; float64 acceleration",
     "control_msgs/msg/JointComponentTolerance": (
         "string joint_name; uint16 component; float64 position; float64 velocity; float64 acceleration"
@@ -30,6 +32,7 @@ SERVICES: Mapping[str, str] = {
     "std_srvs/srv/Empty": "---",
     "std_srvs/srv/SetBool": "bool data --- bool success; string message",
     "std_srvs/srv/Trigger": "--- bool success; string message",
+    "sensor_msgs/srv/SetCameraInfo": "sensor_msgs/CameraInfo camera_info --- bool success; string status_message",
     "action_msgs/srv/CancelGoal": "GoalInfo goal_info --- int8 return_code; GoalInfo[] goals_canceling",
     "rcl_interfaces/srv/DescribeParameters": "string[] names --- ParameterDescriptor[] descriptors",
     "rcl_interfaces/srv/GetParameterTypes": "string[] names --- uint8[] types",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from robot_bridge.contract import Contract, Feature, Sink, Source
+from robot_bridge.contract import COMMANDED, Contract, Feature, Sink, Source
 from sinew.errors import InputError
 from sinew.specs import IMAGES, STATE, ActionSpec
 
@@ -134,15 +134,8 @@ def build_contract(
     sinks = [arm.sinks[0] for arm in arms] + [arm.gripper.sinks[0] for arm in arms if arm.gripper]
     labels = [arm.label for arm in arms for _ in arm.sinks[:1]] + [arm.label for arm in arms if arm.gripper]
     spare = [s for arm in arms for s in arm.sinks[1:]] + [s for arm in arms if arm.gripper for s in arm.gripper.sinks[1:]]
-    commanded = [_commanded(sink, label) for sink, label in zip(sinks, labels, strict=True)]
-    recorded = []
-    for value in ("joint_position", "gripper"):
-        own = [source for source, sink in zip(commanded, sinks, strict=True) if sink.value == value]
-        if own and all(own):
-            sources += [source for source in own if source]
-            recorded.append(f"command.{value}")
-        elif own:  # an action's goals are on no topic: what the gripper did next stands for what it was told
-            recorded.append(value)
+    commands, recorded = read_back(sinks, labels)
+    sources += commands
     state = ("joint_position", "joint_velocity") + (("gripper",) if any(arm.gripper for arm in arms) else ())
     features = [Feature(key=STATE, values=state)]
     for camera in cameras:
@@ -187,16 +180,39 @@ def _gripper_source(arm: ArmWire) -> Source:
     )  # fmt: skip
 
 
-def _commanded(sink: Sink, label: str) -> Source | None:
-    """The source that reads back from a recording what a sink was sent; None for actions and velocities."""
+def read_back(sinks: Sequence[Sink], labels: Sequence[str]) -> tuple[list[Source], list[str]]:
+    """How a recording tells what sinks were sent.
+
+    Args:
+        sinks: joints before grippers.
+        labels: of the arm that each is of.
+
+    Returns:
+        Sources of what was commanded, and the values that hold the action. What is told by goals, velocities or twists is on no
+        topic as positions: there what the robot did stands for what it was told.
+    """
+    sources: list[Source] = []
+    values: list[str] = []
+    for value in dict.fromkeys(sink.value for sink in sinks):
+        own = [_commanded(sink, label, sinks) for sink, label in zip(sinks, labels, strict=True) if sink.value == value]
+        sources += [source for source in own if source] if all(own) else []
+        values.append(COMMANDED + value if all(own) else value)
+    return sources, values
+
+
+def _commanded(sink: Sink, label: str, sinks: Sequence[Sink]) -> Source | None:
+    """The source that reads back from a recording what one of the sinks was sent; None where that is on no topic."""
+    start = 0
     if sink.kind in ("position", "gripper_position"):
         message, field = FLOATS, "data"
+        before = sinks[: sinks.index(sink)]
+        start = sum(len(other.joints) for other in before if (other.kind, other.topic) == (sink.kind, sink.topic))
     elif sink.kind in ("trajectory", "gripper_trajectory"):
         message, field = TRAJECTORY, "position"
     else:
         return None
     return Source(
-        key=f"command.{sink.value}", topic=sink.topic, message=message, field=field, names=sink.joints, label=label,
+        key=COMMANDED + sink.value, topic=sink.topic, message=message, field=field, names=sink.joints, label=label, start=start,
         unit=sink.unit, wire_range=sink.wire_range, si_range=sink.si_range, stamp="receipt", required=False,
     )  # fmt: skip
 

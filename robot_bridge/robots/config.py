@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import isfinite
 from pathlib import Path
 from typing import Any, Literal
 
-from robot_bridge.contract import Contract, Sink
+from robot_bridge.contract import COMMANDED, Contract, Sink
+from robot_bridge.robots.build import read_back
 from sinew.config import from_json, to_json
 from sinew.errors import DataError, InputError, unknown
 from sinew.protocols import RobotSpec
@@ -128,10 +129,13 @@ class RobotConfig:
     def with_controller(self, arm: str = "", gripper: str = "") -> RobotConfig:
         """The same robot driven through another of its controllers, chosen by kind: "trajectory", "gripper_action".
 
+        What recordings hold of its commands is read from the topics of that controller.
+
         Raises:
             InputError: it has none of that kind.
         """
         sinks, every = list(self.contract.sinks), (*self.contract.sinks, *self.alternatives)
+        contract = self.contract
         for value, kind in (("joint_position", arm), ("gripper", gripper)):
             if not kind:
                 continue
@@ -141,11 +145,33 @@ class RobotConfig:
             sinks = [s for s in sinks if s.value != value] + choice
         sinks.sort(key=lambda sink: sink.value != "joint_position")  # where they share a topic, joints go before grippers
         others = tuple(s for s in every if s not in sinks)
-        return replace(self, contract=replace(self.contract, sinks=tuple(sinks)), alternatives=others)
+        if arm or gripper:
+            contract = _driven_by(contract, sinks)
+        return replace(self, contract=contract, alternatives=others)
 
     def save(self, path: str | Path) -> None:
         """Write it as JSON."""
         write_json(path, to_json(self))
+
+
+def _driven_by(contract: Contract, sinks: Sequence[Sink]) -> Contract:
+    """A contract with other sinks, and with sources that read back what they are sent."""
+    labels = {v: [s.label for s in contract.sources if s.key == v] for v in ("joint_position", "gripper")}
+    of_sinks = []
+    for sink in sinks:
+        own = [s for s in sinks if s.value == sink.value]
+        named = labels[sink.value] if len(labels[sink.value]) == len(own) else [""] * len(own)
+        of_sinks.append(named[own.index(sink)])
+    commands, values = read_back(sinks, of_sinks)
+    told = {COMMANDED + sink.value for sink in sinks}
+    kept = [s for s in contract.sources if s.key not in told]
+    at = next((i for i, s in enumerate(kept) if s.image), len(kept))
+    return replace(
+        contract,
+        sources=(*kept[:at], *commands, *kept[at:]),
+        sinks=tuple(sinks),
+        action_values=tuple(values) if contract.action_values else (),
+    )
 
 
 def load_robot(name_or_file: str | Path) -> RobotConfig:

@@ -13,6 +13,7 @@ the controller's period.
 from __future__ import annotations
 
 from collections import Counter, deque
+from collections.abc import Callable
 from math import isfinite
 from typing import Any, NamedTuple
 
@@ -63,6 +64,8 @@ class SafetyGate:
         self.events: deque[GateEvent] = deque(maxlen=1000)
         self.incidents: deque[Incident] = deque(maxlen=1000)
         """Newest last; one that has not ended is going on."""
+        self.on_release: list[Callable[[], str]] = []
+        """Asked when an operator releases; each gives why the gate must stay closed, or nothing once what it stands for is ready."""
         self.latched = ""
         """Reason of the latch, empty when open."""
         self._state = State.NOMINAL
@@ -115,12 +118,16 @@ class SafetyGate:
         """Open a latched gate again; an operator's decision. Nothing moves before the next `seed`.
 
         Returns:
-            Empty, or why it stays closed: the robot still slows down, or the emergency stop is still pressed.
+            Empty, or why it stays closed: the robot still slows down, the emergency stop is still pressed, or what is wrong with the
+            robot is so still.
         """
         if not self._stream.still:
             return "the robot still moves"
         if self.operator.pressed:
             return f"the emergency stop is still pressed ({self.operator.pressed})"
+        for ask in tuple(self.on_release) if self.latched else ():
+            if problem := ask():
+                return problem
         if self.latched:
             stamp_ns = self._ticked_ns if now_ns is None else now_ns
             self.events.append(GateEvent(stamp_ns, "released", self.latched, f"by {by}"))

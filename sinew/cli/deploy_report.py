@@ -30,8 +30,7 @@ def lines(result: Mapping[str, Any]) -> Iterator[str]:
     if result["recorded"]:
         yield f"recorded into {result['recorded']}"
     if result["stopped"]:
-        told = [e["detail"] for e in report["gate"]["events"] if e["reason"] == result["stopped"] and e["detail"]]
-        yield f"[bold]stopped for safety:[/bold] {result['stopped']}" + (f" ({told[-1]})" if told else "")
+        yield f"[bold]stopped for safety:[/bold] {report['why']}"
 
 
 def _executor(executor: Mapping[str, Any], readiness: Mapping[str, Any]) -> Iterator[str]:

@@ -120,3 +120,11 @@ def test_an_emergency_stop_of_the_robot_itself_is_noticed(start, robot):
     start({"what": "robot_estop", **MOVING})
     report = play(robot, (0, 1))
     assert report.stopped == "not_following" and len(report.episodes) == 1
+    assert report.why.endswith("the robot stopped by itself (/sinew/scene/status): clear its stop") and "\n" not in report.why
+
+
+def test_an_effort_that_no_motion_needs_is_noticed_over_the_network(start, robot):
+    start({"what": "effort_spike", **MOVING, "parameters": {"joint": 1}})
+    report = play(robot, (0, 1))
+    assert report.stopped == "effort" and len(report.episodes) == 1
+    assert "joint 1 at" in report.why and report.why.endswith("look for contact or a wrong payload")
