@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from robot_bridge.clock import SteppedClock, sleep
+from robot_bridge.clock import MonotonicClock, SteppedClock, sleep
 from robot_bridge.faults.trial import Checked
 from robot_bridge.gate import GateConfig, SafetyGate
 from robot_bridge.loop import ControlLoop
@@ -14,6 +15,10 @@ from robot_bridge.safety.fuzz import Wild
 from sinew.protocols import RobotSpec
 
 TICKS_PER_COMMAND = 2
+MARGIN_RAD, MARGIN_M = 0.01, 0.005
+"""What the servos of the simulated arm may overshoot."""
+REFUSALS = 5
+"""Tries to start where the arm came to rest, before its scene is set up again."""
 
 
 class Point:
@@ -80,3 +85,93 @@ def fuzz_driver(commands: int, seed: int, task: str = "lift") -> dict[str, Any]:
     if loop.defect is not None:
         raise loop.defect
     return {"sent": commands, "latched": latched, **robot.check.report()}
+
+
+def fuzz_over_dds(commands: int, seed: int, folder: Path, domain: int, *, rate_hz: float = 250.0, task: str = "reach") -> dict[str, Any]:
+    """Send wild commands through loop, gate and DDS to a robot in a process of its own, in real time.
+
+    What is judged is not the gate's word: the driver in the other process looks at every command, and where the arm truly was is
+    compared with the joints' limits, and with the workspace by MuJoCo's own kinematics.
+
+    Args:
+        commands: how many.
+        seed: of the randomness.
+        folder: for the robot's trace.
+        domain: DDS domain.
+        rate_hz: commands per second, of the loop and of the robot.
+        task: whose robot and limits.
+
+    Returns:
+        "sent", "latched", the driver's counts ("taken", "refused", "sudden"), and by how much the arm was beyond its limits at most:
+        "beyond_rad", "beyond_m", negative where it never was; "violations" counts all that must not be.
+    """
+    import sim
+    from robot_bridge.dds_robot import DdsRobot, DdsScene
+    from robot_bridge.deploy import DeployConfig, make_gate
+    from robot_bridge.faults.process import RobotProcess
+
+    interface = sim.make_interface(task)
+    served = RobotProcess(folder, domain, {}, rate_hz, task)
+    robot = DdsRobot(interface.robot_spec, objects=interface.objects, domain=domain)
+    try:
+        robot.connect(60.0)
+        scene, gate = DdsScene(robot), make_gate(interface, DeployConfig(controller_rate_hz=rate_hz))
+        latched = _play(commands, seed, robot, scene, gate)
+        ticks = served.ticks()
+        told = served.end()
+    finally:
+        robot.close()
+        served.kill()
+    beyond_rad, beyond_m = _beyond(task, np.array([tick["joint_position"] for tick in ticks]))
+    violations = sum(told["refused"].values()) + told["sudden"] + (beyond_rad > MARGIN_RAD) + (beyond_m > MARGIN_M)
+    return {
+        "sent": commands, "latched": latched, **told, "beyond_rad": beyond_rad, "beyond_m": beyond_m, "violations": int(violations),
+    }  # fmt: skip
+
+
+def _play(commands: int, seed: int, robot: Any, scene: Any, gate: SafetyGate) -> int:
+    """Send the commands, one a tick; gives how often the gate latched and was released."""
+    clock, period_s = MonotonicClock(), gate.config.dt_s
+    loop = ControlLoop(robot, gate, blend_s=0.05, clock=clock)
+    wild, latched, refusals = Wild(np.random.default_rng(seed), len(gate.config.position_low_rad)), 0, 0
+    loop.start()
+    scene.reset(seed)
+    loop.resume()
+    wild.target = np.array(robot.read().values["joint_position"])
+    try:
+        for i in range(1, commands + 1):
+            while gate.latched:
+                sleep(clock, period_s)
+                if gate.release("fuzz") == "":
+                    latched += 1
+                    refusals = refusals + 1 if loop.resume() else 0
+                    if refusals > REFUSALS:  # it came to rest where it may not start
+                        loop.pause()
+                        scene.reset(seed + i)
+                    wild.target = np.array(robot.read().values["joint_position"])
+            last = gate.last_command
+            loop.submit(wild.command(clock.now_ns(), i, wild.target if last is None else last, period_s))
+            sleep(clock, period_s)
+    finally:
+        loop.close()
+    if loop.defect is not None:
+        raise loop.defect
+    return latched
+
+
+def _beyond(task: str, joints: np.ndarray) -> tuple[float, float]:
+    """How far joints (N, J) and the tool were beyond the limits and the workspace at most, rad and m."""
+    import mujoco
+
+    import sim
+
+    scene = sim.RobotSim(task, 0).scene
+    spec, data = sim.make_interface(task).robot_spec, mujoco.MjData(scene.model)  # pyright: ignore[reportAttributeAccessIssue]
+    beyond_rad = float(np.maximum(np.array(spec.position_low_rad) - joints, joints - np.array(spec.position_high_rad)).max())
+    beyond_m = -np.inf
+    for row in joints:
+        data.qpos[scene.joint_qpos] = row
+        mujoco.mj_kinematics(scene.model, data)  # pyright: ignore[reportAttributeAccessIssue]
+        tool = data.site(scene.robots[0].tool).xpos
+        beyond_m = max(beyond_m, float(np.maximum(np.array(spec.workspace_low_m) - tool, tool - np.array(spec.workspace_high_m)).max()))
+    return beyond_rad, beyond_m

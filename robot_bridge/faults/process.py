@@ -50,11 +50,14 @@ class RobotProcess:
         folder: where its trace goes.
         domain: DDS domain.
         environment: variables besides those of this process.
+        rate_hz: ticks per second.
+        task: what is simulated.
     """
 
-    def __init__(self, folder: Path, domain: int, environment: dict[str, str]) -> None:
+    def __init__(self, folder: Path, domain: int, environment: dict[str, str], rate_hz: float = 100.0, task: str = "lift") -> None:
         self._trace = folder / "trace.jsonl"
         command = [sys.executable, "-m", "sinew", "robot", "--domain", str(domain), "--trace", str(self._trace), "--json", "--with-parent"]
+        command += ["--rate", f"{rate_hz:g}", "--task", task]
         pipe = subprocess.PIPE
         env = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
         self.process = subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=env)
