@@ -102,6 +102,10 @@ class Dataset:
         episode = int(np.searchsorted(self._starts, index, side="right")) - 1
         return episode, index - int(self._starts[episode])
 
+    def video_path(self, key: str, episode: int) -> Path:
+        """The file that holds the pictures of a camera that is kept as video, perhaps among those of other episodes."""
+        return self._frames.video_path(key, self._rows[episode])
+
     def pictures(self, key: str, episode: int) -> Iterator[np.ndarray]:
         """The pictures of an episode in order, blocks of uint8 (n, height, width, 3); ends early where the file does.
 

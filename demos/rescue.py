@@ -202,7 +202,8 @@ def _rewrite_data(root: Path, facts: dict[str, Any], kept: list[_Episode], actio
     for new, episode in enumerate(kept):
         chunk, file = layout.file_indices(new)
         target = root / facts["data_path"].format(chunk_index=chunk, file_index=file)
-        tables.copy_episode(episode.path, _staged(target), episode.number, new, start)
+        numbers = {"episode_index": np.full(episode.length, new), "index": start + np.arange(episode.length)}
+        tables.copy_rows(episode.path, _staged(target), episode.number, slice(None), numbers)
         staged.append((_staged(target), target))
         episode.row |= {"data/chunk_index": chunk, "data/file_index": file}
         start += episode.length

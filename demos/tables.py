@@ -201,20 +201,23 @@ def _leaf_fields(fields: Sequence[pa.Field]) -> list[str]:
     return [f.name for f in fields for _ in range(f.type.num_fields if pa.types.is_struct(f.type) else 1)]
 
 
-def copy_episode(source: Path, target: Path, old: int, new: int, start: int) -> None:
-    """Copy the frames of one episode into a file of its own.
+def copy_rows(source: Path, target: Path, episode: int, rows: slice, values: Mapping[str, np.ndarray]) -> None:
+    """Copy frames of one episode into a file of its own.
 
     Args:
         source: file that holds them, among others.
         target: file to write.
-        old: episode_index there.
-        new: episode_index to write.
-        start: "index" of the first frame to write.
+        episode: its number there.
+        rows: frames of it that are taken.
+        values: {column: (n,) values in place of those of before}; columns that are not there stay away.
     """
     table = read_table(source)
-    table = rows_where(table, np.asarray(table["episode_index"].to_numpy()).reshape(-1) == old)
-    for name, values in (("episode_index", np.full(len(table), new)), ("index", start + np.arange(len(table)))):
-        table = table.set_column(table.column_names.index(name), name, pa.array(values))
+    table = rows_where(table, np.asarray(table["episode_index"].to_numpy()).reshape(-1) == episode)
+    order = np.argsort(table["frame_index"].to_numpy(), kind="stable")
+    table = table.take(pa.array(order[rows]))
+    for name, column in values.items():
+        if name in table.column_names:
+            table = table.set_column(table.column_names.index(name), name, pa.array(column))
     pq.write_table(table, target, compression="snappy")
 
 

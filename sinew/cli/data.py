@@ -1,4 +1,4 @@
-"""Look at, check, repair or convert a dataset or a ROS 2 bag; record a bag."""
+"""Look at, check, repair, split, merge, edit, replay or convert a dataset or a ROS 2 bag; record a bag."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from sinew.cli import data_bags
+from sinew.cli import data_bags, data_edit
 from sinew.cli.data_bags import Convert, Record
+from sinew.cli.data_edit import Edit, Merge, Split
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -44,12 +45,15 @@ Args = (
     Annotated[Info, tyro.conf.subcommand("info")]
     | Annotated[Check, tyro.conf.subcommand("check")]
     | Annotated[Repair, tyro.conf.subcommand("repair")]
+    | Annotated[Split, tyro.conf.subcommand("split")]
+    | Annotated[Merge, tyro.conf.subcommand("merge")]
+    | Annotated[Edit, tyro.conf.subcommand("edit")]
     | Annotated[Convert, tyro.conf.subcommand("convert")]
     | Annotated[Record, tyro.conf.subcommand("record")]
 )
 
 
-def run(args: Info | Convert | Record) -> dict[str, Any]:
+def run(args: Info | Split | Merge | Edit | Convert | Record) -> dict[str, Any]:
     """Do what the subcommand says.
 
     Raises:
@@ -63,6 +67,12 @@ def run(args: Info | Convert | Record) -> dict[str, Any]:
         return data_bags.convert(args)
     if isinstance(args, Record):
         return data_bags.record(args)
+    if isinstance(args, Split):
+        return data_edit.split(args)
+    if isinstance(args, Merge):
+        return data_edit.merge(args)
+    if isinstance(args, Edit):
+        return data_edit.edit(args)
     if is_bag(args.dir):
         return data_bags.look(args.dir, type(args).__name__.lower())
     if not isinstance(args, (Check, Repair)):
@@ -87,6 +97,9 @@ def show(result: dict[str, Any], console: Console) -> None:
     """What the dataset holds, or what was found and done."""
     if result["action"] in ("convert", "record") or "bag" in result:
         data_bags.show(result, console)
+        return
+    if "made" in result:
+        data_edit.show(result, console)
         return
     if result["action"] == "info":
         show_info(result, console)
