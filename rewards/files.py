@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
@@ -65,6 +65,8 @@ class Situation:
     """(camera, world) → (H, W, 3) uint8 of the world as it is now; None where nothing can be looked at besides the observation."""
     say: Callable[[str], None] = lambda text: None
     """Tells the user a line."""
+    folder: Path = Path()
+    """Where the reward file lies, and weights that it names beside it; `build` fills it in."""
 
 
 class Kind(Protocol):
@@ -147,7 +149,7 @@ def build(path: Path, situation: Situation) -> Reward:
     """
     _, settings = load(path)
     try:
-        return OrSparse(settings.build(situation), situation.say)
+        return OrSparse(settings.build(replace(situation, folder=path.parent)), situation.say)
     except RewardUnavailable as problem:
         _told(situation.say, problem)
         return Sparse()
