@@ -89,7 +89,7 @@ class DriftWatch:
         self.cameras, self.boards = {m.name: m for m in cameras}, dict(boards)
         self.watched = {m.name: Watched() for m in cameras}
         self.drift: Drift | None = None
-        """What the newest picture said; the first alarm stays."""
+        """What the newest picture said; after an alarm it never holds again, and later pictures tell better what has moved."""
         self._period_ns, self._now_ns, self._began_ns = round(1e9 / rate_hz), now_ns, now_ns()
         self._joints: deque[tuple[int, np.ndarray]] = deque()
 
@@ -143,8 +143,7 @@ class DriftWatch:
         if np.isnan(drift.chance):
             return self._pass(state, "its corners fit no board")
         state.used += 1
-        if self.holds:
-            self.drift = drift
+        self.drift = drift
         return drift
 
     def _pass(self, state: Watched, why: str) -> None:
@@ -248,19 +247,18 @@ def keep_watching(
     until_moved: bool = False,
     duration_s: float | None = None,
 ) -> None:
-    """Look until `quit_event`, a time, or the first alarm; one line when something has moved."""
+    """Look until `quit_event`, a time, or the first alarm; one line when something has moved, and when it is known better what."""
     end = None if duration_s is None else time.monotonic() + duration_s
-    alarmed = False
+    named: tuple[str, ...] = ()
     while not quit_event.wait(POLL_S) and (end is None or time.monotonic() < end):
         watch.look()
-        if not watch.holds and not alarmed:
-            alarmed = True
-            assert watch.drift is not None
-            tell(watch.drift.told)
+        drift = watch.drift
+        if drift is not None and not drift.holds and set(drift.moved) != set(named):
+            named = drift.moved
+            tell(drift.told)
             if diagnostics is not None:
                 diagnostics.at_once()
         if diagnostics is not None:
             diagnostics.tell()
-        if alarmed and until_moved:
+        if named and until_moved:
             return
-

@@ -186,7 +186,7 @@ def _recorded(args: WatchArgs, cameras: Sequence[Mounted], monitor: DriftMonitor
     with ConsoleProgress() as progress:
         found = find_views(session, progress=progress)
     views, rejected = found.views, dict(found.rejected)
-    first: Drift | None = None
+    last: Drift | None = None
     for i in range(len(views)):
         seen = views.seen[i]
         name, robot = cameras[views.camera[i]].name, views.robot[views.pose[i]]
@@ -199,8 +199,8 @@ def _recorded(args: WatchArgs, cameras: Sequence[Mounted], monitor: DriftMonitor
             continue
         if np.isnan(drift.chance):
             rejected[views.names[i]] = "its corners fit no board"
-        first = drift if first is None or first.holds else first
-    return {**told(first), "pictures": len(views), "rejected": rejected}
+        last = drift
+    return {**told(last), "pictures": len(views), "rejected": rejected}
 
 
 # ---------------------------------------------------------------- a robot
@@ -329,4 +329,3 @@ def show(result: dict[str, Any], console: Console) -> None:
         passed = sum(camera["passed_over"].values())
         console.print(f"{camera['told']}; {passed} of {camera['pictures']} pictures passed over", markup=False)
     console.print(result["told"], markup=False)
-
