@@ -352,12 +352,7 @@ class Runner:
         return {"went_back": True}
 
     def _log(self, **row: Any) -> None:
-        try:
-            self.run.log(**row)
-        except OSError as e:
-            raise InputError(
-                f"cannot write {self.run / 'metrics.jsonl'}: {e.strerror}; free space, then the same command goes on"
-            ) from None
+        self.run.log(**row)
 
     def _evaluate(self) -> Evaluation:
         """Measure the actor's slow copy; the gate keeps its weights if they are the best."""

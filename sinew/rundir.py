@@ -150,13 +150,21 @@ class RunDir:
             yield
 
     def log(self, **values: Any) -> None:
-        """Append one line to metrics.jsonl; after a line that a crash tore it starts on a new one."""
-        with open(self / "metrics.jsonl", "ab+") as f:
-            if f.tell():
-                f.seek(-1, os.SEEK_END)
-                if f.read(1) != b"\n":
-                    f.write(b"\n")
-            f.write(json.dumps(to_json(values)).encode() + b"\n")
+        """Append one line to metrics.jsonl; after a line that a crash tore it starts on a new one.
+
+        Raises:
+            InputError: the disk is full; the lines of before stay.
+        """
+        path = self / "metrics.jsonl"
+        try:
+            with open(path, "ab+") as f:
+                if f.tell():
+                    f.seek(-1, os.SEEK_END)
+                    if f.read(1) != b"\n":
+                        f.write(b"\n")
+                f.write(json.dumps(to_json(values)).encode() + b"\n")
+        except OSError as e:
+            raise InputError(f"cannot write {path}: {e.strerror or e}; free space, then the same command goes on") from None
 
     def metrics(self) -> Iterator[dict[str, Any]]:
         """Every whole line of metrics.jsonl, in order; lines that a crash tore are left out."""

@@ -161,7 +161,10 @@ def deploy(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
         result = _result(args, source, cell.task, executor, report) | {"calibration": compared}
     folder = args.out or (source.run.path if source.run is not None else None)
     if folder is not None:
-        _write(args, folder, cell.task, result)
+        try:
+            _write(args, folder, cell.task, result)
+        except InputError as e:  # what the robot did is told all the same
+            progress.note(str(e))
     return result
 
 
