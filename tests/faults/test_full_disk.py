@@ -89,7 +89,8 @@ free()
 repair(disk / "data")
 report = check(disk / "data")
 tell(
-    whole=whole, success=success, told=told, trouble=recorder.trouble, kept=kept, steps=len(path), repaired=Dataset(disk / "data").num_episodes,
+    whole=whole, success=success, told=told, trouble=recorder.trouble, kept=kept, steps=len(path),
+    repaired=Dataset(disk / "data").num_episodes,
     still=float(np.ptp(path[-2:], axis=0).max()), problems=[str(f) for f in report.findings if f.severity == "error"],
 )
 """
