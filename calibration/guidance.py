@@ -56,7 +56,8 @@ class Guide:
         self.kept: list[Sighting] = []
         self._last: Detection | None = None
         # good enough to tell tilts: most lenses see about as far to either side
-        self._about = Camera(*size, (1.0 * max(size),) * 2, ((size[0] - 1) / 2, (size[1] - 1) / 2))
+        focal = float(max(size))
+        self._about = Camera(*size, (focal, focal), ((size[0] - 1) / 2, (size[1] - 1) / 2))
 
     def offer(self, found: Detection, name: str) -> str:
         """Look at what was found in the next picture; why it is not kept, empty where it is."""

@@ -68,7 +68,7 @@ def mounted(result: Result, names: tuple[str, ...] = ()) -> list[Mounted]:
 
 def write(
     result: Result, folder: Path, *, names: tuple[str, ...] = (), base_frame: str = "base_link", hand_frame: str = "tool0",
-    board: Board | None = None,
+    camera_frames: tuple[str, ...] = (), board: Board | None = None,
 ) -> dict[str, Path]:  # fmt: skip
     """Write calibration.json, and per camera <name>.camera_info.yaml, <name>.static_tf.yaml and <name>.easy_handeye2.yaml.
 
@@ -78,19 +78,21 @@ def write(
         names: of the cameras.
         base_frame: of the robot's base.
         hand_frame: of its hand.
+        camera_frames: of each camera's optical axes, as its driver calls it; <name>_optical_frame where that is left out.
         board: what was looked at, kept for whoever watches for drift later.
 
     Returns:
         What was written, by kind.
     """
     return write_mounted(
-        mounted(result, names), summary(result), folder, base_frame=base_frame, hand_frame=hand_frame, board=board
-    )
+        mounted(result, names), summary(result), folder, base_frame=base_frame, hand_frame=hand_frame, camera_frames=camera_frames,
+        board=board,
+    )  # fmt: skip
 
 
 def write_mounted(
     cameras: Sequence[Mounted], report: Mapping[str, Any], folder: Path, *, base_frame: str = "base_link", hand_frame: str = "tool0",
-    board: Board | None = None,
+    camera_frames: tuple[str, ...] = (), board: Board | None = None,
 ) -> dict[str, Path]:  # fmt: skip
     """As `write`, for cameras that were calibrated in any way; `report` is kept as it is."""
     import yaml
@@ -100,12 +102,12 @@ def write_mounted(
     content = {"version": VERSION, "cameras": [{**to_json(m), "hash": m.hash} for m in cameras], "report": report}
     content |= {} if board is None else {"board": to_json(board)}
     files["calibration"].write_text(json.dumps(content, indent=1))
-    for m in cameras:
-        parent = hand_frame if m.mount == "in_hand" else base_frame
+    for m, frame in zip(cameras, (*camera_frames, *[""] * len(cameras)), strict=False):
+        parent, child = hand_frame if m.mount == "in_hand" else base_frame, frame or f"{m.name}_optical_frame"
         for kind, data in (
             ("camera_info", camera_info(m.camera, m.name)),
-            ("static_tf", {"transforms": [static_transform(m, parent)]}),
-            ("easy_handeye2", _easy_handeye(m, base_frame, hand_frame)),
+            ("static_tf", {"transforms": [static_transform(m, parent, child)]}),
+            ("easy_handeye2", _easy_handeye(m, base_frame, hand_frame, child)),
         ):
             files[f"{m.name}.{kind}"] = folder / f"{m.name}.{kind}.yaml"
             files[f"{m.name}.{kind}"].write_text(yaml.safe_dump(data, sort_keys=False))
@@ -206,9 +208,9 @@ def camera_info(camera: Camera, name: str) -> dict[str, Any]:
     }
 
 
-def static_transform(m: Mounted, parent: str) -> dict[str, Any]:
+def static_transform(m: Mounted, parent: str, child: str) -> dict[str, Any]:
     """geometry_msgs/TransformStamped of a camera's optical frame, quaternion xyzw by name."""
-    return {"header": {"frame_id": parent}, "child_frame_id": f"{m.name}_optical_frame", "transform": _transform(m.T)}
+    return {"header": {"frame_id": parent}, "child_frame_id": child, "transform": _transform(m.T)}
 
 
 def _transform(pose: Array) -> dict[str, Any]:
@@ -217,10 +219,10 @@ def _transform(pose: Array) -> dict[str, Any]:
     return {"translation": {"x": t[0], "y": t[1], "z": t[2]}, "rotation": {"x": x, "y": y, "z": z, "w": w}}
 
 
-def _easy_handeye(m: Mounted, base_frame: str, hand_frame: str) -> dict[str, Any]:
+def _easy_handeye(m: Mounted, base_frame: str, hand_frame: str, camera_frame: str) -> dict[str, Any]:
     parameters = {
         "name": m.name, "calibration_type": "eye_in_hand" if m.mount == "in_hand" else "eye_on_base",
-        "tracking_base_frame": f"{m.name}_optical_frame", "tracking_marker_frame": "board", "robot_base_frame": base_frame,
+        "tracking_base_frame": camera_frame, "tracking_marker_frame": "board", "robot_base_frame": base_frame,
         "robot_effector_frame": hand_frame, "freehand_robot_movement": False,
     }  # fmt: skip
     return {"parameters": parameters, "transform": _transform(m.T)}

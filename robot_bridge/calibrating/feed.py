@@ -79,8 +79,8 @@ class CameraFeed:
         )
 
 
-def lens(node: Transport, topic: str, timeout_s: float = 5.0) -> Camera:
-    """What the driver of a camera tells of its lens.
+def lens(node: Transport, topic: str, timeout_s: float = 5.0) -> tuple[Camera, str]:
+    """What the driver of a camera tells of its lens, and the name of its optical frame.
 
     Args:
         node: where to ask.
@@ -99,7 +99,8 @@ def lens(node: Transport, topic: str, timeout_s: float = 5.0) -> Camera:
         )
     sample = subscription.newest()
     assert sample is not None  # it has waited for one
-    return camera_of(codec.decode(sample.data, "sensor_msgs/CameraInfo"), info, rectified="rect" in name.rsplit("/", 1)[-1])
+    message = codec.decode(sample.data, "sensor_msgs/CameraInfo")
+    return camera_of(message, info, rectified="rect" in name.rsplit("/", 1)[-1]), str(message.header.frame_id)
 
 
 def camera_of(message: Any, where: str, rectified: bool = False) -> Camera:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import mujoco
 import numpy as np
@@ -22,13 +22,12 @@ from robot_bridge.calibrating.hand import Hand, hand_of, hand_of_task
 from robot_bridge.robots.config import RobotConfig
 from robot_bridge.robots.mjcf import mjcf as robot_mjcf
 from robot_bridge.robots.stand_in import ArmPhysics
-from sinew.errors import DataError, InputError
+from sinew.errors import DataError, InputError, unknown
 from sinew.se3 import Array, matrix_to_quaternion, se3, se3_exp, se3_inverse, so3_exp, so3_log
 
 if TYPE_CHECKING:
     from sim import RobotSim
 
-Place = Literal["table", "hand"]
 PLACES: dict[str, tuple[Mount, str]] = {"table": ("in_hand", "wrist"), "hand": ("to_hand", "front")}
 """Where the board is: mount and name of the camera that is calibrated with it."""
 OFF_M, OFF_RAD = 0.01, float(np.deg2rad(3.0))
@@ -87,7 +86,7 @@ class Truth:
             raise DataError(f"{path} is no truth of a simulated scene, as 'sinew robot --truth' writes it: {e}") from None
 
 
-def task_scene(board: Board, place: Place, seed: int = 0) -> tuple[RobotSim, Truth]:
+def task_scene(board: Board, place: str, seed: int = 0) -> tuple[RobotSim, Truth]:
     """The arm of our simulated tasks with a board; the seed fixes how far off the drawing its camera is."""
     from sim import RobotSim
     from sim.interface import TaskInterface
@@ -101,7 +100,7 @@ def task_scene(board: Board, place: Place, seed: int = 0) -> tuple[RobotSim, Tru
     return RobotSim("calibrate", seed, interface), truth
 
 
-def robot_scene(config: RobotConfig, board: Board, place: Place, seed: int = 0) -> tuple[ArmPhysics, Truth]:
+def robot_scene(config: RobotConfig, board: Board, place: str, seed: int = 0) -> tuple[ArmPhysics, Truth]:
     """A robot that is known as data with a board; see `task_scene`.
 
     Raises:
@@ -133,8 +132,10 @@ def _empty_task() -> Any:
     return Empty()
 
 
-def _furnish(spec: Any, hand: Hand, tool: str, home: Array, board: Board, place: Place, seed: int) -> Truth:
+def _furnish(spec: Any, hand: Hand, tool: str, home: Array, board: Board, place: str, seed: int) -> Truth:
     """Put camera and board into a scene's description."""
+    if place not in PLACES:
+        raise unknown("place of the board", place, PLACES)
     mount, name = PLACES[place]
     rng = np.random.default_rng(seed)
     off = se3_exp(np.concatenate([rng.uniform(-OFF_M, OFF_M, 3), rng.uniform(-OFF_RAD, OFF_RAD, 3)]))

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from sinew.cli import calibrate_markerless, calibrate_watch
+from sinew.cli import calibrate_markerless, calibrate_publish, calibrate_watch
 from sinew.cli.calibrate_markerless import MarkerlessArgs
-from sinew.cli.calibrate_robot import RobotArgs
+from sinew.cli.calibrate_publish import PublishArgs
+from sinew.cli.calibrate_robot import NetworkArgs, RobotArgs
 from sinew.cli.calibrate_watch import WatchArgs
 from sinew.errors import InputError
 
@@ -58,11 +59,17 @@ class Sheet(BoardArgs):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Intrinsics(BoardArgs):
-    """The lens from pictures of a board."""
+class Intrinsics(BoardArgs, NetworkArgs):
+    """The lens from pictures of a board: recorded ones, or those of a camera before which a person moves it."""
 
-    images: Path
+    images: Path | None = None
     """Folder of pictures, or a calibration session."""
+    robot: Literal["dds", "ros2"] | None = None
+    """Take the pictures from a camera of the network, telling the person who moves the board what is missing."""
+    camera: str = ""
+    """That camera: its name in the robot's contract, or the topic of its pictures."""
+    idle: float = 60.0
+    """Seconds without a new picture after which it goes on with those that there are."""
     model: Literal["auto", "pinhole", "rational", "fisheye"] = "auto"
     """Lens model; auto takes the one that predicts left-out pictures best."""
     out: Path = Path("camera")
@@ -79,8 +86,6 @@ class HandEye(BoardArgs, RobotArgs):
 
     data: Path | None = None
     """A session of ours, a ROS-Industrial set, camera folders with CSV poses, pose streams, or easy_handeye2 samples."""
-    accuracy: str = "0.3mm"
-    """A robot stops taking views at this standard deviation of the camera's place, as 0.5mm or 0.5mm,0.1deg."""
     mount: Literal["in_hand", "to_hand"] | None = None
     """On the hand, or beside the robot and looking at the hand; what the data says if left out."""
     camera: tuple[str, ...] = ()
@@ -105,6 +110,10 @@ class HandEye(BoardArgs, RobotArgs):
     """Frame of the robot's base, for the files: base_link, or that of the robot's config if left out."""
     hand_frame: str = ""
     """Frame of its hand: tool0, or the tool of the robot's config if left out; of a robot with a config any link of its hand."""
+    camera_frame: str = ""
+    """Frame of the camera's optical axes: what its driver calls it, or CAMERA_optical_frame if left out."""
+    publish: bool = False
+    """Publish the result on /tf_static of the robot's network until Ctrl-C."""
     seed: int = 0
     """Has no effect here; every verb takes it."""
     json: bool = False
@@ -112,15 +121,17 @@ class HandEye(BoardArgs, RobotArgs):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Check:
-    """Is a calibration still true, and was it ever believable."""
+class Check(BoardArgs, RobotArgs):
+    """Is a calibration still true, and was it ever believable: by new views, recorded ones or those that a robot takes itself."""
 
     result: Annotated[Path, tyro.conf.Positional]
     """A calibration.json, or its folder."""
-    data: Path
+    data: Path | None = None
     """New views, of any kind that 'handeye' reads."""
-    camera: int = 0
-    """Which camera of the calibration."""
+    camera: tuple[str, ...] = ()
+    """Which camera of the calibration, by number or name; the first if left out."""
+    hand_frame: str = ""
+    """Frame of the hand that the calibration is told in, where that is not the tool of the robot's config."""
     seed: int = 0
     """Has no effect here; every verb takes it."""
     json: bool = False
@@ -134,11 +145,14 @@ Args = (
     | Annotated[MarkerlessArgs, tyro.conf.subcommand("markerless")]
     | Annotated[Check, tyro.conf.subcommand("check")]
     | Annotated[WatchArgs, tyro.conf.subcommand("watch")]
+    | Annotated[PublishArgs, tyro.conf.subcommand("publish")]
 )
 
 
-def run(args: Sheet | Intrinsics | HandEye | MarkerlessArgs | Check | WatchArgs) -> dict[str, Any]:
+def run(args: Sheet | Intrinsics | HandEye | MarkerlessArgs | Check | WatchArgs | PublishArgs) -> dict[str, Any]:
     """Do what the subcommand says."""
+    if isinstance(args, PublishArgs):
+        return calibrate_publish.run(args)
     if isinstance(args, WatchArgs):
         return calibrate_watch.run(args)
     if isinstance(args, MarkerlessArgs):
@@ -181,17 +195,23 @@ def _intrinsics(args: Intrinsics) -> dict[str, Any]:
     from calibration.intrinsics import calibrate_intrinsics
     from calibration.results import camera_info
     from calibration.session import Session, Shot, find_views, read_own
+    from sinew.cli import calibrate_lens
     from sinew.cli.console_progress import ConsoleProgress
     from sinew.config import to_json
 
-    if not args.images.is_dir():
-        raise InputError(f"{args.images} is no folder of pictures")
-    if (args.images / "poses.jsonl").exists():
-        session = read_own(args.images)
+    if (args.images is None) == (args.robot is None):
+        raise InputError("give either --images, a folder of pictures, or --robot dds or ros2 with --camera, which takes them")
+    images = args.images or args.out / "images"
+    if args.robot is not None:
+        calibrate_lens.take(args, _board(args), images)
+    if not images.is_dir():
+        raise InputError(f"{images} is no folder of pictures")
+    if (images / "poses.jsonl").exists():
+        session = read_own(images)
     else:
-        pictures = sorted(p for p in args.images.iterdir() if p.suffix.lower() in (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"))
+        pictures = sorted(p for p in images.iterdir() if p.suffix.lower() in (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"))
         shots = tuple(Shot(T_base_hand=np.eye(4), image=p, name=p.name) for p in pictures)
-        session = Session(shots=shots, cameras=(None,), board=_board(args), mount=None, path=args.images)
+        session = Session(shots=shots, cameras=(None,), board=_board(args), mount=None, path=images)
     with ConsoleProgress() as progress:
         found = find_views(session, progress=progress)
     lens = calibrate_intrinsics(found.views, found.sizes[0], args.model)
@@ -220,10 +240,11 @@ def _hand_eye(args: HandEye) -> dict[str, Any]:
     goal, pace = calibrate_robot.accuracy(args.accuracy), Pace(least=min(6, args.views_max), most=args.views_max)
     folder, lens = args.session or args.out / "session", _lens(args.intrinsics) if args.intrinsics else None
     taken = calibrate_robot.take(args, _board(args), args.mount, folder, goal, pace, lens)
-    base, hand = taken["frames"]
-    result = _solved(
-        replace(args, data=folder, camera=(), names=args.names or args.camera, base_frame=args.base_frame or base, hand_frame=hand)
-    )
+    base, hand, frame = taken["frames"]
+    frames = {"base_frame": args.base_frame or base, "hand_frame": hand, "camera_frame": args.camera_frame or frame}
+    result = _solved(replace(args, data=folder, camera=(), names=args.names or args.camera, **frames))
+    if args.publish:
+        calibrate_publish.publish(args.out, args.robot, args.domain, args.reach)
     return {**result, "taken": taken["taken"], "error": calibrate_robot.error(taken["truth"], args, result["T"])}
 
 
@@ -264,8 +285,10 @@ def _solved(args: HandEye) -> dict[str, Any]:
         found.views, known, mount, model=args.model, priors=priors, tolerance_m=tolerance_m, tolerance_rad=float(np.deg2rad(tolerance_deg)),
         time_offset=args.time_offset,
     )  # fmt: skip
-    frames = {"base_frame": args.base_frame or "base_link", "hand_frame": args.hand_frame or "tool0"}
-    files = write(result, args.out, names=args.names, board=session.board, **frames)
+    files = write(
+        result, args.out, names=args.names, base_frame=args.base_frame or "base_link", hand_frame=args.hand_frame or "tool0",
+        camera_frames=(args.camera_frame,) if args.camera_frame else (), board=session.board,
+    )  # fmt: skip
     told = summary(result)
     told["rejected"] = {**found.rejected, **result.rejected}
     files["report"] = _write_report(args, result, told["rejected"])
@@ -294,21 +317,35 @@ def _check(args: Check) -> dict[str, Any]:
 
     from calibration.check import check
     from calibration.foreign import read_session
-    from calibration.results import read
+    from calibration.results import read, read_board
     from calibration.session import find_views
+    from sinew.cli import calibrate_robot
     from sinew.cli.console_progress import ConsoleProgress
     from sinew.config import to_json
 
+    if (args.data is None) == (args.robot is None):
+        raise InputError("give either --data, new views, or --robot sim, dds or ros2, which takes them itself")
     cameras = read(args.result)
-    if not 0 <= args.camera < len(cameras):
-        raise InputError(f"--camera {args.camera}: {args.result} has cameras 0 to {len(cameras) - 1}")
-    stored, session = cameras[args.camera], read_session(args.data)
-    number = args.camera if len(session.cameras) > 1 else 0
+    chosen = _chosen(args, [m.name for m in cameras])
+    stored, data = cameras[chosen], args.data
+    if data is None:
+        board = read_board(args.result) or _board(args)
+        data = calibrate_robot.check_views(replace(args, camera=(stored.name,)), stored, board)
+    session = read_session(data)
+    number = chosen if len(session.cameras) > 1 else 0
     shots = tuple(replace(s, camera=0) for s in session.shots if s.camera == number)
     session = replace(session, shots=shots, cameras=(stored.camera,), mount=stored.mount)
     with ConsoleProgress() as progress:
         found = find_views(session, progress=progress)
     return {"action": "check", **to_json(check(stored, found.views)), "rejected": found.rejected}
+
+
+def _chosen(args: Check, names: list[str]) -> int:
+    """Number of the camera that is meant."""
+    given = args.camera[0] if len(args.camera) == 1 else "0"
+    if len(args.camera) > 1 or not (given in names or (given.isdigit() and int(given) < len(names))):
+        raise InputError(f"--camera {' '.join(args.camera)}: {args.result} has {', '.join(f'{i} ({n})' for i, n in enumerate(names))}")
+    return names.index(given) if given in names else int(given)
 
 
 def _lens(path: Path) -> Camera:
@@ -354,6 +391,9 @@ def show(result: dict[str, Any], console: Console) -> None:
     """The result for a person."""
     if result["action"] == "watch":
         calibrate_watch.show(result, console)
+        return
+    if result["action"] == "publish":
+        calibrate_publish.show(result, console)
         return
     if result["action"] == "markerless":
         calibrate_markerless.show(result, console)

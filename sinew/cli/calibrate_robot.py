@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from calibration.camera import Camera
     from calibration.model import Mount
     from calibration.next_view import Goal
+    from calibration.results import Mounted
     from calibration.routine import Outcome, Pace
     from robot_bridge.calibrating.hand import Hand
     from robot_bridge.calibrating.scene import Truth
@@ -58,6 +59,8 @@ class RobotArgs(NetworkArgs):
     """Kind of its gripper's controller; likewise."""
     arm: int = 0
     """Which of several arms moves, from 0 on."""
+    accuracy: str = "0.3mm"
+    """A robot stops taking views at this standard deviation of the camera's place, as 0.5mm or 0.5mm,0.1deg."""
     views_max: int = 25
     """Views at which it ends though the wanted accuracy is not reached."""
     speed: float = 0.1
@@ -134,6 +137,8 @@ class Station:
     chains: Any
     clock: Any
     truth: Truth | None
+    camera_frame: str = ""
+    """Of its optical axes, as its driver calls it."""
 
 
 def take(args: Any, board: Board, mount: Mount, folder: Path, goal: Goal, pace: Pace, lens: Camera | None) -> dict[str, Any]:
@@ -149,7 +154,7 @@ def take(args: Any, board: Board, mount: Mount, folder: Path, goal: Goal, pace: 
         lens: the camera's intrinsics; None for what the driver tells.
 
     Returns:
-        "taken", how it ended; "truth" of a simulation, or None; "frames", names of the base's and the hand's.
+        "taken", how it ended; "truth" of a simulation, or None; "frames", names of the base's, the hand's and the camera's.
 
     Raises:
         SafetyStop: the robot holds; what it took is kept.
@@ -179,7 +184,22 @@ def take(args: Any, board: Board, mount: Mount, folder: Path, goal: Goal, pace: 
             )  # fmt: skip
         except SafetyStop as e:
             raise SafetyStop(f"{e}{_kept(folder)}") from None
-    return {"taken": told(outcome, folder), "truth": station.truth, "frames": (station.hand.base_frame, station.hand.hand_frame)}
+    frames = (station.hand.base_frame, station.hand.hand_frame, station.camera_frame)
+    return {"taken": told(outcome, folder), "truth": station.truth, "frames": frames}
+
+
+def check_views(args: Any, stored: Mounted, board: Board) -> Path:
+    """Let a robot take enough views to judge a calibration by; the folder of their session."""
+    from itertools import count
+
+    from calibration.routine import Pace
+
+    check(args)
+    place = args.result if args.result.is_dir() else args.result.parent
+    free = next(place / f"check-{i}" for i in count(1) if not (place / f"check-{i}").exists())
+    folder = args.session or free
+    take(args, board, stored.mount, folder, accuracy(args.accuracy), Pace(least=min(6, args.views_max), most=args.views_max), stored.camera)
+    return folder
 
 
 def told(outcome: Outcome, folder: Path) -> dict[str, Any]:
@@ -245,12 +265,21 @@ def _station(args: Any, board: Board, mount: Mount, lens: Camera | None, stack: 
         node = open_transport(args.robot, "sinew_calibrate", domain=args.domain, reach=args.reach)
         robot = RosRobot(config, node, cameras=args.camera)
     stack.callback(robot.close)
-    if lens is None:
-        from robot_bridge.calibrating.feed import lens as lens_of
-        from robot_bridge.calibrating.feed import picture_topic
+    lens, frame = _lens(robot, args, lens)
+    return Station(robot, hand, lens, config, chains, None, None, frame)
 
-        lens = lens_of(robot.node, picture_topic(args.camera[0], robot.contract)[0], args.timeout)
-    return Station(robot, hand, lens, config, chains, None, None)
+
+def _lens(robot: Any, args: Any, given: Camera | None) -> tuple[Camera, str]:
+    """The intrinsics, given or as the camera's driver tells them, and the name of its optical frame where it tells that."""
+    from robot_bridge.calibrating.feed import lens, picture_topic
+
+    try:
+        told, frame = lens(robot.node, picture_topic(args.camera[0], robot.contract)[0], args.timeout)
+    except InputError:
+        if given is None:
+            raise
+        return given, ""
+    return given or told, frame
 
 
 def _simulated(args: Any, config: RobotConfig | None, board: Board, mount: Mount, lens: Camera | None, stack: ExitStack) -> Station:
@@ -258,10 +287,10 @@ def _simulated(args: Any, config: RobotConfig | None, board: Board, mount: Mount
     from calibration.camera import Camera as Lens
     from robot_bridge import SimRobot, SteppedClock
     from robot_bridge.calibrating.hand import hand_of, hand_of_task
-    from robot_bridge.calibrating.scene import PLACES, Place, robot_scene, task_scene
+    from robot_bridge.calibrating.scene import PLACES, robot_scene, task_scene
     from sim.render import camera_matrix
 
-    place: Place = "table" if mount == "in_hand" else "hand"
+    place = WHERE[mount]
     name = PLACES[place][1]
     if args.camera[0] != name:
         raise InputError(f"--camera {args.camera[0]}: the simulated camera {'on' if mount == 'in_hand' else 'beside'} the robot is {name}")
