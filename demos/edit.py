@@ -26,12 +26,14 @@ from demos.statistics import Stats, aggregate, image_stats, vector_stats
 from sinew import calibrations
 from sinew.errors import DataError, InputError, SpecError
 from sinew.progress import SILENT, Progress
-from sinew.rundir import atomic_write
+from sinew.rundir import atomic_write, read_json
 from sinew.specs import check_action_join, check_observation_join
 
 PLAN = f"{layout.RECORDING}/edit.json"
 """What an unfinished dataset is made of, inside it."""
 CONTRACT = "meta/contract.json"
+COLLECTION = "meta/sinew_collection.json"
+"""Which task was collected, and how."""
 Success = bool | None | Literal["kept"]
 
 
@@ -129,6 +131,11 @@ def _contract(root: Path) -> str | None:
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
 
 
+def _collected_on(root: Path) -> str | None:
+    path = root / COLLECTION
+    return read_json(path).get("task") if path.is_file() else None
+
+
 def _claim(target: Path, pieces: Sequence[Piece], sources: Mapping[Path, Dataset]) -> int:
     """Take the folder: the lock, and the plan that says what it will hold."""
     told = {"pieces": [{**vars(p), "root": str(p.root.resolve())} for p in pieces], "hashes": [s.content_hash() for s in sources.values()]}
@@ -173,6 +180,9 @@ class _Assembly:
         for name in (layout.SPECS, CONTRACT):
             if (first / name).is_file():
                 atomic_write(self.root / name, (first / name).read_text())
+        tasks = {_collected_on(root) for root in self.sources}
+        if len(tasks) == 1 and None not in tasks:
+            atomic_write(self.root / COLLECTION, json.dumps({"task": tasks.pop()}))
         self._calibrations(pieces)
         self._through(layout.TASKS, lambda path: tables.write_tasks(path, self.tasks))
         totals = aggregate(stats)

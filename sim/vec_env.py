@@ -144,14 +144,19 @@ class MujocoVecEnv:
             self._renderer.close()
             self._renderer = None
 
+    def place(self, world: int, qpos: np.ndarray) -> None:
+        """Begin the episode of one world at positions (nq,), at rest."""
+        self._begin(np.array([world]), np.asarray(qpos, dtype=np.float64)[None])
+
     def _start(self, rows: np.ndarray, seeds: Sequence[int]) -> None:
-        for row, seed in zip(rows, seeds, strict=True):
-            self._state[row] = 0.0
-            self._state[row, self._qpos] = self.scene.initial(int(seed))
         self.seeds[rows] = seeds
+        self._begin(rows, np.stack([self.scene.initial(int(seed)) for seed in seeds]) if len(rows) else np.zeros((0, self.scene.model.nq)))
+
+    def _begin(self, rows: np.ndarray, qpos: np.ndarray) -> None:
+        self._state[rows] = 0.0
+        self._state[np.ix_(rows, np.arange(self._state.shape[1])[self._qpos])] = qpos
         self._length[rows] = 0
         self._held[rows] = 0
-        qpos = self.qpos[rows]
         self._control[rows] = self.scene.control(qpos[:, self.scene.joint_qpos], self.scene.openings(qpos))
         self._decoder.reset(qpos[:, self.scene.joint_qpos], self.scene.openings(qpos), rows)
 

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from sinew.cli import data_bags, data_edit
+from sinew.cli import data_bags, data_edit, data_replay
 from sinew.cli.data_bags import Convert, Record
 from sinew.cli.data_edit import Edit, Merge, Split
+from sinew.cli.data_replay import Replay
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -48,12 +49,13 @@ Args = (
     | Annotated[Split, tyro.conf.subcommand("split")]
     | Annotated[Merge, tyro.conf.subcommand("merge")]
     | Annotated[Edit, tyro.conf.subcommand("edit")]
+    | Annotated[Replay, tyro.conf.subcommand("replay")]
     | Annotated[Convert, tyro.conf.subcommand("convert")]
     | Annotated[Record, tyro.conf.subcommand("record")]
 )
 
 
-def run(args: Info | Split | Merge | Edit | Convert | Record) -> dict[str, Any]:
+def run(args: Info | Split | Merge | Edit | Replay | Convert | Record) -> dict[str, Any]:
     """Do what the subcommand says.
 
     Raises:
@@ -73,6 +75,8 @@ def run(args: Info | Split | Merge | Edit | Convert | Record) -> dict[str, Any]:
         return data_edit.merge(args)
     if isinstance(args, Edit):
         return data_edit.edit(args)
+    if isinstance(args, Replay):
+        return data_replay.replay(args)
     if is_bag(args.dir):
         return data_bags.look(args.dir, type(args).__name__.lower())
     if not isinstance(args, (Check, Repair)):
@@ -97,6 +101,9 @@ def show(result: dict[str, Any], console: Console) -> None:
     """What the dataset holds, or what was found and done."""
     if result["action"] in ("convert", "record") or "bag" in result:
         data_bags.show(result, console)
+        return
+    if result["action"] == "replay":
+        data_replay.show(result, console)
         return
     if "made" in result:
         data_edit.show(result, console)

@@ -17,7 +17,7 @@ VERBS = {
     "doctor": "what works on this machine, what is missing, and the command that adds it",
     "tasks": "the simulated tasks with their observations and actions",
     "collect": "record demonstrations of a task as a LeRobotDataset v3",
-    "data": "look at, check, repair or convert a dataset or a ROS 2 bag; record a bag",
+    "data": "look at, check, repair, split, merge, edit, replay or convert a dataset or a ROS 2 bag; record a bag",
     "train": "train a policy on a dataset",
     "eval": "success rate of a run on fixed seeds, with its interval",
     "compare": "two runs on the same seeds: is one better, and how sure is that",
