@@ -19,7 +19,7 @@ from sinew.rundir import read_json, write_json
 from sinew.specs import ActionSpec, ObservationSpec
 
 VERSION = 1
-MODULES: tuple[str, ...] = ()
+MODULES: tuple[str, ...] = ("rewards.generated.reward",)
 """Modules that enter kinds of rewards into `KINDS`."""
 
 
@@ -65,6 +65,8 @@ class Situation:
     """(camera, world) → (H, W, 3) uint8 of the world as it is now; None where nothing can be looked at besides the observation."""
     say: Callable[[str], None] = lambda text: None
     """Tells the user a line."""
+    log: Callable[[Mapping[str, Any]], None] = lambda values: None
+    """Keeps figures about the reward in the training log; JSON-able."""
     folder: Path = Path()
     """Where the reward file lies, and weights that it names beside it; `build` fills it in."""
 
