@@ -22,12 +22,14 @@ def add_episode(
     base_action: Tensor | None = None,
     final_features: Tensor | None = None,
     final_base_action: Tensor | None = None,
+    reward: Tensor | None = None,
     source: int = DEMO,
 ) -> int:
     """Append one recorded episode to a ring of one world.
 
-    The reward is 1 on the last step of a success, which is terminal, and 0 else. An episode without success ended by time
-    and bootstraps: where its final state is not given, its last frame serves as the final state and its last action is left out.
+    The reward is 1 on the last step of a success, which is terminal, and 0 else, unless it is given. An episode without success
+    ended by time and bootstraps: where its final state is not given, its last frame serves as the final state and its last action is
+    left out.
 
     Args:
         ring: with frames "features" and "base_action".
@@ -37,6 +39,7 @@ def add_episode(
         base_action: (L, A) what the base planned at each frame; the executed action if left out.
         final_features: (D,) after the last action.
         final_base_action: (A,) planned there; needed with `final_features` unless the episode is a success.
+        reward: (L,) of every step.
         source: source bits of its steps.
 
     Returns:
@@ -52,7 +55,9 @@ def add_episode(
         raise DataError(
             f"an episode has {len(features)} features, {len(action)} actions and {len(base_action)} base actions; they must agree"
         )
-    for name, values in (("features", features), ("action", action), ("base_action", base_action)):
+    for name, values in (("features", features), ("action", action), ("base_action", base_action), ("reward", reward)):
+        if values is None:
+            continue
         bad = torch.nonzero(~torch.isfinite(values.reshape(len(values), -1)).all(1))
         if len(bad):
             raise DataError(f"{name} of a recorded episode is not finite at frame {int(bad[0])}; repair or drop the episode")
@@ -68,21 +73,27 @@ def add_episode(
     if not success and final is None:
         raise DataError("an episode that ended by time needs final_base_action beside final_features: its last state bootstraps")
     frames = {"features": features, "base_action": base_action.clamp(-1, 1)}
-    _append(ring, {k: v[:steps] for k, v in frames.items()}, action, success, final, source)
+    _append(ring, {k: v[:steps] for k, v in frames.items()}, action, success, final, source, reward)
     return steps
 
 
-def add_frames(ring: Ring, frames: Mapping[str, Tensor], action: Tensor, *, success: bool) -> int:
+def add_frames(ring: Ring, frames: Mapping[str, Tensor], action: Tensor, *, success: bool, reward: Tensor | None = None) -> int:
     """As `add_episode` for frames of any kind, (L, ...) each: where there is no success, the last one is the final state."""
     steps = len(action) - (not success)
     if steps > 0:
         final = None if success else {key: value[-1:] for key, value in frames.items()}
-        _append(ring, {key: value[:steps] for key, value in frames.items()}, action, success, final, DEMO)
+        _append(ring, {key: value[:steps] for key, value in frames.items()}, action, success, final, DEMO, reward)
     return steps
 
 
 def _append(
-    ring: Ring, frames: Mapping[str, Tensor], action: Tensor, success: bool, final: Mapping[str, Tensor] | None, source: int
+    ring: Ring,
+    frames: Mapping[str, Tensor],
+    action: Tensor,
+    success: bool,
+    final: Mapping[str, Tensor] | None,
+    source: int,
+    reward: Tensor | None,
 ) -> None:
     """One step after the other; the last is terminal where it is a success, and a time-out else."""
     executed, steps = action.clamp(-1, 1), len(frames["features"])
@@ -90,7 +101,8 @@ def _append(
         last = torch.tensor([t == steps - 1])
         won = last & success
         ring.add(
-            {key: value[t : t + 1] for key, value in frames.items()}, executed[t : t + 1], won.float(), won, last & ~won,
+            {key: value[t : t + 1] for key, value in frames.items()}, executed[t : t + 1],
+            won.float() if reward is None else reward[t : t + 1].float(), won, last & ~won,
             final=final if bool(last) else None, source=source,
         )  # fmt: skip
 

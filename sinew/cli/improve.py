@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,8 +56,8 @@ class Args:
     demos: Path | None = None
     """Dataset whose episodes fill half of each batch, for residual, dsrl, dsrl-grad, decorator, ibrl and rlpd, or are what is learned
     from; if left out, the run's own, and none for decorator."""
-    reward: Literal["sparse", "shaped"] = "sparse"
-    """sparse success, or with a potential that draws the tool to the task's object."""
+    reward: str = "sparse"
+    """sparse success; shaped, with a potential that draws the tool to the task's object; or a file of sinew reward propose."""
     scale: float = 0.5
     """Largest correction of residual and decorator, in normalised action units."""
     base_noise: Literal["auto", "sample", "zero"] = "auto"
@@ -167,7 +168,7 @@ def improve(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
     import policies
     from policies.evaluate import evaluate
     from policies.parallel import own_device
-    from sinew.cli import calibrated, improve_actors
+    from sinew.cli import calibrated, improve_actors, reward_situation
     from sinew.cli.assembly import open_source
     from sinew.cli.eval import WORLDS
     from sinew.cli.improve_methods import METHODS, with_best_plan
@@ -186,6 +187,7 @@ def improve(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
     demos = (args.demos or _own_demos(source, args.method)) if remembers else None
     if args.method == "rlpd" and demos is None:
         raise InputError(f"--method rlpd learns from demonstrations beside its own steps, and {args.run} names none: give --demos DIR")
+    args = reward_situation.chosen(args, interface, Path(demos) if demos else None, progress.note)
     device, told = own_device(args.device), {"instruction": interface.task_text}
     first = first_scene("gate")
     with ExitStack() as stack:
@@ -199,10 +201,10 @@ def improve(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
 
         args = with_best_plan(args, base, measure, progress)
         method = METHODS[args.method](base, interface, args, demos, device)
-        env = _practice(interface, args, method.config.gamma)
+        env = _practice(interface, args, method.config.gamma, progress.note)
         stack.callback(env.close)
         described = {"verb": "improve", "task": task, "base": str(args.run), "demos": str(demos) if demos else None}
-        described |= {"reward": args.reward, "num_envs": args.num_envs, **improve_actors.described(args), **method.described}
+        described |= {**reward_situation.described(args), "num_envs": args.num_envs, **improve_actors.described(args), **method.described}
         _check_kept(method.policy)
         learn = method.prepare()
         stack.enter_context(improve_actors.reached(args))
@@ -266,28 +268,12 @@ def _worlds(interface: TaskInterface | GymnasiumTask, num_envs: int, seed: int =
     return interface.make_vec(num_envs, seed) if isinstance(interface, sim.GymnasiumTask) else sim.MujocoVecEnv(interface, num_envs, seed)
 
 
-def _practice(interface: TaskInterface | GymnasiumTask, args: Args, gamma: float) -> VecEnv:
-    """The worlds to learn in, with the reward that was asked for.
+def _practice(interface: TaskInterface | GymnasiumTask, args: Args, gamma: float, say: Callable[[str], None] = lambda text: None) -> VecEnv:
+    """The worlds to learn in, with the reward that was asked for."""
+    from sinew.cli import reward_situation
 
-    Raises:
-        InputError: a shaped reward for a world of Gymnasium.
-    """
-    import rewards
-    import sim
-    from rewards.environment import Rewarded
-    from rewards.shaping import DistancePotential
-
-    if isinstance(interface, sim.GymnasiumTask):
-        if args.reward == "shaped":
-            raise InputError(
-                f"--reward shaped draws the tool to an object that is known for our tasks, not for {interface.name}: use sparse"
-            )
-        return Rewarded(_worlds(interface, args.num_envs, first_scene("practice", args.seed)), rewards.make("sparse"))  # its own is dense
     env = _worlds(interface, args.num_envs, first_scene("practice", args.seed))
-    if args.reward == "sparse":
-        return env
-    potential = DistancePotential(interface.observation_spec, interface.objects[0])
-    return Rewarded(env, rewards.make("shaped", potential=potential, gamma=gamma))
+    return reward_situation.rewarded(env, interface, args, gamma, say)
 
 
 def _own_demos(source: Source, method: str) -> Path | None:

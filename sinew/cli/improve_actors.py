@@ -112,7 +112,9 @@ def tell(args: Args) -> dict[str, Any]:
 
     demos = None if args.demos is None else str(Path(args.demos).absolute())
     run = str(args.run) if str(args.run).startswith("hf:") else str(Path(args.run).absolute())
-    return to_json(args) | {"run": run, "out": str(args.out.absolute()), "demos": demos, "actors": 0, "learners": 1, "address": None}
+    reward = args.reward if args.reward in ("sparse", "shaped") else str(Path(args.reward).absolute())
+    alone = {"actors": 0, "learners": 1, "address": None}
+    return to_json(args) | {"reward": reward, "run": run, "out": str(args.out.absolute()), "demos": demos, **alone}
 
 
 def act(place: int, told: Mapping[str, Any], outpost: Any) -> Any:

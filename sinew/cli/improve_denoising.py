@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sinew.cli import reward_situation
+
 if TYPE_CHECKING:
     import torch
 
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from sim import TaskInterface
     from sinew.cli.improve import Args
     from sinew.cli.improve_methods import Chosen, Learn
+    from sinew.cli.reward_situation import Recorded
 
 
 def ppo_denoise(base: PolicyModule, interface: TaskInterface, args: Args, demos: Path | None, device: torch.device) -> Chosen:
@@ -31,8 +34,9 @@ def ppo_denoise(base: PolicyModule, interface: TaskInterface, args: Args, demos:
     chain = ChainConfig()
     actor = ChainActor(base.to(device), args.num_envs, chain, interface.task_text)
     offline = OfflineConfig()
-    if args.reward != "sparse":  # shaped returns have no such limits
-        offline = replace(offline, critics=CriticConfig(low=None, high=None))
+    if args.reward != "sparse":
+        low, high = reward_situation.returns(args) or (None, None)
+        offline = replace(offline, critics=CriticConfig(low=low, high=high))
     steps = args.steps or Rl100Config.steps
     config: Any = Rl100Config(
         stages=args.stages,
@@ -44,17 +48,18 @@ def ppo_denoise(base: PolicyModule, interface: TaskInterface, args: Args, demos:
     )
 
     def prepare() -> Learn:
-        recorded = recorded_decisions(demos, actor, config.gamma, args) if demos and "offline" in args.stages else None
+        rewards = reward_situation.recorded(args, interface, config.gamma)
+        recorded = recorded_decisions(demos, actor, config.gamma, args, rewards) if demos and "offline" in args.stages else None
         return lambda env, run, gate, progress: train_rl100(env, actor, run, config, demos=recorded, evaluate=gate, progress=progress)
 
     return Chosen(base, config, {"chain": chain, "ppo-denoise": config}, prepare)
 
 
-def recorded_decisions(root: Path, actor: ChainActor, gamma: float, args: Args) -> Decisions:
+def recorded_decisions(root: Path, actor: ChainActor, gamma: float, args: Args, rewards: Recorded | None = None) -> Decisions:
     """Every chunk of recorded episodes that lies within its episode, or ends it with success.
 
-    The reward is 1 on the last step of a success, which is terminal. An episode without success ended by time: its last chunks
-    are left out, since nothing is known of the states after them.
+    The reward is 1 on the last step of a success, which is terminal, unless `rewards` knows others. An episode without success
+    ended by time: its last chunks are left out, since nothing is known of the states after them.
 
     Raises:
         DataError: the dataset is damaged, or no chunk fits into any of its episodes.
@@ -88,11 +93,14 @@ def recorded_decisions(root: Path, actor: ChainActor, gamma: float, args: Args) 
     where, remaining = frames["features"].device, torch.tensor(left, dtype=torch.float32)
     ends = remaining <= H  # of a success: of the others these were left out
     action = torch.from_numpy(spec.action.normalize(windows["action"])).float().clamp(-1, 1)
+    reward = torch.where(ends, gamma ** (remaining - 1), torch.zeros(()))
+    if rewards is not None and (earned := rewards(data)) is not None:
+        reward = _over_chunks(torch.cat(earned), rows, remaining, H, gamma)
     none = torch.zeros(len(rows), 0, *actor.shape, device=where)
     return Decisions(
         frames={key: value[rows] for key, value in frames.items()},
         action=action[rows].to(where),
-        reward=torch.where(ends, gamma ** (remaining - 1), torch.zeros(())).to(where),
+        reward=reward.to(where),
         discount=torch.where(ends, torch.zeros(()), torch.tensor(gamma**H)).to(where),
         next_features=frames["features"][torch.from_numpy(np.asarray(after))],
         follows=torch.zeros(len(rows), dtype=torch.bool, device=where),
@@ -101,3 +109,13 @@ def recorded_decisions(root: Path, actor: ChainActor, gamma: float, args: Args) 
         means=none,
         own=torch.zeros(len(rows), dtype=torch.bool, device=where),
     )
+
+
+def _over_chunks(earned: torch.Tensor, rows: torch.Tensor, remaining: torch.Tensor, horizon: int, gamma: float) -> torch.Tensor:
+    """Discounted sums (B,) of rewards (frames,) over the steps of chunks that begin at rows (B,) and end with their episodes."""
+    import torch
+
+    ahead = torch.arange(horizon)
+    inside = ahead < remaining[:, None]
+    found = earned[(rows[:, None] + ahead).clamp(max=len(earned) - 1)]
+    return (found * inside * gamma**ahead).sum(1)

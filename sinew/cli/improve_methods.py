@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sinew.cli import reward_situation
+from sinew.errors import InputError
 from sinew.progress import Progress
 
 if TYPE_CHECKING:
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from rl.worlds import Method
     from sim import TaskInterface
     from sinew.cli.improve import Args
+    from sinew.cli.reward_situation import Recorded
     from sinew.protocols import Executor, VecEnv
     from sinew.rundir import RunDir
 
@@ -125,7 +128,8 @@ def dsrl(base: PolicyModule, interface: TaskInterface, args: Args, demos: Path |
         return Steering(policy, executor, policy.spec.horizon, half="language" in base.spec.capabilities)
 
     def make_method() -> tuple[Method, Ring | None]:
-        ring = _steered_past(demos, policy, args, steering(WORLDS_PLANNED)) if demos else None
+        rewards = reward_situation.recorded(args, interface, config.gamma)
+        ring = _steered_past(demos, policy, args, steering(WORLDS_PLANNED), rewards) if demos else None
         return DsrlMethod(steering(args.num_envs), args.num_envs, policy.spec.action_dim, config), ring
 
     shape = {"bound": args.bound, "knots": args.knots, "act_steps": act_steps, "sampling_steps": args.sampling_steps}
@@ -145,7 +149,7 @@ def scratch(base: PolicyModule, interface: TaskInterface, args: Args, demos: Pat
     config = RlpdConfig(steps=args.steps or RlpdConfig.steps, learner=_learner(RlpdConfig, args), **_shared(args))
 
     def prepare() -> Learn:
-        ring = _remember(demos, policy, args) if demos else None
+        ring = _remember(demos, policy, args, reward_situation.recorded(args, interface, config.gamma)) if demos else None
         return lambda env, run, gate, progress: train_rlpd(
             env, policy.actor, policy.observe, run, config, demos=ring, evaluate=gate, progress=progress
         )
@@ -245,15 +249,18 @@ METHODS: dict[str, Callable[..., Chosen]] = {
 
 def _shared(args: Args) -> dict[str, Any]:
     head: dict[str, Any] = {} if args.critic_head is None else {"critic_head": args.critic_head}
-    if args.reward == "shaped":  # the potential lies in [-0.5, 0], so that shaped returns leave [0, 1] by half
-        head |= {"critic_low": -0.5, "critic_high": 1.5}
+    bounds = reward_situation.returns(args)
+    if bounds is not None:
+        head |= {"critic_low": bounds[0], "critic_high": bounds[1]}
+    elif args.critic_head in ("c51", "hl-gauss"):
+        raise InputError(f"--critic-head {args.critic_head} needs to know how high returns get, and --reward {args.reward} does not say")
     return {"seed": args.seed, "stop_success": args.target, "evaluate_every": 2_500, **head}
 
 
 def _learner(config: type[LoopConfig], args: Args) -> Any:
-    """Settings of the updates: sparse returns lie in [0, 1] and are clipped to it; shaped ones do not."""
-    usual = replace(config().learner, engine=args.engine)
-    return usual if args.reward == "sparse" else replace(usual, target_low=None, target_high=None)
+    """Settings of the updates: returns are clipped to where they can be, as sparse ones to [0, 1]."""
+    low, high = reward_situation.returns(args) or (None, None)
+    return replace(config().learner, engine=args.engine, target_low=low, target_high=high)
 
 
 def _learning(make_method: MakeMethod, config: LoopConfig) -> Callable[[], Learn]:
@@ -287,14 +294,17 @@ def _at_every_tick(
         ring = None
         if demos:
             planner = CorrectedPlans(policies.ChunkExecutor(policy.base, WORLDS_PLANNED, seed=args.seed, **told))
-            ring = _remember(demos, policy, args, planner)
+            ring = _remember(demos, policy, args, reward_situation.recorded(args, interface, config.gamma), planner)
         return kind(executor, learned, policy.observe, config), ring
 
     return make_method
 
 
-def _remember(root: Path, policy: Residual | Direct, args: Args, planner: Executor | None = None) -> Ring:
-    """Demonstrations as replay; with a planner of `WORLDS_PLANNED` worlds, each frame beside what it would have planned there."""
+def _remember(root: Path, policy: Residual | Direct, args: Args, rewards: Recorded, planner: Executor | None = None) -> Ring:
+    """Demonstrations as replay, rewarded as the worlds are.
+
+    With a planner of `WORLDS_PLANNED` worlds, each frame is kept beside what that would have planned there.
+    """
     import torch
 
     from demos import Dataset
@@ -307,16 +317,18 @@ def _remember(root: Path, policy: Residual | Direct, args: Args, planner: Execut
     planned: list[torch.Tensor] = [action[span] for span in spans]
     if planner is not None:
         planned = plan_along(planner, episodes, WORLDS_PLANNED)
+    earned = rewards(data) or [None] * len(spans)
     layout = {"features": ((policy.observation_dim,), torch.float32), "base_action": ((spec.action_dim,), torch.float32)}
     ring = Ring(len(data), 1, layout, spec.action_dim)
     for i, (span, obs, base_action) in enumerate(zip(spans, episodes, planned, strict=True)):
         with torch.no_grad():
             features = policy.observe({k: v.to(policy.device) for k, v in obs.items()})
-        add_episode(ring, features.cpu(), action[span], success=bool(data.episode(i).success), base_action=base_action)
+        won = bool(data.episode(i).success)
+        add_episode(ring, features.cpu(), action[span], success=won, base_action=base_action, reward=earned[i])
     return ring
 
 
-def _steered_past(root: Path, policy: Any, args: Args, steering: Any) -> Ring:
+def _steered_past(root: Path, policy: Any, args: Args, steering: Any, rewards: Recorded) -> Ring:
     """Demonstrations as replay of what is steered: chunks that no known noise led to."""
     import torch
 
@@ -333,10 +345,12 @@ def _steered_past(root: Path, policy: Any, args: Args, steering: Any) -> Ring:
 
     with torch.no_grad():
         walked = walk_along(look, lambda: steering.reset(None), episodes, WORLDS_PLANNED)
+    earned = rewards(data) or [None] * len(spans)
     layout = {key: (tuple(value.shape[1:]), value.dtype) for key, value in walked[0].items()}
     ring = Ring(len(data), 1, layout, policy.spec.action_dim)
     for i, (span, frames) in enumerate(zip(spans, walked, strict=True)):
-        add_frames(ring, {k: v.cpu() for k, v in frames.items()}, action[span], success=bool(data.episode(i).success))
+        won = bool(data.episode(i).success)
+        add_frames(ring, {k: v.cpu() for k, v in frames.items()}, action[span], success=won, reward=earned[i])
     return ring
 
 

@@ -1,0 +1,210 @@
+"""What `sinew improve --reward` asks for, where it is used: in worlds to practise in, and over recorded episodes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sinew.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+
+    from demos import Dataset
+    from rewards.files import CameraView, Situation
+    from sim import GymnasiumTask, TaskInterface
+    from sinew.cli.improve import Args
+    from sinew.protocols import Reward, VecEnv
+
+    Interface = TaskInterface | GymnasiumTask
+
+Recorded = Callable[["Dataset"], "list[torch.Tensor] | None"]
+"""Dataset → rewards (L,) of every step of every episode; None for success alone."""
+SIDE_BY_SIDE = 64
+"""Recorded episodes that are rewarded together."""
+PICTURE = (240, 320)
+"""Height and width of pictures that a reward may ask for."""
+DRAWN = 0.5
+"""Of the potential that `shaped` has: as far as its object counts as far, m."""
+
+
+def silent(text: str) -> None:
+    """Says nothing: somebody else has said it."""
+
+
+def chosen(args: Args, interface: Interface, demos: Path | None, say: Callable[[str], None]) -> Args:
+    """`args` with the reward that can be had: success alone, where the one asked for cannot be computed in worlds and data alike.
+
+    Raises:
+        InputError: no such reward, or one that is for another task.
+    """
+    if args.reward == "sparse":
+        return args
+    import sim
+    from rewards import files
+
+    if isinstance(interface, sim.GymnasiumTask):
+        if args.reward == "shaped":
+            raise InputError(
+                f"--reward shaped draws the tool to an object that is known for our tasks, not for {interface.name}: use sparse"
+            )
+    elif args.reward == "shaped":
+        return args
+    path = Path(args.reward)
+    if not path.is_file():
+        raise InputError(f"--reward {args.reward}: give sparse, shaped, or a file of `sinew reward propose`; there is none of that name")
+    _, settings = files.load(path)
+    places = [("", situation(interface, 0.99, 1))]
+    if demos is not None:
+        from demos import Dataset
+
+        places.append((f" for {demos}", _of_data(Dataset(demos), interface, 0.99, 1)))
+    for where, place in places:
+        try:
+            settings.build(replace(place, folder=path.parent))
+        except files.RewardUnavailable as problem:
+            say(f"--reward {args.reward} cannot be computed{where}: {problem}; success alone is rewarded in this run")
+            return replace(args, reward="sparse")
+    return args
+
+
+def described(args: Args) -> dict[str, Any]:
+    """What a run's config says of its reward."""
+    if args.reward in ("sparse", "shaped"):
+        return {"reward": args.reward}
+    return {"reward": args.reward, "reward_sha256": hashlib.sha256(Path(args.reward).read_bytes()).hexdigest()}
+
+
+def returns(args: Args, gamma: float = 0.99) -> tuple[float, float] | None:
+    """Lowest and highest return that critics shall expect; None where the reward does not say."""
+    if args.reward == "sparse":
+        return 0.0, 1.0
+    if args.reward == "shaped":  # the potential lies in [-0.5, 0]
+        return -DRAWN, 1.0 + DRAWN
+    from rewards import files
+
+    _, settings = files.load(Path(args.reward))
+    tell = getattr(settings, "returns", None)
+    return None if tell is None else tell(gamma, 0)
+
+
+def rewarded(env: VecEnv, interface: Interface, args: Args, gamma: float, say: Callable[[str], None] = silent) -> VecEnv:
+    """`env` with the reward that was asked for; its own, which is success, where that is all."""
+    import rewards
+    import sim
+    from rewards.environment import Rewarded
+
+    if args.reward == "sparse":  # a world of Gymnasium has a reward of its own
+        return Rewarded(env, rewards.make("sparse")) if isinstance(interface, sim.GymnasiumTask) else env
+    here = situation(interface, gamma, env.num_envs, say=say, env=env)
+    return Rewarded(env, _reward(args, interface, here))
+
+
+def recorded(args: Args, interface: Interface, gamma: float) -> Recorded:
+    """Rewards of recorded episodes, by the reward of the worlds: what a batch mixes must mean the same."""
+
+    def over(data: Dataset) -> list[torch.Tensor] | None:
+        if args.reward == "sparse":
+            return None
+        import torch
+
+        together = min(SIDE_BY_SIDE, data.num_episodes)
+        reward = _reward(args, interface, _of_data(data, interface, gamma, together))
+        keys = [key for key, spec in data.observation_spec.tensors.items() if len(spec.shape) == 1]
+        values = {key: torch.from_numpy(np.array(data.column(key))).float() for key in keys}
+        made: list[torch.Tensor] = []
+        for first in range(0, data.num_episodes, together):
+            infos = [data.episode(min(first + i, data.num_episodes - 1)) for i in range(together)]
+            found = _along(reward, values, infos)
+            made += [found[i, : infos[i].length].clone() for i in range(min(together, data.num_episodes - first))]
+        return made
+
+    return over
+
+
+def _along(reward: Reward, values: Mapping[str, torch.Tensor], infos: list[Any]) -> torch.Tensor:
+    """Rewards (N, L) of N episodes, step after step; the last frame of each stands for the state after its last action."""
+    import torch
+
+    length = torch.tensor([info.length for info in infos])
+    start = torch.tensor([info.start for info in infos])
+    success = torch.tensor([bool(info.success) for info in infos])
+
+    def at(step: int) -> dict[str, torch.Tensor]:
+        rows = start + torch.minimum(torch.tensor(step), length - 1)
+        return {key: value[rows] for key, value in values.items()}
+
+    begin = getattr(reward, "begin", None)
+    if begin is not None:
+        begin(at(0), range(len(infos)))
+    made = []
+    for step in range(int(length.max())):
+        won = success & (step == length - 1)
+        after = {f"next.{key}": value for key, value in at(step + 1).items()}
+        made.append(reward.reward({**at(step), **after, "success": won, "terminated": won}, {}))
+    return torch.stack(made, 1).cpu()
+
+
+def _reward(args: Args, interface: Interface, here: Situation) -> Reward:
+    import rewards
+    from rewards import files
+    from rewards.shaping import DistancePotential
+
+    if args.reward == "shaped":
+        potential = DistancePotential(here.observation, here.objects[0], DRAWN)
+        return rewards.make("shaped", potential=potential, gamma=here.gamma)
+    return files.build(Path(args.reward), here)
+
+
+def situation(
+    interface: Interface, gamma: float, num_envs: int, *, say: Callable[[str], None] = silent, env: VecEnv | None = None
+) -> Situation:
+    """What a reward may know of simulated worlds.
+
+    Args:
+        interface: task.
+        gamma: discount per step.
+        num_envs: worlds.
+        say: tells the user.
+        env: the worlds, where pictures of them can be taken.
+    """
+    import sim
+    from rewards.files import Situation
+
+    told: dict[str, Any] = {"observation": interface.observation_spec, "action": interface.action_spec, "gamma": gamma}
+    told |= {"num_envs": num_envs, "max_episode_steps": interface.max_episode_steps, "say": say}
+    told |= {"task_text": interface.task_text, "objects": tuple(getattr(interface, "objects", ()))}
+    if isinstance(interface, sim.GymnasiumTask):
+        return Situation(**told)
+
+    def picture(camera: str, world: int) -> np.ndarray:
+        assert isinstance(env, sim.MujocoVecEnv)
+        return env.render(camera, *PICTURE, np.array([world]))[0]
+
+    return Situation(**told, cameras=cameras(interface), pictures=picture if isinstance(env, sim.MujocoVecEnv) else None)
+
+
+def cameras(interface: TaskInterface) -> dict[str, CameraView]:
+    """Simulated cameras that stand still."""
+    import sim
+    from rewards.files import CameraView
+
+    model = interface.scene.model
+    height, width = PICTURE
+    still = [model.camera(i).name for i in range(model.ncam) if model.cam_bodyid[i] == 0]
+    pose = {name: sim.camera_pose(model, model.qpos0, name) for name in still}
+    return {
+        name: CameraView(matrix=sim.camera_matrix(model, name, height, width), T_world_camera=pose[name], width=width, height=height)
+        for name in still
+    }
+
+
+def _of_data(data: Dataset, interface: Interface, gamma: float, together: int) -> Situation:
+    """What a reward may know of recorded episodes."""
+    here = situation(interface, gamma, together)
+    return replace(here, observation=data.observation_spec, action=data.action_spec)

@@ -1,0 +1,190 @@
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+
+from rewards import files
+from rewards.files import RewardUnavailable, Situation
+from rewards.keypoint import KeypointSettings, Place
+from sinew.errors import DataError, InputError
+from sinew.specs import ENVIRONMENT_STATE, STATE, ActionSpec, ObservationSpec, TensorSpec
+
+ELEMENTS = ("x", "y", "z", "r11", "r21", "r31", "r12", "r22", "r32")
+SPEC = ObservationSpec(
+    {
+        STATE: TensorSpec(shape=(10,), names=("gripper", *(f"tool.{e}" for e in ELEMENTS))),
+        ENVIRONMENT_STATE: TensorSpec(shape=(18,), names=tuple(f"{o}.{e}" for o in ("cube", "box") for e in ELEMENTS)),
+    }
+)
+LIFT = KeypointSettings(
+    function=Place(offset_m=(0.0, 0.0, 0.0), object="cube"),
+    waypoints=(Place(offset_m=(0.0, 0.0, 0.1), object="cube"),),
+    grasp=Place(offset_m=(0.0, 0.0, 0.0), object="cube"),
+    approach=(Place(offset_m=(0.0, 0.0, 0.1), object="cube"),),
+)
+GAMMA = 0.9
+
+
+def situation(num_envs=1, spec=SPEC, **more):
+    action = ActionSpec(kind="ee_delta", low=(-1.0,), high=(1.0,), rate_hz=20.0, names=("x",))
+    return Situation(observation=spec, action=action, gamma=GAMMA, num_envs=num_envs, max_episode_steps=9, **more)
+
+
+def obs(tool, cube, box=(0.5, 0.5, 0.0), yaw=0.0):
+    """Observation of worlds, from positions (N, 3) or (3,); objects are turned by yaw."""
+
+    def frame(position, angle=0.0):
+        position = torch.as_tensor(position).reshape(-1, 3).float()
+        columns = torch.tensor([math.cos(angle), math.sin(angle), 0.0, -math.sin(angle), math.cos(angle), 0.0])
+        return torch.cat((position, columns.expand(len(position), 6)), 1)
+
+    tool = frame(tool)
+    boxes = frame(box, yaw).expand(len(tool), 9)
+    return {STATE: torch.cat((torch.zeros(len(tool), 1), tool), 1), ENVIRONMENT_STATE: torch.cat((frame(cube, yaw), boxes), 1)}
+
+
+def step(reward, before, after, success=False, terminated=None):
+    won, ended = torch.tensor([success]), torch.tensor([success if terminated is None else terminated])
+    after = {f"next.{k}": v for k, v in after.items()}
+    return float(reward.reward({**before, **after, "success": won, "terminated": ended}, {})[0])
+
+
+def play(reward, frames, success=False):
+    reward.begin(frames[0], [0])
+    last = len(frames) - 2
+    return [step(reward, a, b, success and i == last) for i, (a, b) in enumerate(pairwise(frames))]
+
+
+PICKED = [
+    obs((0.0, 0.0, 0.3), (0.2, 0.0, 0.0)), obs((0.1, 0.0, 0.2), (0.2, 0.0, 0.0)), obs((0.2, 0.0, 0.1), (0.2, 0.0, 0.0)),
+    obs((0.2, 0.0, 0.0), (0.2, 0.0, 0.0)), obs((0.2, 0.0, 0.06), (0.2, 0.0, 0.06)), obs((0.2, 0.0, 0.1), (0.2, 0.0, 0.1)),
+]  # fmt: skip
+
+
+def test_rewards_telescope_to_the_ends_of_an_episode():
+    reward = LIFT.build(situation())
+    got = play(reward, PICKED[:-1])
+    total = sum(GAMMA**t * r for t, r in enumerate(got))
+    assert total == pytest.approx(GAMMA ** len(got) * float(reward.phi[0]) + 1.0, abs=1e-5)
+
+
+def test_the_potential_is_the_share_of_the_way_that_is_left():
+    reward = LIFT.build(situation())
+    play(reward, PICKED)
+    assert float(reward.phi[0]) == pytest.approx(0.0, abs=1e-6)
+    whole = math.hypot(0.2, 0.2) + 0.1 + 0.1
+    play(reward, PICKED[:5])
+    assert float(reward.phi[0]) == pytest.approx(-0.04 / whole, abs=1e-5)
+    play(reward, PICKED[:2])
+    assert float(reward.phi[0]) == pytest.approx(-(math.hypot(0.1, 0.1) + 0.2) / whole, abs=1e-5)
+
+
+def test_success_is_one_in_place_of_the_dense_reward():
+    assert play(LIFT.build(situation()), PICKED, success=True)[-1] == 1.0
+
+
+def test_an_end_without_success_counts_as_potential_zero_and_a_timeout_keeps_it():
+    for terminated in (True, False):
+        reward = LIFT.build(situation())
+        reward.begin(PICKED[0], [0])
+        got = step(reward, PICKED[0], PICKED[1], terminated=terminated)
+        assert got == pytest.approx(1.0 if terminated else GAMMA * float(reward.phi[0]) + 1.0, abs=1e-6)
+
+
+def test_a_held_object_may_be_carried_and_a_dropped_one_costs():
+    reward = LIFT.build(situation())
+    play(reward, PICKED)
+    held = float(reward.phi[0])
+    dropped = obs((0.2, 0.0, 0.1), (0.2, 0.0, 0.0))
+    assert step(reward, PICKED[-1], dropped) < -0.1 < held
+    assert float(reward.phi[0]) == pytest.approx(-0.5 * 0.2 / (math.hypot(0.2, 0.2) + 0.2), abs=1e-5)  # 10 cm beside each way
+
+
+def test_walking_up_and_down_earns_nothing():
+    reward = LIFT.build(situation())
+    lap = [*PICKED, *PICKED[::-1]]
+    got = play(reward, [*lap, *lap, *lap])
+    assert sum(got) <= 1.0 + sum((1 - GAMMA) * 1.5 for _ in got)
+    assert float(reward.progress.sum()) == pytest.approx(math.hypot(0.2, 0.2) + 0.2, abs=1e-5)
+
+
+def test_rewards_and_returns_stay_in_their_declared_ranges():
+    generator = torch.Generator().manual_seed(0)
+    reward = LIFT.build(situation(64))
+    low, high = LIFT.returns(GAMMA, 9)
+    frames = [obs(torch.rand(64, 3, generator=generator), torch.rand(64, 3, generator=generator)) for _ in range(40)]
+    reward.begin(frames[0], range(64))
+    total, discount = torch.zeros(64), 1.0
+    running = torch.ones(64)
+    for t, (a, b) in enumerate(pairwise(frames)):
+        won = torch.rand(64, generator=generator) < 0.05
+        if t == 38:
+            won[:] = True
+        got = reward.reward({**a, **{f"next.{k}": v for k, v in b.items()}, "success": won, "terminated": won}, {})
+        assert bool(((got >= reward.low) & (got <= reward.high)).all())
+        total += discount * running * got
+        running *= ~won
+        discount *= GAMMA
+    assert bool(((total >= low) & (total <= high)).all())
+
+
+def test_worlds_do_not_touch_each_other_and_begin_when_they_begin():
+    reward = LIFT.build(situation(2))
+    both = [obs([(0.0, 0.0, 0.3)] * 2, [(0.2, 0.0, 0.0)] * 2), obs([(0.2, 0.0, 0.0), (0.0, 0.0, 0.3)], [(0.2, 0.0, 0.0)] * 2)]
+    reward.begin(both[0], [0, 1])
+    flags = torch.zeros(2, dtype=torch.bool)
+    reward.reward({**both[0], **{f"next.{k}": v for k, v in both[1].items()}, "success": flags, "terminated": flags}, {})
+    assert float(reward.progress[0, 0]) > 0.3 and float(reward.progress[1, 0]) == 0.0
+    reward.begin(both[0], [0])
+    assert reward.progress[0].tolist() == [0.0, 0.0] and reward.phi.tolist()[0] == -1.0
+    assert float(reward.phi[1]) == pytest.approx(-1.0)
+
+
+def test_points_turn_with_their_objects():
+    settings = KeypointSettings(
+        function=Place(offset_m=(0.1, 0.0, 0.0), object="cube"), waypoints=(Place(offset_m=(0.3, 0.0, 0.0), object="box"),)
+    )
+    reward = settings.build(situation())
+    reward.begin(obs((0, 0, 0), (0.0, 0.0, 0.0), yaw=math.pi / 2), [0])
+    torch.testing.assert_close(reward._ways[1][0], torch.tensor([[0.0, 0.1, 0.0], [0.5, 0.8, 0.0]]), atol=1e-6, rtol=0)
+
+
+def test_below_its_confidence_the_potential_is_held():
+    reward = LIFT.build(situation())
+    reward.begin(PICKED[0], [0])
+    unsure = {**PICKED[3], "confidence": torch.tensor([0.2])}
+    assert step(reward, PICKED[0], unsure) == pytest.approx(1 - GAMMA)
+    assert float(reward.phi[0]) == -1.0 and float(reward.progress.sum()) == 0.0
+    step(reward, PICKED[0], {**PICKED[3], "confidence": torch.tensor([0.9])})
+    assert float(reward.progress.sum()) > 0.3
+
+
+def test_what_is_not_finite_is_refused_with_its_world():
+    reward = LIFT.build(situation(2))
+    bad = obs([(0.0, 0.0, 0.3), (float("nan"), 0.0, 0.3)], [(0.2, 0.0, 0.0)] * 2)
+    with pytest.raises(InputError, match="'tool' is in world 1"):
+        reward.begin(bad, [0, 1])
+
+
+def test_an_environment_that_does_not_tell_poses_has_no_such_reward():
+    bare = ObservationSpec({STATE: SPEC[STATE]})
+    with pytest.raises(RewardUnavailable, match=r"does not tell 'cube\.x'"):
+        LIFT.build(situation(spec=bare))
+    with pytest.raises(InputError, match=r"about 'cube'; the environment has peg, hole"):
+        LIFT.build(situation(objects=("peg", "hole")))
+
+
+def test_settings_survive_their_file_and_wrong_ones_are_named(tmp_path):
+    files.save(tmp_path / "r.json", "keypoint", LIFT, {})
+    assert files.load(tmp_path / "r.json") == ("keypoint", LIFT)
+    whole = (tmp_path / "r.json").read_text()
+    for old, new, said in (
+        ("0.1", "99.0", "within 5 m"),
+        ("0.1", "NaN", "within 5 m"),
+        ('"stray": 0.5', '"stray": -1', "out of its range"),
+        ('"waypoints": [', '"waypoints": [], "wayp": [', "unknown field"),
+    ):
+        (tmp_path / "r.json").write_text(whole.replace(old, new, 1))
+        with pytest.raises(DataError, match=said):
+            files.load(tmp_path / "r.json")
