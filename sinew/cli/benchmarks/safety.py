@@ -20,7 +20,8 @@ MARGIN_RAD, MARGIN_M = 0.01, 0.005
 
 def rows(quick: bool) -> list[Row]:
     """Measure everything; `quick` ends within a minute."""
-    return [*fuzz_rows(20_000 if quick else 1_000_000, 4_000 if quick else 100_000), *_ticks(400 if quick else 4_000), _e_stop(quick)]
+    fuzzed = fuzz_rows(20_000 if quick else 1_000_000, 4_000 if quick else 100_000)
+    return [*fuzzed, _over_dds(500 if quick else 10_000), *_ticks(400 if quick else 4_000), _e_stop(quick)]
 
 
 def fuzz_rows(actions: int, simulated: int) -> list[Row]:
@@ -38,6 +39,29 @@ def fuzz_rows(actions: int, simulated: int) -> list[Row]:
         figure = {"unit": "violations", "target": "0", "peer": NONE, "higher_is_better": False}
         made.append(Row(name=name, ours=float(count), holds=count == 0, detail=detail, **figure))
     return made
+
+
+def _over_dds(commands: int) -> Row:
+    """Violations among so many fuzzed commands through loop, gate and network, told by a robot in a process of its own."""
+    import os
+    import tempfile
+    from pathlib import Path
+
+    from robot_bridge.faults.fuzz import fuzz_over_dds
+
+    with tempfile.TemporaryDirectory() as folder:
+        told = fuzz_over_dds(commands, 0, Path(folder), 1 + os.getpid() % 99)
+    violations = told.pop("violations")
+    return Row(
+        name=f"{commands:,} fuzzed commands over DDS at 250 Hz: refused by or sudden at the driver, arm beyond joints or workspace",
+        unit="violations",
+        ours=float(violations),
+        peer=NONE,
+        target="0",
+        holds=violations == 0,
+        higher_is_better=False,
+        detail=told,
+    )
 
 
 def stream(actions: int) -> tuple[Any, dict[str, int]]:
