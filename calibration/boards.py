@@ -96,8 +96,8 @@ class Board:
             return charuco(self).generateImage((width, height), marginSize=0)
         image = np.full((height, width), 255, dtype=np.uint8)
         if self.kind == "checkerboard":
-            rows = (np.arange(height) / pixels_per_m / self.square_m).astype(int)[:, None]
-            columns = (np.arange(width) / pixels_per_m / self.square_m).astype(int)[None]
+            rows = ((np.arange(height) + 0.5) / pixels_per_m / self.square_m).astype(int)[:, None]
+            columns = ((np.arange(width) + 0.5) / pixels_per_m / self.square_m).astype(int)[None]
             return np.where((rows + columns) % 2 == 0, 0, 255).astype(np.uint8)
         if self.kind == "circles":
             fine = 4

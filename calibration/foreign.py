@@ -147,8 +147,9 @@ def _read_cameras(path: Path) -> Session:
     for number, folder in enumerate(folders):
         lens = load_yaml(folder / "intrinsic_pars_file.yaml")
         distortion = [float(lens.get(k, 0.0)) for k in ("dist_k0", "dist_k1", "dist_px", "dist_py", "dist_k2")]
-        focal, centre = (float(lens["fx"]), float(lens["fy"])), (float(lens["cx"]), float(lens["cy"]))
-        cameras.append(Camera(int(lens["img_width"]), int(lens["img_height"]), focal, centre, tuple(distortion)))
+        size_px, focal = (int(lens["img_width"]), int(lens["img_height"])), (float(lens["fx"]), float(lens["fy"]))
+        centre = _centre((float(lens["cx"]), float(lens["cy"])), size_px)
+        cameras.append(Camera(*size_px, focal, centre, tuple(distortion)))
         for image in sorted((folder / "image").iterdir()):
             name = f"{folder.name}/{image.name}"
             try:
@@ -161,6 +162,12 @@ def _read_cameras(path: Path) -> Session:
                 Shot(T_base_hand=pose, image=image, camera=number, pose=int(image.stem) if image.stem.isdigit() else None, name=name)
             )
     return Session(shots=tuple(shots), cameras=tuple(cameras), board=board, mount=mount, path=path, skipped=skipped)
+
+
+def _centre(told: tuple[float, float], size: tuple[int, int]) -> tuple[float, float]:
+    """The middle of the picture, where Gazebo tells (width + 1) / 2: it counts pixels from 1, we and OpenCV from 0."""
+    gazebo = ((size[0] + 1) / 2, (size[1] + 1) / 2)
+    return (told[0] - 1, told[1] - 1) if told == gazebo else told
 
 
 # ---------------------------------------------------------------- streams of poses
