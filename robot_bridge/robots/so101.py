@@ -3,7 +3,8 @@
 Sources: positions and joint origins: SO-ARM100 repository, Simulation/SO101/so101_new_calib.urdf (joints at 0 in the middle of
 their range). Speed and torque: Feetech STS3215 datasheet, 45 rpm (0.222 s per 60°) without load and 30 kg·cm stalled at 12 V, as
 checked in issue 134 of that repository; the 7.4 V version has about half of that torque. The URDF's own limits of effort and
-velocity are place holders of 10. Nobody publishes accelerations.
+velocity are place holders of 10. Accelerations of the arm nobody publishes; the servos' own profile ends at 254 units of 100 steps/s²
+(39 rad/s²), which LeRobot sets, and what is taken here is a quarter of that.
 """
 
 from __future__ import annotations
@@ -90,7 +91,8 @@ def so101() -> RobotConfig:
         cited={
             "position, frames": "SO-ARM100 Simulation/SO101/so101_new_calib.urdf",
             "velocity, effort": "Feetech STS3215: 45 rpm without load, 30 kg·cm stalled at 12 V (7.4 V servos: half of it)",
-            "acceleration, jerk": "none published: the full speed in 0.5 s, the full acceleration in 40 ms, as the xArm7's",
+            "acceleration": "none published for the arm: the full speed in 0.5 s; the servos' profile, as LeRobot sets it, allows 39 rad/s²",
+            "jerk": "none published: the full acceleration in 40 ms, as the xArm7's",
             "gripper": "jaw angles of the URDF; 0.1 m is the fingertips' distance at the widest, taken as proportional to the angle",
         },
         derived=("acceleration_max_rad_s2", "jerk_max_rad_s3", "gripper", "capsules", "workspace", "home_rad"),

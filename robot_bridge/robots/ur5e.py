@@ -1,8 +1,8 @@
 """Universal Robots UR5e with a Robotiq 2F-85 gripper, as the UR ROS 2 driver and the Robotiq description name things.
 
 Sources: positions, velocities, torques: UR5e user manual 5.8 and the article "Max. joint torques" of Universal Robots, as kept in
-Universal_Robots_ROS2_Description, config/ur5e/joint_limits.yaml. Accelerations: Universal Robots publishes none; the 5 rad/s² are
-those of ur_moveit_config/config/joint_limits.yaml, chosen there conservatively. Joint origins: nominal calibration, the DH
+Universal_Robots_ROS2_Description, config/ur5e/joint_limits.yaml. Accelerations: the maker's ur_moveit_config/config/joint_limits.yaml,
+5 rad/s², which says that the arm limits torques only and that the value is a conservative one. Joint origins: nominal calibration, the DH
 parameters of Universal Robots, config/ur5e/default_kinematics.yaml. Radii: physical_parameters.yaml, "manually measured".
 Gripper: Robotiq 2F-85 instruction manual: stroke 85 mm, 20 to 235 N, 20 to 150 mm/s; joint 0 (open) to 0.8 rad (closed).
 """
@@ -92,7 +92,7 @@ def ur5e() -> RobotConfig:
         cited={
             "position, velocity": "UR5e user manual 5.8 (the elbow within ±180°, where the arm cannot turn farther)",
             "effort": "Universal Robots, Max. joint torques",
-            "acceleration": "ur_moveit_config: none is published, 5 rad/s² chosen there conservatively",
+            "acceleration": "ur_moveit_config/config/joint_limits.yaml: 5 rad/s², conservative; the arm itself limits torques only",
             "jerk": "none published: the full acceleration in 40 ms, as the xArm7's datasheet has it",
             "rate": "e-series controller, 500 Hz; workspace: reach 850 mm, UR5e datasheet",
             "frames": "Universal Robots DH parameters (nominal; your arm's own calibration differs by millimetres)",

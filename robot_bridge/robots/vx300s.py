@@ -2,7 +2,9 @@
 
 Sources: positions, velocity, joint origins and fingers: interbotix_xsarm_descriptions/urdf/vx300s.urdf.xacro (velocity limit register
 131 of the servos = 30 rpm). Torques: the effort limits of that URDF. Home: the arm's sleep pose is no place to work from, so the pose of
-ALOHA's episodes (Zhao et al. 2023, the start of the arms in act). Cameras and 50 Hz: ALOHA. Nobody publishes accelerations.
+ALOHA's episodes (Zhao et al. 2023, the start of the arms in act). Cameras and 50 Hz: ALOHA. Accelerations: the maker's own
+interbotix_xsarm_moveit/config/joint_limits/vx300s_joint_limits.yaml, 5 rad/s²; the profile that its modes.yaml sets in the servos, 25 units
+of 214.577 rev/min² (DYNAMIXEL XM430 e-manual), would be 9.4. Nobody publishes jerks.
 """
 
 from __future__ import annotations
@@ -22,14 +24,15 @@ LOW = (-pi + 1e-5, radians(-106), radians(-101), -pi + 1e-5, radians(-107), -pi 
 HIGH = (pi - 1e-5, radians(72), radians(92), pi - 1e-5, radians(128), pi - 1e-5)
 EFFORT_NM = (10.0, 20.0, 15.0, 2.0, 5.0, 1.0)
 HOME = (0.0, -0.96, 1.16, 0.0, -0.3, 0.0)
-ACCELERATION_RAD_S2 = 2 * pi
-JERK_RAD_S3 = 50 * pi
+ACCELERATION_RAD_S2 = 5.0
+JERK_RAD_S3 = 125.0
 BETWEEN_M = 0.938
 """Distance of ALOHA's follower bases, facing each other: the scene file of aloha in MuJoCo Menagerie, 2 x 0.469 m."""
-DERIVED = ("acceleration_max_rad_s2", "jerk_max_rad_s3", "capsules", "workspace")
+DERIVED = ("jerk_max_rad_s3", "capsules", "workspace")
 CITED = {
     "position, velocity, effort, frames": "interbotix_xsarm_descriptions/urdf/vx300s.urdf.xacro",
-    "acceleration, jerk": "none published: the full speed in 0.5 s, the full acceleration in 40 ms, as the xArm7's",
+    "acceleration": "interbotix_xsarm_moveit/config/joint_limits/vx300s_joint_limits.yaml; the servos' own profile is 9.4 rad/s² (modes.yaml)",
+    "jerk": "none published: the full acceleration in 40 ms, as the xArm7's",
     "gripper": "the fingers' slides of the URDF, 21 to 57 mm each",
 }
 
