@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup demo test lint types layers unit wheel colcon conformance gl clean
+.PHONY: setup demo test lint types layers unit wheel colcon conformance ros gl clean
 
 setup: $(VENV)/.installed gl
 
@@ -59,5 +59,20 @@ colcon: $(VENV)/.installed .venv-colcon/.installed
 conformance: .venv-lerobot/.installed
 	PYTHONPATH=. HF_HUB_OFFLINE=1 .venv-lerobot/bin/python -m pytest tests/conformance
 
+# The real rclpy, with the middleware that PyPI has of it (Fast DDS; Cyclone DDS's comes with a ROS 2 installation only).
+ROS_PYTHON ?= python3.12
+
+.venv-ros/.installed:
+	@$(ROS_PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 12))' 2>/dev/null || \
+		{ echo "make ros needs Python 3.12, which the wheels of rclpy are for, and $(ROS_PYTHON) is none: make ros ROS_PYTHON=/path/to/python3.12"; exit 1; }
+	test -x .venv-ros/bin/python || $(ROS_PYTHON) -m venv .venv-ros
+	.venv-ros/bin/pip install --quiet --disable-pip-version-check -c constraints.txt 'ros-jazzy-rclpy[fastrtps]==7.1.6' ros-jazzy-sensor-msgs \
+		ros-jazzy-std-srvs ros-jazzy-trajectory-msgs ros-jazzy-diagnostic-msgs cyclonedds rosbags mcap pytest
+	touch $@
+
+ros: .venv-ros/.installed
+	PYTHONPATH=. ROS_DISTRO=jazzy .venv-ros/bin/python -m pytest -rs tests/robot_bridge/test_transport_conformance.py \
+		tests/robot_bridge/test_real_peer.py tests/robot_bridge/test_ros.py
+
 clean:
-	rm -rf $(VENV) .venv-lerobot .venv-colcon build dist *.egg-info
+	rm -rf $(VENV) .venv-lerobot .venv-colcon .venv-ros build dist *.egg-info
