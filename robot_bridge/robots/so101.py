@@ -91,7 +91,7 @@ def so101() -> RobotConfig:
         cited={
             "position, frames": "SO-ARM100 Simulation/SO101/so101_new_calib.urdf",
             "velocity, effort": "Feetech STS3215: 45 rpm without load, 30 kg·cm stalled at 12 V (7.4 V servos: half of it)",
-            "acceleration": "none published for the arm: the full speed in 0.5 s; the servos' profile, as LeRobot sets it, allows 39 rad/s²",
+            "acceleration": "none published for the arm: the full speed in 0.5 s; LeRobot lets the servos do 39 rad/s²",
             "jerk": "none published: the full acceleration in 40 ms, as the xArm7's",
             "gripper": "jaw angles of the URDF; 0.1 m is the fingertips' distance at the widest, taken as proportional to the angle",
         },

@@ -31,7 +31,7 @@ BETWEEN_M = 0.938
 DERIVED = ("jerk_max_rad_s3", "capsules", "workspace")
 CITED = {
     "position, velocity, effort, frames": "interbotix_xsarm_descriptions/urdf/vx300s.urdf.xacro",
-    "acceleration": "interbotix_xsarm_moveit/config/joint_limits/vx300s_joint_limits.yaml; the servos' own profile is 9.4 rad/s² (modes.yaml)",
+    "acceleration": "interbotix_xsarm_moveit/config/joint_limits/vx300s_joint_limits.yaml; servos' profile: 9.4 rad/s²",
     "jerk": "none published: the full acceleration in 40 ms, as the xArm7's",
     "gripper": "the fingers' slides of the URDF, 21 to 57 mm each",
 }
