@@ -42,7 +42,7 @@ RECENT = 32
 """So many of the last pictures, and the first one, may be the one at which a mount was bumped."""
 WORTH_M, WORTH_RAD = 3e-4, float(np.deg2rad(0.05))
 """What moved by less is not told of: another lamp moves corners by as much."""
-USUAL: dict[str, On] = {"in_hand": "base", "to_hand": "hand"}
+USUAL: Mapping[str, On] = {"in_hand": "base", "to_hand": "hand"}
 """Where the board is that a camera was calibrated with."""
 BASE = "the robot's base or all cameras beside it"
 TOLERATED = np.diag([TOLERATED_M**2] * 3 + [TOLERATED_RAD**2] * 3)
@@ -175,7 +175,7 @@ class DriftMonitor:
         if np.shape(T) != (4, 4) or np.shape(covariance) != (6, 6) or not (np.isfinite(T).all() and np.isfinite(covariance).all()):
             raise InputError(f"a pose (4, 4) and a covariance (6, 6) are needed, given are {np.shape(T)} and {np.shape(covariance)}")
         twist = se3_log(se3_inverse(stored.T) @ T)
-        information = np.linalg.inv(np.roll(covariance, (3, 3), (0, 1)))
+        information: Array = np.linalg.inv(np.roll(covariance, (3, 3), (0, 1))).astype(np.float64)
         return self._take(stored, robot, on, self._frame(stored, robot, on), twist, information)
 
     def _take(self, stored: Mounted, robot: Array, on: On, place: Array, twist: Array, information: Array) -> Drift:
@@ -356,12 +356,12 @@ class DriftMonitor:
         change = (self._mean[best] - self._origin[best])[self._parts(ranked[0])]
         metres, radians = float(np.linalg.norm(change[:3])), float(np.linalg.norm(change[3:]))
         self._alarm = self._alarm or (total > np.log(self.limit) and (metres > WORTH_M or radians > WORTH_RAD))
-        moved = tuple(name for name in ranked if likelihood[name] > LIKELY) if self._alarm else ()
+        moved: tuple[str, ...] = tuple(name for name in ranked if likelihood[name] > LIKELY and self._alarm)
         since = int(self._start[best])
         told = f"all is where it was, as far as {self.seen} pictures tell"
         if moved:
             by = f"has moved by about {1e3 * metres:.1f} mm, {np.rad2deg(radians):.2f} deg since picture {since}"
-            why = "pictures from elsewhere would tell which" if len(moved) > 1 else _named(moved[0])
+            why = "pictures from elsewhere would tell which" if moved[1:] else _named(moved[0])
             told = f"{' or '.join(moved)} {by}; {why}"
         return Drift(
             holds=not self._alarm, evidence=float(np.exp(min(total, 700.0))), chance=chance, moved=moved, likelihood=likelihood,

@@ -187,6 +187,11 @@ def carried(cameras: Sequence[Mounted]) -> Calibration:
     return Calibration(cameras=tuple({**to_json(m), "hash": m.hash} for m in cameras))
 
 
+def uncarried(calibration: Calibration) -> list[Mounted]:
+    """The cameras of what `carried` made."""
+    return [_camera(row, f"calibration {calibration.hash}") for row in calibration.cameras]
+
+
 def camera_info(camera: Camera, name: str) -> dict[str, Any]:
     """What ROS's camera_info_manager reads."""
     model = {"pinhole": "plumb_bob", "rational": "rational_polynomial", "fisheye": "equidistant"}[camera.model]

@@ -276,6 +276,8 @@ def _calibrations(dataset: Dataset) -> Iterator[Finding]:
     except DataError as e:
         yield Finding("error", where, _plain(e, dataset.root / where))
         return
+    if not found:
+        return
     ends = [*(c.from_episode - 1 for c in found[1:]), dataset.num_episodes - 1]
     for calibration, last in list(zip(found, ends, strict=True))[1:]:
         these = _ranges(list(range(calibration.from_episode, last + 1)))

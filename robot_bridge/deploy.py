@@ -12,7 +12,7 @@ from robot_bridge.approach import Approach
 from robot_bridge.cadence import quantiles_us
 from robot_bridge.clock import Clock, MonotonicClock
 from robot_bridge.dds_robot import EFFORT_MAX_NM
-from robot_bridge.episode import EpisodeRunner, Judge, Timing
+from robot_bridge.episode import EpisodeRunner, Judge, Look, Timing
 from robot_bridge.gate import GateConfig, Operator, SafetyGate
 from robot_bridge.interfaces import UNKNOWN_POSE, Decoder, Frame, Recorder, TaskInterface, needed_values
 from robot_bridge.kinematics import Arms
@@ -120,6 +120,7 @@ def deploy(
     contract: Any = None,
     confirm: Callable[[str], bool] | None = None,
     judge: Judge | None = None,
+    look: Look | None = None,
     tell: Callable[[str], None] = lambda line: None,
 ) -> DeployReport:
     """Run episodes of a policy on a robot.
@@ -143,6 +144,7 @@ def deploy(
         contract: the robot's, whose sources tell how old each value may be; None for defaults.
         confirm: asked once before the robot is brought to its start pose, with what is going to happen; None goes ahead.
         judge: asked whether an episode was a success where nothing else tells.
+        look: says what is wrong with what is measured before each episode, as `robot_bridge.camera_check.CameraCheck`; it is not begun.
         tell: gets lines for the person beside the robot.
 
     Returns:
@@ -169,7 +171,7 @@ def deploy(
     runner = EpisodeRunner(
         executor, interface, wanted, loop, Synchroniser(budgets(needed_values(interface, wanted), contract)), timing, clock,
         approach=_approach(loop, timing, config, clock, confirm), warm=ready.chunks > 0, watchers=() if on_frame is None else (on_frame,),
-        record=record, judge=judge,
+        record=record, judge=judge, look=look,
     )  # fmt: skip
     robot.connect(config.connect_timeout_s)
     results: list[EpisodeResult] = []

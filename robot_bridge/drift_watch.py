@@ -121,13 +121,14 @@ class DriftWatch:
         return found
 
     def _see(self, name: str, image: np.ndarray, came_ns: int, state: Watched) -> Drift | None:
-        stored, on = self.cameras[name], self.on or USUAL[self.cameras[name].mount]
+        stored = self.cameras[name]
+        on = self.on or USUAL[stored.mount]
         size = (image.shape[1], image.shape[0])
         if size != (stored.camera.width, stored.camera.height):
             wanted = f"{stored.camera.width} x {stored.camera.height}"
             return self._pass(state, f"its pictures are {size[0]} x {size[1]}, its calibration is for {wanted}")
-        between = (stored.mount, on) in (("in_hand", "base"), ("to_hand", "hand"))
-        joints = self._still(came_ns) if between else self._joints[-1][1]
+        # the arm is between camera and board where the calibration had them
+        joints = self._still(came_ns) if on == USUAL[stored.mount] else self._joints[-1][1]
         if joints is None:
             return self._pass(state, "the hand moved")
         seen = detect(image, self.boards[name])

@@ -32,6 +32,7 @@ REPLAN_S = 0.2
 
 
 Judge = Callable[[EpisodeResult], bool | None]
+Look = Callable[[Observation], str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +65,7 @@ class EpisodeRunner:
         watchers: told every frame.
         record: takes every frame and outcome.
         judge: asked whether an episode was a success where nothing else tells.
+        look: says what is wrong with what is measured before an episode, for example that cameras are exchanged; nothing moves then.
     """
 
     def __init__(
@@ -81,10 +83,11 @@ class EpisodeRunner:
         watchers: tuple[Callable[[Frame], None], ...] = (),
         record: Recorder | None = None,
         judge: Judge | None = None,
+        look: Look | None = None,
     ) -> None:
         self.executor, self.interface, self.wanted, self.loop = executor, interface, wanted, loop
         self.robot, self.synchroniser, self.timing, self.clock = loop.robot, synchroniser, timing, clock
-        self.approach, self.record, self.judge = approach, record, judge
+        self.approach, self.record, self.judge, self.look = approach, record, judge, look
         self.watchers = watchers if record is None else (*watchers, record.frame)
         self.cadence = Cadence(("read", "observe", "policy", "decode", "submit"), timing.period_ns / 1e9)
         self.latencies_ns: deque[int] = deque(maxlen=LATENCIES)
@@ -101,14 +104,16 @@ class EpisodeRunner:
         """One episode; the robot stands when this returns.
 
         Raises:
-            InputError: the scene or the robot does not answer.
-            SafetyStop: the robot cannot be brought to its start pose.
+            InputError: the scene or the robot does not answer, or what it shows is wrong before the first episode.
+            SafetyStop: the robot cannot be brought to its start pose, or what it shows is wrong before a later one.
         """
         loop, gate = self.loop, self.loop.gate
         loop.pause()
         if scene is not None:
             scene.reset(seed)
         measured = self._complete_measurement()
+        if self.look is not None and (problem := self.look(measured)):
+            raise SafetyStop(problem) if episode else InputError(problem)
         observation = self._tensors(self._observe(measured))  # what is loaded at first use is loaded before the robot moves
         if not self._warm:
             self.executor.act(observation)

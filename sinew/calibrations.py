@@ -100,13 +100,18 @@ def apart(was: Mapping[str, Any], now: Mapping[str, Any]) -> Apart:
         metres=float(np.linalg.norm(first[:3, 3] - second[:3, 3])),
         radians=float(np.linalg.norm(difference[3:])),
         chance=chance,
-        lens_share=_lenses_apart(was["camera"], now["camera"]),
+        lens_share=lenses_apart(was["camera"], now["camera"]),
         mounts=(str(was["mount"]), str(now["mount"])),
     )
 
 
-def _lenses_apart(was: Mapping[str, Any], now: Mapping[str, Any]) -> float:
-    """Share of the width by which the principal point, or what the focal length puts at the edge, is elsewhere."""
+def lenses_apart(was: Mapping[str, Any], now: Mapping[str, Any]) -> float:
+    """Compare two lenses, of width, height, focal and centre.
+
+    Returns:
+        Share of the width by which the principal point, or what the focal length puts at the edge, is elsewhere; infinity where the
+        pictures are of another shape.
+    """
     if abs(was["width"] * now["height"] - now["width"] * was["height"]) > 0.01 * was["width"] * now["height"]:
         return math.inf
 

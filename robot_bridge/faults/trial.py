@@ -20,7 +20,7 @@ from robot_bridge.faults.robot import FaultyRobot
 from robot_bridge.faults.schedule import Schedule
 from robot_bridge.gate import Operator, SafetyGate
 from robot_bridge.sim_robot import SimRobot, SimScene
-from sinew.protocols import Command
+from sinew.protocols import Command, Observation
 from sinew.specs import PolicySpec
 
 STILL_RAD = 1e-9
@@ -127,6 +127,8 @@ class Trial:
     think_s: Callable[[int], float] = lambda tick: 0.0
     on_frame: Callable[[Trial, Any], None] | None = None
     record: Any = None
+    look: Callable[[Any], Callable[[Observation], str]] | None = None
+    """Given the world, what looks at the cameras before each episode."""
 
     def run(self, seeds: Sequence[int] = (0,), max_steps: int = 60, config: DeployConfig | None = None) -> Trial:
         """Deploy; gives itself."""
@@ -143,6 +145,7 @@ class Trial:
             self.report: DeployReport = deploy(
                 cast(Any, self.expert), interface, self.robot, seeds=seeds, scene=SimScene(self.robot), gate=self.gate, config=config,
                 clock=self.clock, on_frame=None if watch is None else lambda frame: watch(self, frame), record=self.record,
+                look=None if self.look is None else self.look(world),
             )  # fmt: skip
         finally:
             self.robot.close()

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from calibration.drift import DriftMonitor
     from calibration.results import Mounted
     from robot_bridge.drift_watch import DriftWatch
+    from sinew.se3 import Array
 
 NICENESS = 10
 """Looking at pictures gives way to whatever controls the robot."""
@@ -256,7 +257,6 @@ def _simulated(
 ) -> dict[str, Any]:
     """A simulated robot that goes around before a board, or with one, as one does that works."""
     from robot_bridge.calibrating.cell import calibrating
-    from robot_bridge.calibrating.taking import first_poses
     from robot_bridge.drift_watch import DriftWatch
     from sinew.cli.calibrate_robot import _floor, robot_of
     from sinew.cli.calibrate_robot import _simulated as station_of
@@ -266,13 +266,16 @@ def _simulated(
     stored = cameras[0]
     given = _Given(camera=(stored.name,), seed=args.seed, arm=args.arm)
     station = station_of(given, robot_of(args), boards[stored.name], stored.mount, None, stack)
-    care = {"floor_m": _floor(_Given(floor=None), stored.mount, boards[stored.name]), "clock": station.clock}
-    mover = stack.enter_context(calibrating(station.robot, station.hand, stored.name, config=station.config, chains=station.chains, **care))
+    floor_m = _floor(given, stored.mount, boards[stored.name])
+    moving = calibrating(
+        station.robot, station.hand, stored.name, config=station.config, chains=station.chains, floor_m=floor_m, clock=station.clock
+    )
+    mover = stack.enter_context(moving)
     now_ns = station.clock.now_ns
     watch = DriftWatch(station.robot, station.hand, cameras, boards, on=args.on, monitor=monitor, rate_hz=args.rate, now_ns=now_ns)
     home, count = station.hand.pose(station.robot.read().values["joint_position"]), 0
     while count < args.pictures and not (args.until_moved and not watch.holds):
-        for pose in first_poses(home, stored.mount, 0.3):
+        for pose in around(home, stored.mount):
             with contextlib.suppress(InputError):  # a pose that cannot be reached: the next one
                 mover.move(pose)
             _dwell(station.clock, watch)
@@ -285,6 +288,20 @@ def _simulated(
 
 
 DWELL_S = 1.0
+TURN_RAD, BEFORE_M = 0.25, 0.3
+
+
+def around(T_base_hand: Array, mount: str) -> list[Array]:
+    """Poses (4, 4) turned about one from which a board is seen; a camera on the hand turns about what is before it."""
+    import numpy as np
+
+    from sinew.se3 import se3, so3_exp
+
+    pivot, made = np.array([0.0, 0.0, BEFORE_M if mount == "in_hand" else 0.0]), [T_base_hand]
+    for turn in ([1, 0, 0], [0, 1, 0], [-1, 0, 1], [0, -1, -1], [1, 1, 0], [-1, 1, 1], [1, -1, 0], [0, 0, 2], [-1, -1, 0]):
+        rotation = so3_exp(TURN_RAD * np.array(turn, dtype=float))
+        made.append(T_base_hand @ se3(rotation, pivot - rotation @ pivot))
+    return made
 
 
 def _dwell(clock: Any, watch: DriftWatch) -> None:

@@ -9,6 +9,10 @@ from typing import TYPE_CHECKING, Any
 from sinew.errors import InputError
 
 if TYPE_CHECKING:
+    from calibration.body import Body
+    from robot_bridge.calibrating.hand import Hand
+    from robot_bridge.camera_check import CameraCheck
+    from robot_bridge.robots import RobotConfig
     from sinew.calibrations import Apart, Calibration
     from sinew.cli.assembly import Source
     from sinew.specs import ObservationSpec
@@ -47,6 +51,51 @@ def cameras_of(observation: ObservationSpec) -> tuple[str, ...]:
     from sinew.specs import IMAGES
 
     return tuple(key.removeprefix(IMAGES) for key in observation.images)
+
+
+def look(
+    results: Sequence[str], calibration: Calibration | None, interface: Any, robot: Any, config: RobotConfig | None
+) -> CameraCheck | None:
+    """What looks whether the cameras are exchanged, before each episode; None where fewer than two are calibrated.
+
+    Args:
+        results: as `--calibration` names them, for the boards that they were made with.
+        calibration: of the cameras.
+        interface: of the task.
+        robot: one of a network tells what its drivers say.
+        config: the robot as data; None for a task's.
+    """
+    if calibration is None or len(calibration.cameras) < 2:
+        return None
+    from calibration.results import read_board, uncarried
+    from robot_bridge.camera_check import CameraCheck, drivers_tell
+
+    cameras = uncarried(calibration)
+    names = [m.name for m in cameras]
+    boards = [board for result in results if (board := read_board(_path(result))) is not None]
+    hand, body = _shape(interface, config)
+    node = getattr(robot, "node", None)
+    told = None if node is None else lambda: drivers_tell(node, names, robot.contract)
+    seen = dict.fromkeys(names, boards[0]) if boards and len(set(boards)) == 1 else {}
+    return CameraCheck(cameras, hand, boards=seen, body=body, told=told)
+
+
+def _path(result: str) -> Path:
+    return Path(result) if Path(result).exists() else Path(result.partition("=")[2])
+
+
+def _shape(interface: Any, config: RobotConfig | None) -> tuple[Hand | None, Body | None]:
+    """Where a robot's hand is, and what it looks like, as far as that is known."""
+    from robot_bridge.body import MujocoBody
+    from robot_bridge.calibrating.hand import hand_of, hand_of_task
+
+    if config is None:
+        body = MujocoBody(interface.scene.model, interface.robot_spec.joint_names, base="world")
+        return hand_of_task(interface), body
+    try:
+        return hand_of(config), None
+    except InputError:
+        return None, None
 
 
 def keep(source: Source, out: Path) -> None:

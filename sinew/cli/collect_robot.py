@@ -67,12 +67,20 @@ def collect(
         first = first_scene("demonstrations", args.seed)
         seeds = [first + i for i in range(recorder.episodes, args.episodes)]
         if seeds:
-            _play(args, interface, seeds, recorder, progress)
+            _play(args, interface, seeds, recorder, progress, calibration)
 
 
-def _play(args: Any, interface: TaskInterface, seeds: Sequence[int], recorder: DatasetRecorder, progress: Progress) -> None:
+def _play(
+    args: Any,
+    interface: TaskInterface,
+    seeds: Sequence[int],
+    recorder: DatasetRecorder,
+    progress: Progress,
+    calibration: Calibration | None,
+) -> None:
     import robot_bridge
     from robot_bridge.deploy import deploy
+    from sinew.cli.calibrated import look
 
     robot = robot_bridge.DdsRobot(
         interface.robot_spec, objects=interface.objects, cameras=interface.cameras, domain=args.domain, reach=args.reach,
@@ -80,7 +88,10 @@ def _play(args: Any, interface: TaskInterface, seeds: Sequence[int], recorder: D
     )  # fmt: skip
     try:
         executor = cast("Executor", ExpertExecutor(interface, args.task, args.quality))
-        report = deploy(executor, interface, robot, seeds=seeds, scene=robot_bridge.DdsScene(robot), record=recorder, progress=progress)
+        report = deploy(
+            executor, interface, robot, seeds=seeds, scene=robot_bridge.DdsScene(robot), record=recorder, progress=progress,
+            look=look(args.calibration, calibration, interface, robot, None),
+        )  # fmt: skip
     finally:
         robot.close()
     if report.stopped:

@@ -156,6 +156,7 @@ def deploy(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
             contract=cell.contract,
             confirm=cell.confirm,
             judge=cell.judge,
+            look=cell.look,
             tell=progress.note,
         )
         result = _result(args, source, cell.task, executor, report) | {"calibration": compared}

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from sinew.calibrations import Calibration
     from sinew.cli.assembly import Source
     from sinew.cli.deploy import Args
-    from sinew.protocols import Robot
+    from sinew.protocols import Observation, Robot
 
 MAX_RATE_HZ = 1000.0
 DEAD_MAN_S = 0.19
@@ -43,6 +43,8 @@ class Cell:
     record: Recorder | None
     confirm: Callable[[str], bool] | None
     judge: Callable[[EpisodeResult], bool | None] | None
+    look: Callable[[Observation], str] | None
+    """What looks at the cameras before each episode."""
 
 
 def check(args: Args) -> None:
@@ -80,6 +82,7 @@ def open_cell(args: Args, source: Source, stack: ExitStack, progress: Progress, 
     """
     from robot_bridge.deploy import DeployConfig, make_gate
     from robot_bridge.gate import Operator
+    from sinew.cli.calibrated import look
 
     robot_config = _robot_config(args)
     task, interface = _task(args, source, robot_config)
@@ -119,6 +122,7 @@ def open_cell(args: Args, source: Source, stack: ExitStack, progress: Progress, 
         record=record,
         confirm=_confirm(args, keys),
         judge=_judge(keys) if scene is None and keys is not None else None,
+        look=look(args.calibration, calibration, interface, robot, robot_config),
     )
 
 

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
+from calibration.exchange import by_lens
+from robot_bridge.camera_check import CameraCheck, drivers_tell
+from robot_bridge.dds.node import Node
+from robot_bridge.dds.topics import RobotTopics
+from robot_bridge.dds_robot import task_robot
+from robot_bridge.faults.cameras import check_of, true_cameras
 from robot_bridge.faults.schedule import Fault, Schedule
 from robot_bridge.faults.trial import Trial
+from sinew.errors import InputError
+from sinew.protocols import Observation
 
 pytest.importorskip("sim.render")
 
@@ -44,3 +53,53 @@ def test_one_camera_of_two_is_enough():
 def test_black_pictures_are_counted():
     made = trial("camera_black", 0.3)
     assert made.report.policy["observations"]["images.front"]["black"] >= 5
+
+
+BOTH, SIZE = ("front", "wrist"), (48, 64)
+
+
+def watched(*faults: Fault) -> Trial:
+    """A trial whose cameras are looked at before each episode."""
+    return Trial(schedule=Schedule(faults=faults), cameras=BOTH, image_size=SIZE, look=lambda world: check_of(world, BOTH, SIZE))
+
+
+def test_exchanged_cameras_are_refused_before_anything_moves():
+    exchanged = watched(Fault(what="cameras_swapped", after="start"))
+    with pytest.raises(InputError, match="cameras front and wrist are exchanged: the robot is where each of them sees it") as refused:
+        exchanged.run()
+    assert exchanged.robot.commands == [] and "\n" not in str(refused.value)
+
+
+def test_cameras_in_their_places_are_not_and_those_exchanged_later_stop_the_next_episode():
+    made = watched(Fault(what="cameras_swapped", after="start", at_s=1.0)).run(seeds=(0, 1))
+    assert [e.ended_by for e in made.report.episodes] == ["success"] and made.report.stopped.startswith("cameras front and wrist")
+    assert made.speed_at(made.robot.times_ns[-1]) == 0.0
+
+
+def test_what_the_drivers_tell_of_lenses_and_frames_finds_topics_that_are_exchanged(serve, domain):
+    import sim
+
+    serve("lift", cameras=BOTH, image_size=SIZE)
+    world = sim.RobotSim("lift")
+    cameras = true_cameras(world, BOTH, SIZE)
+    node = Node("looker", domain=domain)
+    try:
+        for images, exchanged in (({}, False), ({"front": "/wrist/image_raw", "wrist": "/front/image_raw"}, True)):
+            contract = task_robot(world.interface.robot_spec, BOTH, RobotTopics(images=images)).contract
+            lenses, frames = drivers_tell(node, BOTH, contract, timeout_s=30.0)
+            assert set(lenses) == set(frames) == set(BOTH)
+            assert ("exchanged: their frames" in by_lens(cameras, lenses, frames)) is exchanged
+            assert ("the lens of each is that of the other" in by_lens(cameras, lenses)) is exchanged
+        assert drivers_tell(node, ("side",), None, timeout_s=0.1) == ({}, {})
+    finally:
+        node.close()
+        world.close()
+
+
+def test_one_camera_alone_is_exchanged_with_none():
+    import sim
+
+    world = sim.RobotSim("lift")
+    alone = CameraCheck(true_cameras(world, ("front",), SIZE))
+    world.close()
+    assert alone(Observation(0, 0, {"images.front": np.zeros((*SIZE, 3), dtype=np.uint8)})) == ""

@@ -27,8 +27,8 @@ class Place:
     def __init__(self, mount: str, cameras: tuple[str, ...] = ()) -> None:
         from robot_bridge.calibrating.hand import hand_of_task
         from robot_bridge.calibrating.scene import task_scene
-        from robot_bridge.calibrating.taking import first_poses
         from sim.render import camera_matrix
+        from sinew.cli.calibrate_watch import around
 
         self.physics, self.truth = task_scene(BOARD, "table" if mount == "in_hand" else "hand")
         interface = self.physics.interface
@@ -41,7 +41,7 @@ class Place:
             camera=lens, Z=self.truth.Z, pixel_sigma=0.1, robot_sigma_m=3e-5, robot_sigma_rad=5e-5,
         )  # fmt: skip
         home = np.array(self.physics.joint_position)
-        wanted = np.array(first_poses(self.hand.pose(home), self.truth.mount, 0.3))
+        wanted = np.array(around(self.hand.pose(home), self.truth.mount))
         self.joints = self.hand.near(wanted, home)[0]
 
     def stand(self, joints: np.ndarray, watch: DriftWatch, moving: bool = False) -> None:
