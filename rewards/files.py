@@ -19,7 +19,12 @@ from sinew.rundir import read_json, write_json
 from sinew.specs import ActionSpec, ObservationSpec
 
 VERSION = 1
-MODULES: tuple[str, ...] = ("rewards.generated.reward",)
+MODULES: tuple[str, ...] = (
+    "rewards.keypoint.settings",
+    "rewards.progress.nearest",
+    "rewards.progress.transport",
+    "rewards.generated.reward",
+)
 """Modules that enter kinds of rewards into `KINDS`."""
 
 
@@ -86,6 +91,23 @@ class Kind(Protocol):
 
 KINDS: Registry[type] = Registry("kind of reward")
 """Name in a reward file → settings, a `Kind`."""
+
+
+@KINDS.add("sparse")
+@dataclass(frozen=True, kw_only=True)
+class SparseSettings:
+    """Success alone, where a dense reward was asked for and could not be had."""
+
+    because: str = ""
+    """Why not."""
+
+    def build(self, situation: Situation) -> Reward:
+        """Nothing dense.
+
+        Raises:
+            RewardUnavailable: always.
+        """
+        raise RewardUnavailable(self.because or "the reward file holds success alone")
 
 
 def save(path: Path, kind: str, settings: Any, made: Mapping[str, Any]) -> None:

@@ -6,13 +6,14 @@ after Grześ, "Reward shaping in episodic reinforcement learning", AAMAS 2017.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from rewards import registry
+from rewards.files import RewardUnavailable
 from sinew.errors import InputError
 from sinew.specs import ENVIRONMENT_STATE, STATE, ObservationSpec
 
@@ -106,14 +107,14 @@ class Shaped:
             (N,) float32.
 
         Raises:
-            InputError: the potential is not finite; the first world is named.
+            RewardUnavailable: the potential is not finite; the first world is named.
         """
-        return self._paid(self.potential(transition), self.potential(after_step(transition)), transition)
+        return self._paid(self.potential(transition), self.potential(After(transition)), transition)
 
     def _paid(self, before: Tensor, after: Tensor, transition: Mapping[str, Tensor]) -> Tensor:
         finite = torch.isfinite(before) & torch.isfinite(after)
         if not bool(finite.all()):
-            raise InputError(f"the potential of world {int((~finite).nonzero()[0])} is not finite")
+            raise RewardUnavailable(f"the potential of world {int((~finite).nonzero()[0])} is not finite")
         after = torch.where(transition["terminated"], torch.zeros_like(after), after)
         return transition["success"].float() + self.weight * (self.gamma * after - before)
 
@@ -147,7 +148,7 @@ class ShapedByHistory(Shaped):
 
     def reward(self, transition: Mapping[str, Tensor], context: Mapping[str, Any]) -> Tensor:
         """See `Shaped.reward`; called once for every step, in order."""
-        after = self.history.advance(after_step(transition))
+        after = self.history.advance(After(transition))
         paid = self._paid(self.before.to(after), after, transition)
         self.before = after.clone()
         return paid
@@ -159,6 +160,17 @@ def max_difference(potential: Potential | HistoryPotential, gamma: float) -> flo
     return max(abs(gamma * after - before) for before in (low, high) for after in (low, high, 0.0))
 
 
-def after_step(transition: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The observation after the step, under its own keys."""
-    return {k.removeprefix("next."): v for k, v in transition.items() if k.startswith("next.")}
+class After(Mapping[str, Tensor]):
+    """The observation after a step, under its own keys; nothing is read that is not asked for."""
+
+    def __init__(self, transition: Mapping[str, Tensor]) -> None:
+        self.transition = transition
+
+    def __getitem__(self, key: str) -> Tensor:
+        return self.transition[f"next.{key}"]
+
+    def __iter__(self) -> Iterator[str]:
+        return (k.removeprefix("next.") for k in self.transition if k.startswith("next."))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)

@@ -1,0 +1,164 @@
+"""Progress as the nearest recorded success sees it: the closest frames of successes tell how far one has come, and how far off.
+
+The distance to the nearest success, of single ones: clusters of successes degenerate in many dimensions (every success is noise to
+DBSCAN there, and their mean is no success). Distance to where successes ended alone does not grow monotonically on the way, so that
+the closest frames' time is what counts, and closeness decides how much.
+
+Source: the success-referenced reward of SRPO, Fei et al. 2025, arXiv:2511.15605, with nearest neighbours in place of its clusters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from rewards.files import KINDS, RewardUnavailable, Situation
+from rewards.latent import Encoder, EncoderConfig, load_tensors, restore, save_tensors
+from rewards.shaping import Shaped
+from sinew.config import from_json, to_json
+from sinew.errors import DataError, InputError
+from sinew.protocols import Reward
+
+NEIGHBOURS = 5
+"""Frames of successes that are asked."""
+MOST_FRAMES = 4096
+"""Frames of successes that are kept; of more, every second, third, … is."""
+TOLERANCE = 2.0
+"""At so many scales further away than successes are from each other, progress counts half."""
+
+
+@dataclass(frozen=True)
+class Successes:
+    """Recorded successes as latents."""
+
+    latents: Tensor
+    """(R, L), one episode after the other."""
+    time: Tensor
+    """(R,) from 0 at an episode's first frame to 1 at its last."""
+    episode: Tensor
+    """(R,) int64."""
+    scale: Tensor
+    """(): how far a success's frame usually is from the closest one of another success."""
+
+    @classmethod
+    def of(cls, episodes: Sequence[Tensor]) -> Successes:
+        """From the latents (T_i, L) of each success.
+
+        Raises:
+            RewardUnavailable: fewer than two successes.
+        """
+        episodes = [e for e in episodes if len(e) > 1]
+        if len(episodes) < 2:
+            raise RewardUnavailable(f"{len(episodes)} recorded successes; at least 2 are needed to tell what is near a success")
+        stride = -(-sum(map(len, episodes)) // MOST_FRAMES)
+        kept = [torch.arange(len(e) - 1, -1, -stride).flip(0) for e in episodes]
+        latents = torch.cat([e[i] for e, i in zip(episodes, kept, strict=True)])
+        time = torch.cat([i / (len(e) - 1) for e, i in zip(episodes, kept, strict=True)])
+        episode = torch.cat([torch.full((len(i),), n) for n, i in enumerate(kept)])
+        apart = torch.cdist(latents, latents).masked_fill(episode[:, None] == episode[None], torch.inf)
+        return cls(latents, time.float(), episode, apart.amin(1).median().clamp(min=1e-6))
+
+    def progress(self, latents: Tensor) -> Tensor:
+        """Latents (N, L) → (N,) in [0, 1]: 0 where successes begin or far from all of them, 1 where they end."""
+        distance, index = torch.cdist(latents, self.latents).topk(min(NEIGHBOURS, len(self.latents)), largest=False)
+        weight = torch.softmax(-0.5 * (distance / self.scale).square(), 1)
+        excess = (distance[:, 0] / self.scale - 1.0).clamp(min=0.0)
+        return (weight * self.time[index]).sum(1) / (1.0 + (excess / TOLERANCE).square())
+
+    def distance(self, latents: Tensor) -> Tensor:
+        """Latents (N, L) → (N,) distance to the closest frame of a success, in scales."""
+        return torch.cdist(latents, self.latents).amin(1) / self.scale
+
+
+class ProgressPotential:
+    """Progress as a potential: -1 at the start or off the way, 0 where successes end."""
+
+    low, high = -1.0, 0.0
+
+    def __init__(self, encoder: Encoder, successes: Successes) -> None:
+        self.encoder, self.successes = encoder, successes
+
+    @torch.no_grad()
+    def __call__(self, obs: Mapping[str, Tensor]) -> Tensor:
+        """{key: (N, ...)} → (N,) float32."""
+        return self.successes.progress(self.encoder(obs)) - 1.0
+
+
+@KINDS.add("progress")
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """Settings: success, and how far an episode has come as a potential."""
+
+    weights: str
+    """File beside the reward file, with encoder and successes."""
+    weight: float = 1.0
+    """Factor on the potential."""
+
+    def __post_init__(self) -> None:
+        check_name(self.weights)
+
+    def build(self, situation: Situation) -> Reward:
+        """See `rewards.files.Kind`."""
+        encoder, successes = load(situation.folder / self.weights)
+        check_seen(encoder.config, situation)
+        return Shaped(ProgressPotential(encoder, successes), situation.gamma, self.weight)
+
+
+def check_name(weights: str) -> None:
+    """Refuse weights that do not lie beside the reward file.
+
+    Raises:
+        InputError: it is a path.
+    """
+    if not weights or Path(weights).name != weights:
+        raise InputError(f"weights {weights!r}: give the name of a file beside the reward file")
+
+
+def check_seen(config: EncoderConfig, situation: Situation) -> None:
+    """Compare what an encoder sees with what there is to see.
+
+    Raises:
+        RewardUnavailable: something is not there; what is there is told.
+        InputError: a vector is of another length.
+    """
+    there = situation.observation
+    missing = [key for key in (*config.vectors, *config.pictures) if key not in there]
+    if missing:
+        raise RewardUnavailable(f"the reward looks at {missing[0]}, and there is only {', '.join(there)}")
+    for key, length in config.vectors.items():
+        shape = there[key].shape
+        if shape != (length,):
+            raise InputError(f"the reward was trained on {key} of length {length}, and here it is {shape}; train one on data of this robot")
+
+
+def save(path: Path, encoder: Encoder, successes: Successes, made: Mapping[str, object]) -> None:
+    """Write encoder and successes as one safetensors file."""
+    tensors = {f"encoder.{k}": v for k, v in encoder.state_dict().items()}
+    tensors |= {name: getattr(successes, name) for name in ("latents", "time", "episode", "scale")}
+    save_tensors(path, tensors, {"encoder": to_json(encoder.config), "made": dict(made)})
+
+
+def load(path: Path) -> tuple[Encoder, Successes]:
+    """What `save` wrote.
+
+    Raises:
+        InputError: there is no such file.
+        DataError: it is damaged or holds something else.
+        RewardUnavailable: it holds no successes.
+    """
+    tensors, described = load_tensors(path)
+    encoder = Encoder(from_json(EncoderConfig, described.get("encoder"), str(path)))
+    restore(encoder, {k.removeprefix("encoder."): v for k, v in tensors.items() if k.startswith("encoder.")}, path)
+    missing = [name for name in ("latents", "time", "episode", "scale") if name not in tensors]
+    if missing:
+        raise DataError(f"{path} holds no {missing[0]} of successes; make it again with sinew reward progress")
+    successes = Successes(tensors["latents"], tensors["time"], tensors["episode"], tensors["scale"])
+    if not len(successes.latents):
+        raise RewardUnavailable(f"{path} holds no success")
+    if successes.latents.shape != (len(successes.time), encoder.config.dim) or len(successes.episode) != len(successes.time):
+        raise DataError(f"{path} is damaged: its successes do not fit its encoder")
+    return encoder.requires_grad_(False).eval(), successes
