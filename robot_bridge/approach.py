@@ -30,6 +30,7 @@ class Approach:
         period_s: time between two targets: the policy's period.
         ttl_s: time to live of a target.
         confirm: asked once before the robot moves, with what is going to happen; None moves without asking.
+        what: what a person calls the pose.
 
     Raises:
         InputError: a pose of another number of joints or outside the limits.
@@ -45,6 +46,7 @@ class Approach:
         ttl_s: float,
         clock: Clock,
         confirm: Callable[[str], bool] | None = None,
+        what: str = "its start pose",
     ) -> None:
         limits = loop.gate.config
         self.loop, self.pose, self._clock, self._confirm = loop, np.array(pose, dtype=float), clock, confirm
@@ -56,7 +58,7 @@ class Approach:
         # planned a little slower than the stream may be, which has to catch up with what it is asked for
         velocity = [CAUTION * v for v in slow.velocity_max_rad_s]
         self._limits = list(zip(velocity, slow.acceleration_max_rad_s2, slow.jerk_max_rad_s3, strict=True))
-        self._asked = False
+        self._asked, self._what = False, what
         self._seq = 0
 
     def move(self) -> str:
@@ -108,8 +110,8 @@ class Approach:
         if self._asked or self._confirm is None:
             return
         name = self.loop.robot.spec.name
-        if not self._confirm(f"robot {name} moves to its start pose, up to {far:.2f} rad, slowly"):
-            raise SafetyStop(f"robot {name} was not allowed to move to its start pose")
+        if not self._confirm(f"robot {name} moves to {self._what}, up to {far:.2f} rad, slowly"):
+            raise SafetyStop(f"robot {name} was not allowed to move to {self._what}")
         self._asked = True
 
     def _send(self, target: np.ndarray, gripper: np.ndarray) -> None:
@@ -129,4 +131,4 @@ class Approach:
         stands = f"{spec.joint_names[joint]} stands at {here[joint]:.3f} rad, the pose has {self.pose[joint]:.3f}"
         still = getattr(self.loop.robot, "why_still", lambda: "is the way free and the controller active?")
         why = f"the safety gate holds it ({reason})" if reason else still()
-        raise SafetyStop(f"robot {spec.name} did not reach its start pose: {stands}; {why}")
+        raise SafetyStop(f"robot {spec.name} did not reach {self._what}: {stands}; {why}")

@@ -45,7 +45,8 @@ class Hand:
     ) -> None:
         self.spec, self.part, self.base_frame, self.hand_frame = spec, np.array(part), base_frame, hand_frame
         self._chain = chain
-        self._T_base_world = np.eye(4) if T_world_base is None else se3_inverse(T_world_base)
+        self.T_world_base = np.eye(4) if T_world_base is None else T_world_base
+        self._T_base_world = se3_inverse(self.T_world_base)
         low, high = np.array(spec.position_low_rad)[self.part], np.array(spec.position_high_rad)[self.part]
         room = np.minimum(FROM_LIMITS_RAD, 0.1 * (high - low))
         self.low, self.high = low + room, high - room
@@ -76,7 +77,7 @@ class Hand:
         """
         goals = np.asarray(poses, dtype=float).reshape(-1, 4, 4)
         q = np.repeat(np.clip(np.asarray(start, dtype=float)[self.part], self.low, self.high)[None], len(goals), axis=0)
-        goals_world = se3_inverse(self._T_base_world) @ goals
+        goals_world = self.T_world_base @ goals
         open_ = np.arange(len(goals))
         for _ in range(STEPS):
             frames = self._chain.forward(q[open_])

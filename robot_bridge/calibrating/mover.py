@@ -19,6 +19,7 @@ from robot_bridge.loop import ControlLoop
 from robot_bridge.safety.config import FIRST_RUN_SPEED_M_S
 from robot_bridge.safety.space import Space
 from robot_bridge.safety.states import REASONS
+from robot_bridge.standing import why_stopped
 from sinew.errors import InputError, SafetyStop
 from sinew.protocols import Observation, Robot
 from sinew.se3 import Array, se3_inverse, so3_log
@@ -31,6 +32,8 @@ PLACES = 12
 """Of a way that are looked at before it is gone."""
 TARGETS_HZ, TTL_S = 20.0, 0.095
 """Targets per second for the control loop, and how long each is followed."""
+NEARER = 0.7
+"""Of the way that was left; a robot that was held up, by its speed limit or a busy machine, and came no nearer is given up."""
 WALLS = ("workspace", "self_collision", "singularity")
 """What the gate holds a robot back for without there being anything wrong with it."""
 
@@ -94,6 +97,7 @@ class RobotMover:
             InputError: it cannot be reached, or the way there is not free.
             SafetyStop: the gate closed, or the robot does not follow.
         """
+        self._check_stop()
         start = self._measured()
         joints, reached = self.hand.near(T_base_hand, start)
         off = se3_inverse(reached[0]) @ np.asarray(T_base_hand)
@@ -104,7 +108,12 @@ class RobotMover:
         self._go(start, joints[0])
 
     def still(self) -> bool:
-        """Whether the robot has stood still since some looks ago."""
+        """Whether the robot has stood still since some looks ago.
+
+        Raises:
+            SafetyStop: somebody stopped it.
+        """
+        self._check_stop()
         newest = self.robot.read()
         if self.clock.now_ns() - newest.stamp_ns > FRESH_S * 1e9:
             self._looks.clear()
@@ -116,10 +125,11 @@ class RobotMover:
         """A picture (height, width, 3) uint8 taken after this call.
 
         Raises:
-            SafetyStop: none comes, or the robot is silent.
+            SafetyStop: none comes, the robot is silent, or somebody stopped it.
         """
         asked_ns = self.clock.now_ns()
         while (shot := self._newer(asked_ns)) is None:
+            self._check_stop()
             now_ns = self.clock.now_ns()
             if now_ns - asked_ns > self.care.picture_s * 1e9:
                 raise SafetyStop(self._no_picture())
@@ -143,6 +153,10 @@ class RobotMover:
         start = self._measured()
         return not self.way_problem(start, self.hand.near(T_base_hand, start)[0][0])
 
+    def stands_badly(self) -> str:
+        """Why the robot may not begin to move from where it stands; empty where it may."""
+        return self._space.start_problem(self._measured())
+
     def way_problem(self, start: Array, end: Array) -> str:
         """Why the straight way of the joints from one place to another is not free; empty where it is."""
         for part in np.linspace(0.0, 1.0, PLACES)[1:]:
@@ -152,6 +166,10 @@ class RobotMover:
 
     # ------------------------------------------------------------ inside
 
+    def _check_stop(self) -> None:
+        if pressed := self.loop.gate.operator.pressed:
+            raise SafetyStop(f"robot {self.robot.spec.name} was stopped ({pressed}); it holds")
+
     def _measured(self) -> Array:
         newest = self.robot.read()
         joints = np.array(newest.values.get("joint_position", ()), dtype=float)
@@ -160,15 +178,25 @@ class RobotMover:
         return joints
 
     def _go(self, start: Array, end: Array) -> None:
+        """Go to joints (J,), in one go or, where the robot was held up but gets nearer, in several."""
         self._looks.clear()
-        approach = Approach(self.loop, end.tolist(), speed=self._speed(start, end), period_s=1 / TARGETS_HZ, ttl_s=TTL_S, clock=self.clock)
-        try:
-            closed = approach.move()
-        except SafetyStop:
-            reason = "" if self.loop.verdict is None else self.loop.verdict.reason
-            if self.loop.gate.latched or reason not in WALLS:
-                raise
-            raise InputError(f"the safety gate held the robot on the way: {REASONS[reason].meaning}") from None
+        left = float(np.abs(end - start).max())
+        while True:
+            approach = Approach(
+                self.loop, end.tolist(), speed=self._speed(start, end), period_s=1 / TARGETS_HZ, ttl_s=TTL_S, clock=self.clock,
+                what="the next view",
+            )  # fmt: skip
+            try:
+                closed = approach.move()
+                break
+            except SafetyStop:
+                reason = "" if self.loop.verdict is None else self.loop.verdict.reason
+                start = self._measured()
+                before, left = left, float(np.abs(end - start).max())
+                if self.loop.gate.latched or (reason not in WALLS and left > NEARER * before):
+                    raise
+                if reason in WALLS:
+                    raise InputError(f"the safety gate held the robot on the way: {REASONS[reason].meaning}") from None
         if self.loop.defect is not None:
             raise self.loop.defect
         if closed:
@@ -185,10 +213,9 @@ class RobotMover:
         return min(self.care.speed, self.care.tool_speed_m_s / max(fastest, 1e-6))
 
     def _why_closed(self, reason: str) -> str:
-        event = next((e for e in reversed(self.loop.gate.events) if e.reason == reason), None)
-        detail = f" ({event.detail})" if event is not None and event.detail else ""
-        said = f": {REASONS[reason].meaning}{detail}; {REASONS[reason].remedy}" if reason in REASONS else detail
-        return f"the safety gate stopped robot {self.robot.spec.name}, {reason}{said}; the robot holds"
+        self._check_stop()
+        said = why_stopped(self.loop.gate, self.robot) or reason
+        return f"the safety gate stopped robot {self.robot.spec.name}: {said}; the robot holds"
 
     def _newer(self, asked_ns: int) -> Shot | None:
         """A picture that was taken after a time, with the joints at its time; None where there is none yet."""

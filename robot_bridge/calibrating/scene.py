@@ -100,13 +100,13 @@ def task_scene(board: Board, place: str, seed: int = 0) -> tuple[RobotSim, Truth
     return RobotSim("calibrate", seed, interface), truth
 
 
-def robot_scene(config: RobotConfig, board: Board, place: str, seed: int = 0) -> tuple[ArmPhysics, Truth]:
-    """A robot that is known as data with a board; see `task_scene`.
+def robot_scene(config: RobotConfig, board: Board, place: str, seed: int = 0, hand: Hand | None = None) -> tuple[ArmPhysics, Truth]:
+    """A robot that is known as data with a board; see `task_scene`. The truth is told in the frames of `hand`, its tool if left out.
 
     Raises:
         InputError: its frames are not known.
     """
-    hand = hand_of(config)
+    hand = hand or hand_of(config)
     spec = mujoco.MjSpec.from_string(robot_mjcf(config))
     home = np.array(config.spec.home_rad or [0.0] * len(config.spec.joint_names))
     truth = _furnish(spec, hand, config.tools[0], home, board, place, seed)
@@ -140,22 +140,25 @@ def _furnish(spec: Any, hand: Hand, tool: str, home: Array, board: Board, place:
     rng = np.random.default_rng(seed)
     off = se3_exp(np.concatenate([rng.uniform(-OFF_M, OFF_M, 3), rng.uniform(-OFF_RAD, OFF_RAD, 3)]))
     T_world_tool, T_body_tool, body = _at_home(spec, hand, tool, home)
-    T_world_base = T_world_tool @ se3_inverse(hand.pose(home))
+    T_world_base = hand.T_world_base
+    T_hand_tool = se3_inverse(T_world_base @ hand.pose(home)) @ T_world_tool
     if spec.camera(name) is not None:
         spec.delete(spec.camera(name))
     if place == "table":
-        drawing, T_tool_board = WRIST, se3_inverse(T_world_tool) @ _before(T_world_tool @ WRIST, rng)
-        truth = Truth(mount=mount, camera=name, T=drawing @ off, Z=hand.pose(home) @ T_tool_board, drawing=drawing)
-        _add_camera(body, name, T_body_tool @ truth.T, WRIST_FOVY_DEG)
+        drawing = T_hand_tool @ WRIST
+        T_tool_board = se3_inverse(T_world_tool) @ _before(T_world_tool @ WRIST, rng)
+        truth = Truth(mount=mount, camera=name, T=drawing @ off, Z=hand.pose(home) @ T_hand_tool @ T_tool_board, drawing=drawing)
+        _add_camera(body, name, T_body_tool @ WRIST @ off, WRIST_FOVY_DEG)
         _add_board(spec, spec.worldbody, T_world_base @ truth.Z, board)
         return truth
     T_world_camera = _beside(T_world_tool, T_world_base)
     drawing = se3_inverse(T_world_base) @ T_world_camera
     held = T_world_tool[:3, 3] + 0.5 * board.size_m[1] * T_world_tool[:3, 2] - IN_HAND_M * T_world_camera[:3, 2]
     T_world_board = se3(T_world_camera[:3, :3], held) @ _tilted(rng)
-    truth = Truth(mount=mount, camera=name, T=drawing @ off, Z=se3_inverse(T_world_tool) @ T_world_board, drawing=drawing)
+    T_tool_board = se3_inverse(T_world_tool) @ T_world_board
+    truth = Truth(mount=mount, camera=name, T=drawing @ off, Z=T_hand_tool @ T_tool_board, drawing=drawing)
     _add_camera(spec.worldbody, name, T_world_base @ truth.T, FRONT_FOVY_DEG)
-    _add_board(spec, body, T_body_tool @ truth.Z, board)
+    _add_board(spec, body, T_body_tool @ T_tool_board, board)
     return truth
 
 

@@ -21,29 +21,19 @@ from sinew.errors import DataError, InputError, SafetyStop
 from sinew.progress import SILENT, Progress
 from sinew.se3 import Array, se3, so3_exp
 
-PIVOT_RAD, ROLL_RAD, SMALL_RAD = (float(np.deg2rad(v)) for v in (18.0, 30.0, 8.0))
-"""Turns of the first poses: about the board, about the hand's axis, and of the hand where those lose the board."""
+TURN_RAD: dict[Mount, float] = {"in_hand": float(np.deg2rad(10.0)), "to_hand": float(np.deg2rad(20.0))}
+"""Turns of the hand that the first poses are made of: a camera on it must not lose the board, whichever way it looks."""
 
 
-def first_poses(T_base_hand: Array, mount: Mount, distance_m: float) -> list[Array]:
-    """Poses (4, 4) about one from which the board is seen, turned about all axes.
+def first_poses(T_base_hand: Array, mount: Mount) -> list[Array]:
+    """Poses (4, 4) about one from which the board is seen: enough to tell roughly where the camera is, which chooses the others.
 
-    A camera on the hand mostly looks where the hand points, so the hand first turns about a point that far before it, which keeps
-    the board in the picture; where the camera looks elsewhere, the small turns of the hand itself come after them.
+    The hand turns about its own axes, by twice as much about its third one, which cameras mostly look along; later ones are for
+    those that lose the board.
     """
-    x, y, z = np.eye(3)
-    pivot = np.array([0.0, 0.0, distance_m]) if mount == "in_hand" else np.zeros(3)
-    large = [
-        PIVOT_RAD * x, PIVOT_RAD * y, ROLL_RAD * z - PIVOT_RAD * x, -PIVOT_RAD * y - ROLL_RAD * z, PIVOT_RAD * (x + y) + ROLL_RAD * z,
-    ]  # fmt: skip
-    turns = [(turn, pivot) for turn in large]
-    turns += [(0.5 * turn, pivot) for turn in large[:4]]
-    turns += [(SMALL_RAD * a * axis, np.zeros(3)) for axis in (x, y, 2 * z) for a in (1.0, -1.0)]
-    made = [T_base_hand]
-    for turn, about in turns:
-        rotation = so3_exp(turn)
-        made.append(T_base_hand @ se3(rotation, about - rotation @ about))
-    return made
+    x, y, z = TURN_RAD[mount] * np.eye(3)
+    turns = [x, y, -x - 2 * z, 2 * z - y, -x, -y, 2 * z, -2 * z, *(0.5 * turn for turn in (x, y, -x, -y))]
+    return [T_base_hand, *(T_base_hand @ se3(so3_exp(turn), np.zeros(3)) for turn in turns)]
 
 
 def take_views(
@@ -83,8 +73,8 @@ def take_views(
         SafetyStop: nobody confirmed, or the robot or its camera is not well; it holds, and what was taken is kept.
     """
     pace = pace or Pace()
-    writer, taken = _folder(folder, board, camera, mount, resume)
     begin = _begin(mover, board, camera)
+    writer, taken = _folder(folder, board, camera, mount, resume)
     distance_m = _distance(begin, camera)
     most = pace.most - len(taken)
     what = f"robot {mover.robot.spec.name} moves its hand slowly to up to {most} places around here, {distance_m:.2f} m from the board"
@@ -97,7 +87,7 @@ def take_views(
         joints, jacobian = shot.joints, mover.hand.jacobian(shot.joints)
         writer.add(image, T_base_hand, stamp_ns=shot.stamp_ns, joint_position=joints, joint_jacobian=jacobian)
 
-    first = [] if len(taken) >= pace.begin else first_poses(begin.robot, mount, distance_m)
+    first = [] if len(taken) >= pace.begin else first_poses(begin.robot, mount)
     return run_routine(
         mover, first, board, camera, mount, goal=goal, sector=sector, pace=pace, reachable=mover.free, near=mover.near, taken=taken,
         keep=keep, progress=progress, sleep=lambda s: sleep(mover.clock, s), seed=seed,
@@ -106,8 +96,10 @@ def take_views(
 
 def _folder(folder: Path, board: Board, camera: Camera, mount: Mount, resume: bool) -> tuple[SessionWriter, list[View]]:
     """What adds to the session, and the views that are there."""
-    if not resume or not (folder / "session.json").exists():
+    if not (folder / "session.json").exists():
         return write_session(folder, board, (camera,), mount), []
+    if not resume:
+        raise InputError(f"{folder} holds views already: go on with them by --resume, or choose another folder")
     session, writer = continue_session(folder, board, (camera,), mount)
     try:
         views = find_views(session).views if session.shots else None
@@ -132,6 +124,8 @@ def _begin(mover: RobotMover, board: Board, camera: Camera) -> View:
     Raises:
         InputError: not the board.
     """
+    if problem := mover.stands_badly():
+        raise InputError(f"robot {mover.robot.spec.name} stands where it may not begin to move: {problem}")
     image = mover.picture()
     size = (image.shape[1], image.shape[0])
     if size != (camera.width, camera.height):

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from calibration.camera import Camera
     from calibration.solve import Result
 
+FEWEST = 10
+"""Views that a robot takes at least: with fewer nothing can be held out, and a board of another size would go unnoticed."""
 NOT_TRUE = 2
 """Exit code of `check` for a calibration that is not true any more."""
 
@@ -237,7 +239,7 @@ def _hand_eye(args: HandEye) -> dict[str, Any]:
     calibrate_robot.check(args)
     if args.mount is None:
         raise InputError(f"--robot {args.robot} needs --mount in_hand or --mount to_hand: is the camera on the hand, or beside the robot?")
-    goal, pace = calibrate_robot.accuracy(args.accuracy), Pace(least=min(6, args.views_max), most=args.views_max)
+    goal, pace = calibrate_robot.accuracy(args.accuracy), Pace(least=min(FEWEST, args.views_max), most=args.views_max)
     folder, lens = args.session or args.out / "session", _lens(args.intrinsics) if args.intrinsics else None
     taken = calibrate_robot.take(args, _board(args), args.mount, folder, goal, pace, lens)
     base, hand, frame = taken["frames"]

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 UNITS = {"m": 1.0, "cm": 1e-2, "mm": 1e-3, "um": 1e-6}
 RAD_PER_M = 2.9
 """Where only one is wanted: 0.3 mm go with 0.05 degrees, as far as a corner moves at 35 cm."""
+SPEED, SIM_SPEED = 0.1, 0.5
 SIM_CAMERA_HZ, SIM_SIZE = 5.0, (480, 640)
 WHERE = {"in_hand": "table", "to_hand": "hand"}
 
@@ -63,8 +64,8 @@ class RobotArgs(NetworkArgs):
     """A robot stops taking views at this standard deviation of the camera's place, as 0.5mm or 0.5mm,0.1deg."""
     views_max: int = 25
     """Views at which it ends though the wanted accuracy is not reached."""
-    speed: float = 0.1
-    """Share of the joints' largest speed; the hand keeps below 0.25 m/s in any case."""
+    speed: float | None = None
+    """Share of the joints' largest speed, 0.1 if left out, or 0.5 of a simulated robot; the hand keeps below 0.25 m/s in any case."""
     floor: float | None = None
     """The tool stays above this height, m: higher than the workspace's own where a board or camera hangs below it."""
     session: Path | None = None
@@ -93,6 +94,8 @@ def check(args: Any) -> None:
         raise InputError("--controller and --gripper-controller are for robots of --robot-config: give it, or leave them out")
     if args.views_max < 3:
         raise InputError(f"--views-max {args.views_max}: at least 3 are needed, 10 or more are better")
+    if args.speed is not None and not 0 < args.speed <= 1:
+        raise InputError(f"--speed {args.speed:g}: a share of the joints' largest speed is above 0 and at most 1")
     if not args.timeout > 0:
         raise InputError(f"--timeout {args.timeout:g} must be above 0 s")
     if args.e_stop_topic and not args.e_stop_topic.startswith("/"):
@@ -165,7 +168,7 @@ def take(args: Any, board: Board, mount: Mount, folder: Path, goal: Goal, pace: 
     from robot_bridge.gate import Operator
     from sinew.cli.console_progress import ConsoleProgress
 
-    care = Care(speed=args.speed)
+    care = Care(speed=args.speed or (SIM_SPEED if args.robot == "sim" else SPEED))
     with ExitStack() as stack:
         progress = stack.enter_context(ConsoleProgress())
         operator = Operator()
@@ -265,6 +268,7 @@ def _station(args: Any, board: Board, mount: Mount, lens: Camera | None, stack: 
         node = open_transport(args.robot, "sinew_calibrate", domain=args.domain, reach=args.reach)
         robot = RosRobot(config, node, cameras=args.camera)
     stack.callback(robot.close)
+    robot.connect(args.timeout)
     lens, frame = _lens(robot, args, lens)
     return Station(robot, hand, lens, config, chains, None, None, frame)
 
@@ -300,8 +304,9 @@ def _simulated(args: Any, config: RobotConfig | None, board: Board, mount: Mount
         interface = physics.interface
         hand, spec, model, chains = hand_of_task(interface), interface.robot_spec, physics.scene.model, interface.chains
     else:
-        physics, truth = robot_scene(config, board, place, args.seed)
-        hand, spec, model, chains = hand_of(config, args.arm), config.spec, physics.model, None
+        hand = hand_of(config, args.arm, args.hand_frame)
+        physics, truth = robot_scene(config, board, place, args.seed, hand)
+        spec, model, chains = config.spec, physics.model, None
     stack.callback(physics.close)
     clock = SteppedClock()
     robot = SimRobot(physics, spec, cameras=(name,), camera_rate_hz=SIM_CAMERA_HZ, image_size=SIM_SIZE, clock=clock)
