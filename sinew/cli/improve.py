@@ -89,6 +89,8 @@ class Args:
     engine: Literal["auto", "loop", "loop_bf16", "autograd", "compile", "graph"] = "auto"
     """How updates are computed: loop on a CPU (loop_bf16 for less exact products), autograd or compile anywhere, graph on a GPU;
     auto is loop on a CPU and autograd on a GPU."""
+    evaluate_every: int = 2_500
+    """Steps between two evaluations by the gate, which take time of their own."""
     target: float = 0.99
     """Stop early when the gate's success rate reaches this twice."""
     stages: tuple[Literal["offline", "online"], ...] = ("offline", "online")

@@ -254,7 +254,7 @@ def _shared(args: Args) -> dict[str, Any]:
         head |= {"critic_low": bounds[0], "critic_high": bounds[1]}
     elif args.critic_head in ("c51", "hl-gauss"):
         raise InputError(f"--critic-head {args.critic_head} needs to know how high returns get, and --reward {args.reward} does not say")
-    return {"seed": args.seed, "stop_success": args.target, "evaluate_every": 2_500, **head}
+    return {"seed": args.seed, "stop_success": args.target, "evaluate_every": args.evaluate_every, **head}
 
 
 def _learner(config: type[LoopConfig], args: Args) -> Any:
