@@ -23,6 +23,7 @@ MODULES: tuple[str, ...] = (
     "rewards.keypoint.settings",
     "rewards.progress.nearest",
     "rewards.progress.transport",
+    "rewards.guard",
     "rewards.generated.reward",
 )
 """Modules that enter kinds of rewards into `KINDS`."""

@@ -87,9 +87,6 @@ class Shaped:
         weight: factor on the shaping term.
     """
 
-    telescopes = True
-    """Whether a loop of states pays nothing, at a discount of one."""
-
     def __init__(self, potential: Any, gamma: float = 0.99, weight: float = 1.0) -> None:
         self.potential, self.gamma, self.weight = potential, gamma, weight
         span = weight * max_difference(potential, gamma)

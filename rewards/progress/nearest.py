@@ -100,6 +100,12 @@ class Progress:
 
     def __post_init__(self) -> None:
         check_name(self.weights)
+        if not self.weight > 0:
+            raise InputError(f"weight is {self.weight}; it must be above 0")
+
+    def returns(self, gamma: float, max_episode_steps: int) -> tuple[float, float]:
+        """Lowest and highest return: those of success, moved by the potential."""
+        return 0.0, 1.0 + self.weight
 
     def build(self, situation: Situation) -> Reward:
         """See `rewards.files.Kind`."""

@@ -78,8 +78,6 @@ class GreedyTransport:
         weight: largest sum over an episode.
     """
 
-    telescopes = False
-
     def __init__(self, encoder: Encoder, demonstrations: Sequence[Tensor], scale: float, num_envs: int, weight: float = 0.5) -> None:
         lengths = [len(d) for d in demonstrations]
         longest, self.length = max(lengths), sorted(lengths)[len(lengths) // 2]
@@ -141,6 +139,10 @@ class Transport:
         check_name(self.weights)
         if not self.weight > 0:
             raise InputError(f"weight is {self.weight}; it must be above 0")
+
+    def returns(self, gamma: float, max_episode_steps: int) -> tuple[float, float]:
+        """Lowest and highest return."""
+        return 0.0, 1.0 + self.weight
 
     def build(self, situation: Situation) -> Reward:
         """See `rewards.files.Kind`."""

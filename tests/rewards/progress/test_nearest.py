@@ -1,4 +1,5 @@
 import json
+from itertools import pairwise
 
 import pytest
 import torch
@@ -80,7 +81,7 @@ def step(before, after):
 def test_a_reward_file_pays_for_coming_closer_and_telescopes(written):
     reward = files.build(written / "reward.json", situation())
     way = torch.stack([torch.linspace(0, 1, 21), torch.full((21,), 0.1)], 1)
-    paid = torch.stack([reward.reward(step(a[None].repeat(2, 1), b[None].repeat(2, 1)), {}) for a, b in zip(way, way[1:])])
+    paid = torch.stack([reward.reward(step(a[None].repeat(2, 1), b[None].repeat(2, 1)), {}) for a, b in pairwise(way)])
     discounts = 0.9 ** torch.arange(20)
     potential = reward.source.potential
     ends = 0.9**20 * potential({"observation.state": way[-1:]}) - potential({"observation.state": way[:1]})
@@ -117,7 +118,7 @@ def test_files_that_do_not_fit_are_refused_in_one_line(written):
     (written / "near.safetensors").write_bytes(b"not weights")
     data["settings"]["weights"] = "near.safetensors"
     (written / "reward.json").write_text(json.dumps(data))
-    with pytest.raises(DataError, match="near.safetensors"):
+    with pytest.raises(DataError, match=r"near\.safetensors"):
         files.build(written / "reward.json", situation())
     (written / "near.safetensors").unlink()
     with pytest.raises(InputError, match="is not there"):

@@ -39,7 +39,7 @@ def test_an_encoder_that_tells_nothing_apart_is_noticed():
         predictive.train(still, spans, SEES, PredictiveConfig(updates=5, batch_size=8, **SIZES))
     constant = Encoder(SEES)
     torch.nn.init.zeros_(constant.head[-1].weight)
-    with pytest.raises(DataError, match="spread by 0 in 0.0 directions"):
+    with pytest.raises(DataError, match=r"spread by 0 in 0\.0 directions"):
         check_spread(predictive.encode(constant, seen))
 
 
