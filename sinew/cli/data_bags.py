@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from sinew.cli import data_formats
 from sinew.errors import InputError
 
 if TYPE_CHECKING:
@@ -22,14 +23,26 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Convert:
-    """Make a dataset of ROS 2 bags, or a bag of a dataset."""
+    """Make a dataset of ROS 2 bags, of robomimic's HDF5, Diffusion Policy's zarr, RLDS or LeRobot v2, or a bag or HDF5 of a dataset."""
 
     source: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """Bags (.mcap, .db3, folders, or a folder of such), or one dataset."""
+    """Bags (.mcap, .db3, folders, or a folder of such); or one dataset, of ours, LeRobot's or another format."""
     out: Path
     """What is made; must not exist. A dataset is a folder, a bag a .mcap file or a folder."""
-    to: Literal["lerobot", "mcap"] | None = None
-    """lerobot or mcap; the other of what is given if left out."""
+    to: Literal["lerobot", "mcap", "hdf5"] | None = None
+    """lerobot, mcap or robomimic's hdf5; lerobot of what is no dataset and mcap of a dataset if left out."""
+    state: tuple[str, ...] = ()
+    """Of foreign formats: vectors that make up observation.state, by their names there; the usual ones if left out."""
+    environment: tuple[str, ...] = ()
+    """Of foreign formats: vectors that make up observation.environment_state."""
+    cameras: tuple[str, ...] = ()
+    """Of foreign formats: pictures that are wanted; all if left out."""
+    action: str = ""
+    """Of foreign formats: the action, where there are several."""
+    action_kind: Literal["joint_position", "joint_delta", "ee_delta", "ee_pose"] | None = None
+    """Of foreign formats: what the action commands, where the format does not tell."""
+    fps: int | None = None
+    """Of foreign formats: frames per second, where the format does not tell."""
     contract: str | None = None
     """Which topics hold what: a robot by name or JSON file, or a run or dataset with a contract; the one in the source if left out."""
     task: str | None = None
@@ -83,6 +96,9 @@ def convert(args: Convert) -> dict[str, Any]:
     from robot_bridge.bags import bags_in, to_dataset
     from sinew.cli.console_progress import ConsoleProgress
 
+    foreign = data_formats.convert(args)
+    if foreign is not None:
+        return foreign
     datasets = [path for path in args.source if (path / INFO).exists()]
     to = args.to or ("mcap" if datasets else "lerobot")
     if args.out.exists() and (args.out.is_file() or any(args.out.iterdir())):

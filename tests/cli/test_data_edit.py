@@ -72,3 +72,24 @@ def test_wrong_words_get_one_line(data, tmp_path, capsys):
         lines = [line for line in err.splitlines() if line.startswith("sinew:")]
         assert code == 2 and len(lines) == 1 and said in lines[0], (argv, err)
     assert not (tmp_path / "x").exists()
+
+
+def test_formats_of_others_come_and_go(data, tmp_path, capsys):
+    pytest.importorskip("h5py")
+    code, made = told(capsys, "data", "convert", data, "--to", "hdf5", "--out", tmp_path / "lift.hdf5")
+    assert code == 0 and made["episodes"] == 6
+    argv = ["--state", "state", "--environment", "environment_state", "--task", "lift the cube", "--fps", "20"]
+    code, made = told(capsys, "data", "convert", tmp_path / "lift.hdf5", *argv, "--out", tmp_path / "back")
+    assert code == 0 and made["episodes"] == 6
+    code, facts = told(capsys, "data", "info", tmp_path / "back")
+    assert facts["outcomes"] == {"success": 6} and facts["observation"]["observation.environment_state"]["shape"] == [12]
+    for argv, said in (
+        (["convert", tmp_path / "lift.hdf5", "--out", tmp_path / "x"], "--task"),
+        (["convert", tmp_path / "lift.hdf5", "--state", "stat", "--out", tmp_path / "x"], "did you mean 'state'"),
+        (["convert", tmp_path / "lift.hdf5", "--to", "mcap", "--out", tmp_path / "x"], "to lerobot first"),
+        (["convert", tmp_path / "lift.hdf5", "--contract", "ur5e", "--out", tmp_path / "x"], "--contract"),
+        (["convert", data, "--fps", "20", "--out", tmp_path / "x"], "--fps"),
+    ):
+        code, err = told(capsys, "data", *argv)
+        lines = [line for line in err.splitlines() if line.startswith("sinew:")]
+        assert code == 2 and len(lines) == 1 and said in lines[0], (argv, err)

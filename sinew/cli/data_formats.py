@@ -1,0 +1,65 @@
+"""The part of `sinew data convert` that knows the formats of others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sinew.errors import InputError
+
+if TYPE_CHECKING:
+    from sinew.cli.data_bags import Convert
+
+FOREIGN_ONLY = ("state", "environment", "cameras", "action", "action_kind", "fps")
+"""Options that only mean something for foreign formats."""
+
+
+def convert(args: Convert) -> dict[str, Any] | None:
+    """Convert from or to a foreign format; None where no such format is spoken of.
+
+    Raises:
+        InputError: several sources, options that do not belong to the format, or a target that is there already.
+        DataError: the source is damaged.
+    """
+    import demos
+    from demos.formats import Choice, kind_of, lerobot_v2, open_source, robomimic, transfer
+    from sinew.cli.console_progress import ConsoleProgress
+
+    source = args.source[0] if args.source else Path()
+    is_v2 = lerobot_v2.is_it(source)
+    kind = "lerobot v2" if is_v2 else kind_of(source) if source.exists() else None
+    if args.to == "hdf5":
+        _alone(args, "--to hdf5 takes one dataset")
+        with ConsoleProgress() as progress:
+            done = robomimic.write(demos.Dataset(args.source[0]), args.out, progress)
+        return _told(args, "hdf5", done)
+    if kind is None:
+        given = [name for name in FOREIGN_ONLY if getattr(args, name)]
+        if given:
+            raise InputError(f"--{given[0].replace('_', '-')} is for formats without a contract (robomimic, zarr, RLDS); leave it out here")
+        return None
+    _alone(args, f"{source} is a dataset in another format ({kind}): convert one at a time, then sinew data merge")
+    if args.to == "mcap":
+        raise InputError(f"{source} is a dataset in another format ({kind}): convert it to lerobot first, then that to mcap")
+    for name in ("contract", "markers", "success"):
+        if getattr(args, name) is not None:
+            raise InputError(f"--{name} is for ROS 2 bags; {source} is {kind}")
+    with ConsoleProgress() as progress:
+        if is_v2:
+            return _told(args, "lerobot", lerobot_v2.upgrade(source, args.out, progress))
+        choice = Choice(**{name: getattr(args, name) for name in FOREIGN_ONLY})
+        opened = open_source(source, choice)
+        try:
+            told = {"source": str(source.resolve()), "choice": choice, "task": args.task}
+            return _told(args, "lerobot", transfer(opened, args.out, task=args.task, told=told, progress=progress))
+        finally:
+            opened.close()
+
+
+def _alone(args: Convert, message: str) -> None:
+    if len(args.source) != 1:
+        raise InputError(f"{message}; given are {', '.join(map(str, args.source)) or 'none'}")
+
+
+def _told(args: Convert, to: str, done: dict[str, int]) -> dict[str, Any]:
+    return {"action": "convert", "to": to, "out": str(args.out), "damage": [], "dropped": 0, **done}
