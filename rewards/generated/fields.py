@@ -6,9 +6,13 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
 from sinew.specs import ActionSpec, ObservationSpec
 
 _POSITION, _QUATERNION = ("x", "y", "z"), ("qw", "qx", "qy", "qz")
+SHORT = 3
+"""Vectors up to this length are told with the values that occurred."""
 _NOT_A_WORD = re.compile(r"\W+", re.ASCII)
 
 
@@ -65,9 +69,20 @@ def widths(fields: Iterable[Field]) -> dict[str, int]:
     return {field.name: len(field.columns) for field in fields}
 
 
-def described(fields: Mapping[str, Field], action: ActionSpec) -> str:
-    """The environment in lines: everything code may read, with length, unit and the names of the elements."""
-    lines = [f"  now.{field.told()}" for field in fields.values()]
+def described(fields: Mapping[str, Field], action: ActionSpec, ranges: Mapping[str, tuple[np.ndarray, np.ndarray]] | None = None) -> str:
+    """The environment in lines: everything code may read, with length, unit, the names of the elements, and where they lay.
+
+    Args:
+        fields: from `fields_of`.
+        action: what is commanded.
+        ranges: smallest and largest values (D,) by name that occurred; None where nothing was recorded.
+    """
+    lines = []
+    for name, field in fields.items():
+        line = f"  now.{field.told()}"
+        if ranges is not None and len(field.columns) <= SHORT:
+            line += ", seen from " + " to ".join("[" + ", ".join(f"{v:.3g}" for v in end) + "]" for end in ranges[name])
+        lines.append(line)
     bounds = ", ".join(f"{name} {low:g} to {high:g}" for name, low, high in zip(action.names, action.low, action.high, strict=True))
     return "\n".join([*lines, f"  action: {action.dim} numbers, {action.kind} at {action.rate_hz:g} Hz ({bounds})"])
 
