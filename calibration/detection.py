@@ -58,7 +58,12 @@ def detect(image: np.ndarray, board: Board) -> Detection:
     ids, pixels = finders[board.kind](grey, board)
     if len(ids) < MIN_CORNERS:
         width, other = _widths(grey)
-        blurred = f"; its edges are {max(width, other):.0f} px wide: {_why(width, other)}" if max(width, other) > WIDE_EDGE_PX else ""
+        wide = max(width, other)
+        blurred = (
+            f"; the board is not wholly in the picture, or, with edges {wide:.0f} px wide, {_why(width, other)}"
+            if wide > WIDE_EDGE_PX
+            else ""
+        )
         return _refuse(f"{len(ids)} of {board.count} corners found: at least {MIN_CORNERS} are needed{blurred}")
     if board.kind == "circles":
         return Detection(ids, pixels, np.ones(len(ids)))

@@ -6,6 +6,7 @@ All numbers keep their meaning on the way in: quaternions of ROS are xyzw, ours 
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from sinew.se3 import Array, quaternion_to_matrix, se3, se3_interpolate, se3_inv
 
 ARUCO_NUMBERS = tuple(f"DICT_{n}X{n}_{count}" for n in (4, 5, 6, 7) for count in (50, 100, 250, 1000))
 """OpenCV's dictionaries by number."""
-MOST_FRAMES = 150
+MOST_FRAMES = 600
 """Of a stream of poses so many are used, spread over its motion."""
 
 
@@ -116,13 +117,19 @@ def _industrial_board(target: Mapping[str, Any]) -> Board:
 
 
 def _size_of(shots: list[Shot]) -> tuple[int, int]:
+    """(width, height) of most of a few pictures."""
     import cv2
 
+    sizes: Counter[tuple[int, int]] = Counter()
     for shot in shots:
         image = cv2.imread(str(shot.image), cv2.IMREAD_GRAYSCALE) if shot.image else None
         if image is not None:
-            return image.shape[1], image.shape[0]
-    raise DataError("none of its pictures can be read")
+            sizes[image.shape[1], image.shape[0]] += 1
+        if sizes.total() >= ENOUGH:
+            break
+    if not sizes:
+        raise DataError("none of its pictures can be read")
+    return sizes.most_common(1)[0][0]
 
 
 # ---------------------------------------------------------------- a folder per camera
@@ -216,7 +223,7 @@ def read_streams(path: Path, hand: str | None = None, camera: str | None = None,
     return Session(shots=shots, cameras=(TRACKER,), board=None, mount="in_hand", path=path)
 
 
-VELOCITY_S = 0.05
+VELOCITY_S = 0.02
 """Velocities are differences over this time to either side."""
 
 

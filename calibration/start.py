@@ -20,6 +20,8 @@ from sinew.se3 import Array, se3, se3_act, se3_inverse, so3_exp, so3_log
 
 METHODS = ("park", "daniilidis", "shah")
 """Closed forms that are tried on all views: three ways to weigh rotations against translations."""
+MOST = 60
+"""Of more views so many are used, spread over all, since closed forms look at all pairs."""
 TRIALS = 60
 """Random triples."""
 TRUSTED = 0.6
@@ -73,7 +75,8 @@ def guesses(views: Views, cameras: tuple[Camera, ...], mount: Mount, seed: int =
 def _of_one(robot: Array, boards: Array, outline: Array, camera: Camera, seed: int) -> list[tuple[float, Array, Array, Array]]:
     """(error, X, Z, error of every view) of one camera's guesses, the best first."""
     n, rng = len(robot), np.random.default_rng(seed)
-    candidates = [hand_eye_and_world(robot, boards, method) for method in METHODS]
+    some = np.unique(np.linspace(0, n - 1, MOST).round().astype(int))
+    candidates = [hand_eye_and_world(robot[some], boards[some], method) for method in METHODS]
     candidates += [_from_translations(robot, boards), *_about_one_axis(robot, boards)]
     if n > 3:
         triples = np.array([rng.choice(n, 3, replace=False) for _ in range(min(TRIALS, comb(n, 3)))])
@@ -81,9 +84,10 @@ def _of_one(robot: Array, boards: Array, outline: Array, camera: Camera, seed: i
     scored = _score(candidates, robot, boards, outline, camera)
     best = min(scored, key=lambda s: s[0])
     fits = best[3] < NARROW * best[0] + FLOOR_PX
-    if 3 <= fits.sum() < n:  # once more from all that fit the best triple
-        again = [hand_eye_and_world(robot[fits], boards[fits], method) for method in METHODS]
-        scored += _score([*again, *_about_one_axis(robot[fits], boards[fits])], robot, boards, outline, camera)
+    if 3 <= fits.sum() < n:  # once more from those that fit the best triple
+        some = np.flatnonzero(fits)[np.unique(np.linspace(0, fits.sum() - 1, MOST).round().astype(int))]
+        again = [hand_eye_and_world(robot[some], boards[some], method) for method in METHODS]
+        scored += _score([*again, *_about_one_axis(robot[some], boards[some])], robot, boards, outline, camera)
     kept: list[tuple[float, Array, Array, Array]] = []
     left = sorted((guess for guess in scored if np.isfinite(guess[0])), key=lambda s: s[0])
     while left and len(kept) < KEPT:
