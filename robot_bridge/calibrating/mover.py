@@ -155,12 +155,12 @@ class RobotMover:
 
     def stands_badly(self) -> str:
         """Why the robot may not begin to move from where it stands; empty where it may."""
-        return self._space.start_problem(self._measured())
+        return self._space.start_problem(self._measured().tolist())
 
     def way_problem(self, start: Array, end: Array) -> str:
         """Why the straight way of the joints from one place to another is not free; empty where it is."""
         for part in np.linspace(0.0, 1.0, PLACES)[1:]:
-            if problem := self._space.start_problem(start + part * (end - start)):
+            if problem := self._space.start_problem((start + part * (end - start)).tolist()):
                 return f"the way there is not free: {problem}"
         return ""
 

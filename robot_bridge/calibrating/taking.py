@@ -73,6 +73,8 @@ def take_views(
         SafetyStop: nobody confirmed, or the robot or its camera is not well; it holds, and what was taken is kept.
     """
     pace = pace or Pace()
+    if board.kind == "checkerboard":
+        raise InputError("a checkerboard looks the same upside down, which one view cannot tell: use a ChArUco board")
     begin = _begin(mover, board, camera)
     writer, taken = _folder(folder, board, camera, mount, resume)
     distance_m = _distance(begin, camera)

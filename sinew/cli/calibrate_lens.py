@@ -36,6 +36,8 @@ def take(args: Any, board: Board, folder: Path) -> None:
     from sinew.cli.calibrate_robot import robot_of
     from sinew.cli.console_progress import ConsoleProgress
 
+    if not args.camera:
+        raise InputError(f"--robot {args.robot} needs the camera: --camera with its name, or with the topic of its pictures")
     config = robot_of(args)
     topic, message = picture_topic(args.camera, None if config is None else config.contract)
     if any(folder.glob("*.png")):
