@@ -75,7 +75,8 @@ class DriverCheck:
         self._spec, self._grippers, self._period_s = spec, grippers, 1.0 / rate_hz
         self._low, self._high = np.array(spec.position_low_rad) - SLACK, np.array(spec.position_high_rad) + SLACK
         self._velocity = np.array(spec.velocity_max_rad_s)
-        self._last: np.ndarray | None = None
+        self.last: np.ndarray | None = None
+        """(J,) rad that were obeyed last in this episode."""
         self._last_ns = 0
         self.taken = 0
         """Commands that were obeyed."""
@@ -92,12 +93,12 @@ class DriverCheck:
             self.refused[reason] += 1
             return reason
         joints = values[: len(self._low)]
-        if self._last is not None:
+        if self.last is not None:
             elapsed_s = (now_ns - self._last_ns) / 1e9
             self.largest_gap_s = max(self.largest_gap_s, elapsed_s)
             most = self._velocity * (elapsed_s + PERIODS * self._period_s)
-            self.sudden += bool((np.abs(joints - self._last) > most).any())
-        self._last, self._last_ns = joints.copy(), now_ns
+            self.sudden += bool((np.abs(joints - self.last) > most).any())
+        self.last, self._last_ns = joints.copy(), now_ns
         self.taken += 1
         return ""
 
@@ -115,7 +116,7 @@ class DriverCheck:
 
     def restart(self) -> None:
         """A new episode: the next command follows none."""
-        self._last = None
+        self.last = None
 
     def report(self) -> dict[str, Any]:
         """JSON-able counts."""

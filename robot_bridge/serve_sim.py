@@ -307,8 +307,9 @@ def _traced(path: Path | str | None, simulation: Any, server: SimServer) -> Iter
     with open(path, "w", buffering=1) as file:
 
         def write(now_ns: int) -> None:
-            joints, speeds = simulation.joint_position, simulation.joint_velocity
+            joints, speeds, last = simulation.joint_position, simulation.joint_velocity, server.driver.last
             line = {"now_ns": now_ns, "taken": server.driver.taken, "joint_position": joints.tolist(), "joint_velocity": speeds.tolist()}
+            line["obeyed"] = None if last is None else last.tolist()
             file.write(json.dumps(line) + "\n")
 
         yield write

@@ -15,8 +15,8 @@ from robot_bridge.safety.fuzz import Wild
 from sinew.protocols import RobotSpec
 
 TICKS_PER_COMMAND = 2
-MARGIN_RAD, MARGIN_M = 0.01, 0.005
-"""What the servos of the simulated arm may overshoot."""
+SLACK = 1e-6
+"""Rounding, rad and m."""
 REFUSALS = 5
 """Tries to start where the arm came to rest, before its scene is set up again."""
 
@@ -90,8 +90,9 @@ def fuzz_driver(commands: int, seed: int, task: str = "lift") -> dict[str, Any]:
 def fuzz_over_dds(commands: int, seed: int, folder: Path, domain: int, *, rate_hz: float = 250.0, task: str = "reach") -> dict[str, Any]:
     """Send wild commands through loop, gate and DDS to a robot in a process of its own, in real time.
 
-    What is judged is not the gate's word: the driver in the other process looks at every command, and where the arm truly was is
-    compared with the joints' limits, and with the workspace by MuJoCo's own kinematics.
+    What is judged is not the gate's word: the driver in the other process looks at every command, and those that it obeyed are
+    compared with the joints' limits, and with the gate's box by MuJoCo's own kinematics. So is where the arm truly was, which its servos
+    and the load of the machine have a part in.
 
     Args:
         commands: how many.
@@ -102,8 +103,9 @@ def fuzz_over_dds(commands: int, seed: int, folder: Path, domain: int, *, rate_h
         task: whose robot and limits.
 
     Returns:
-        "sent", "latched", the driver's counts ("taken", "refused", "sudden"), and by how much the arm was beyond its limits at most:
-        "beyond_rad", "beyond_m", negative where it never was; "violations" counts all that must not be.
+        "sent", "latched", the driver's counts ("taken", "refused", "sudden"), and by how much commands and the arm were beyond the limits
+        at most: "beyond_rad", "beyond_m", "arm_beyond_rad", "arm_beyond_m", negative where they never were. "violations" counts what
+        must not be of commands.
     """
     import sim
     from robot_bridge.dds_robot import DdsRobot, DdsScene
@@ -122,10 +124,12 @@ def fuzz_over_dds(commands: int, seed: int, folder: Path, domain: int, *, rate_h
     finally:
         robot.close()
         served.kill()
-    beyond_rad, beyond_m = _beyond(task, np.array([tick["joint_position"] for tick in ticks]))
-    violations = sum(told["refused"].values()) + told["sudden"] + (beyond_rad > MARGIN_RAD) + (beyond_m > MARGIN_M)
+    beyond_rad, beyond_m = _beyond(task, gate.config, np.array([tick["obeyed"] for tick in ticks if tick["obeyed"]]))
+    arm_rad, arm_m = _beyond(task, gate.config, np.array([tick["joint_position"] for tick in ticks]))
+    violations = sum(told["refused"].values()) + told["sudden"] + (beyond_rad > SLACK) + (beyond_m > SLACK)
     return {
-        "sent": commands, "latched": latched, **told, "beyond_rad": beyond_rad, "beyond_m": beyond_m, "violations": int(violations),
+        "sent": commands, "latched": latched, **told, "beyond_rad": beyond_rad, "beyond_m": beyond_m, "arm_beyond_rad": arm_rad,
+        "arm_beyond_m": arm_m, "violations": int(violations),
     }  # fmt: skip
 
 
@@ -159,19 +163,19 @@ def _play(commands: int, seed: int, robot: Any, scene: Any, gate: SafetyGate) ->
     return latched
 
 
-def _beyond(task: str, joints: np.ndarray) -> tuple[float, float]:
-    """How far joints (N, J) and the tool were beyond the limits and the workspace at most, rad and m."""
+def _beyond(task: str, limits: GateConfig, joints: np.ndarray) -> tuple[float, float]:
+    """How far joints (N, J) and the tool were beyond their limits and their box at most, rad and m."""
     import mujoco
 
     import sim
 
     scene = sim.RobotSim(task, 0).scene
-    spec, data = sim.make_interface(task).robot_spec, mujoco.MjData(scene.model)  # pyright: ignore[reportAttributeAccessIssue]
-    beyond_rad = float(np.maximum(np.array(spec.position_low_rad) - joints, joints - np.array(spec.position_high_rad)).max())
-    beyond_m = -np.inf
+    data, beyond_m = mujoco.MjData(scene.model), -np.inf  # pyright: ignore[reportAttributeAccessIssue]
+    beyond_rad = float(np.maximum(np.array(limits.position_low_rad) - joints, joints - np.array(limits.position_high_rad)).max())
+    low, high = np.array(limits.workspace_low_m), np.array(limits.workspace_high_m)
     for row in joints:
         data.qpos[scene.joint_qpos] = row
         mujoco.mj_kinematics(scene.model, data)  # pyright: ignore[reportAttributeAccessIssue]
         tool = data.site(scene.robots[0].tool).xpos
-        beyond_m = max(beyond_m, float(np.maximum(np.array(spec.workspace_low_m) - tool, tool - np.array(spec.workspace_high_m)).max()))
+        beyond_m = max(beyond_m, float(np.maximum(low - tool, tool - high).max()))
     return beyond_rad, beyond_m

@@ -53,7 +53,7 @@ def _over_dds(commands: int) -> Row:
         told = fuzz_over_dds(commands, 0, Path(folder), 1 + os.getpid() % 99)
     violations = told.pop("violations")
     return Row(
-        name=f"{commands:,} fuzzed commands over DDS at 250 Hz: refused by or sudden at the driver, arm beyond joints or workspace",
+        name=f"{commands:,} fuzzed commands over DDS at 250 Hz: refused, sudden, beyond joints or box at the driver",
         unit="violations",
         ours=float(violations),
         peer=NONE,
