@@ -60,6 +60,12 @@ class Result:
     """True size of the board over the told one."""
     time_offset_s: float
     time_offset_sigma_s: float
+    joint_offsets_rad: Array
+    """(J,), what is to be added to the joints that the robot told; 0 where not estimated."""
+    joint_offsets_sigma_rad: Array
+    """(J,)."""
+    covariance_with_board: Array
+    """Of all cameras' twists and then the board's, together (6 C + 6, 6 C + 6), each rotation first."""
     used: tuple[str, ...]
     rejected: dict[str, str]
     observability: tuple[Observability, ...]
@@ -97,6 +103,10 @@ def solve(
     _check(views)
     if time_offset and not views.twists.any():
         raise InputError("an offset of the clocks needs the hand's velocity at every view: poses with stamps, taken while it moves")
+    if joint_offsets and (views.joint_jacobians.shape[2] < 3 or not views.joint_jacobians.any((1, 2)).all()):
+        raise InputError(
+            "offsets of the joints need the arm's Jacobian at every view: take the views with 'sinew calibrate handeye --robot'"
+        )
     base = _agreeing(views, cameras, mount, priors)
     few = len(np.unique(views.pose)) < FEW
     names = (["poses"] if few else list(MODELS)) if model == "auto" else [model]
@@ -168,11 +178,16 @@ def _result(found: Fit, views: Views, mount: Mount, model: str, tried: dict[str,
     time = found.layout.time
     sigma = float(np.sqrt(found.covariance[time, time].sum())) if time.stop > time.start else 0.0
     used = tuple(views.names[i] for i in np.flatnonzero(found.weights.sum(1)))
+    joints, many = np.zeros(len(estimate.joint_offsets_rad)), found.layout.joints
+    joints[1:-1][: many.stop - many.start] = np.sqrt(np.diag(found.covariance)[many])
+    order = np.concatenate([6 * i + np.array(swap) for i in range(len(estimate.X) + 1)])
     return Result(
         mount=mount, T=estimate.X, covariance=covariance, Z=estimate.Z, cameras=estimate.cameras, model=model,
         held_out_px=tried.get(model), model_px=tried, pixel_sigma=found.noise.pixel, robot_sigma_m=found.noise.position_m,
         robot_sigma_rad=found.noise.rotation_rad, scale=float(np.exp(estimate.log_scale)), time_offset_s=estimate.time_offset_s,
-        time_offset_sigma_s=sigma, used=used, rejected=dict(found.rejected), observability=seen, fit=found, views=views,
+        time_offset_sigma_s=sigma, joint_offsets_rad=estimate.joint_offsets_rad, joint_offsets_sigma_rad=joints,
+        covariance_with_board=found.covariance[np.ix_(order, order)], used=used, rejected=dict(found.rejected), observability=seen,
+        fit=found, views=views,
     )  # fmt: skip
 
 
@@ -184,6 +199,8 @@ def summary(result: Result) -> dict[str, Any]:
         "mount": result.mount,
         "T": per(result.T),
         "covariance": per(result.covariance),
+        "Z": result.Z.tolist(),
+        "covariance_with_board": result.covariance_with_board.tolist(),
         "held_out_px": result.held_out_px,
         "used": list(result.used),
         "rejected": result.rejected,
@@ -191,6 +208,8 @@ def summary(result: Result) -> dict[str, Any]:
         "model_px": result.model_px,
         "scale": result.scale,
         "time_offset_s": result.time_offset_s,
+        "joint_offsets_rad": result.joint_offsets_rad.tolist(),
+        "joint_offsets_sigma_rad": result.joint_offsets_sigma_rad.tolist(),
         "noise": {"pixel": result.pixel_sigma, "robot_m": result.robot_sigma_m, "robot_rad": result.robot_sigma_rad},
         "observability": [
             {

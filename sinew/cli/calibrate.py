@@ -102,6 +102,8 @@ class HandEye(BoardArgs, RobotArgs):
     """How far off the drawing may be: m and degrees."""
     time_offset: bool = False
     """Estimate the offset between the clocks of robot and camera; for streams of poses."""
+    joints: bool = False
+    """Estimate by how much the zeros of the robot's joints are off too; for views that the robot took itself, 40 or more."""
     tolerance: tuple[float, float] = (0.01, 1.0)
     """A direction known worse than this, m or degrees, is not known: the calibration is refused."""
     out: Path = Path("calibration")
@@ -285,7 +287,7 @@ def _solved(args: HandEye) -> dict[str, Any]:
     tolerance_m, tolerance_deg = args.tolerance
     result = solve(
         found.views, known, mount, model=args.model, priors=priors, tolerance_m=tolerance_m, tolerance_rad=float(np.deg2rad(tolerance_deg)),
-        time_offset=args.time_offset,
+        time_offset=args.time_offset, joint_offsets=args.joints,
     )  # fmt: skip
     files = write(
         result, args.out, names=args.names, base_frame=args.base_frame or "base_link", hand_frame=args.hand_frame or "tool0",
@@ -448,6 +450,10 @@ def _show_hand_eye(result: dict[str, Any], console: Console) -> None:
     console.print(
         f"noise: corners {noise['pixel']:.2f} px, robot {1e3 * noise['robot_m']:.2f} mm and {np.rad2deg(noise['robot_rad']):.3f} degrees"
     )
+    if any(result["joint_offsets_sigma_rad"]):
+        told = zip(result["joint_offsets_rad"], result["joint_offsets_sigma_rad"], strict=True)
+        degrees = ", ".join(f"{np.rad2deg(o):+.2f} ± {np.rad2deg(s):.2f}" if s else "–" for o, s in told)
+        console.print(f"add to the joints, degrees: {degrees} (the first and the last cannot be told)")
     if abs(result["scale"] - 1) > 5e-3:
         console.print(f"the board is {100 * (result['scale'] - 1):+.1f} % larger than told: measure it")
     for line in calibrate_robot.lines(result):

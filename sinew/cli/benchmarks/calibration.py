@@ -16,7 +16,7 @@ import numpy as np
 from sinew.bench import Row
 
 TRIALS, QUICK_TRIALS = 100, 6
-NEXT_VIEW_TRIALS, SEARCH_TRIALS = 60, 10
+NEXT_VIEW_TRIALS, SEARCH_TRIALS, MARKERLESS_TRIALS = 60, 10, 20
 FAILED_DEG, FAILED_MM = 1.0, 10.0
 CASES: dict[str, tuple[dict[str, Any], str, Callable[[dict[str, float]], bool] | None]] = {
     "in hand, 10 views": ({"views": 10}, "<= 0.36 mm and 0.065 deg", lambda r: r["mm"] <= 0.36 and r["deg"] <= 0.065),
@@ -45,6 +45,7 @@ def rows(quick: bool, out: Path | None = None) -> list[Row]:
         out: folder with the real sets rosi_charuco, metric_workcell and ethz_robot_arm; they are left out without it.
     """
     from sinew.cli.benchmarks.calibration_honest import honest_rows
+    from sinew.cli.benchmarks.calibration_markerless import markerless_rows
     from sinew.cli.benchmarks.calibration_search import search_rows
     from sinew.cli.benchmarks.calibration_views import next_view_rows
 
@@ -54,7 +55,8 @@ def rows(quick: bool, out: Path | None = None) -> list[Row]:
         made += _case(name, unusual, trials, target, holds)
     views = next_view_rows(2 if quick else NEXT_VIEW_TRIALS)
     search = search_rows(1 if quick else SEARCH_TRIALS)
-    return [*made, *honest_rows(quick), *_refusals(trials), *_speed(), *views, *search, *_real(out)]
+    alone = markerless_rows(1 if quick else MARKERLESS_TRIALS)
+    return [*made, *honest_rows(quick), *_refusals(trials), *_speed(), *views, *search, *alone, *_real(out)]
 
 
 def _case(name: str, unusual: dict[str, Any], trials: int, target: str, holds: Any) -> list[Row]:
