@@ -7,10 +7,13 @@ points make the rim depends on where the camera is and not on its lens.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol
 
 import numpy as np
+from scipy.special import ndtri
 
 from calibration.camera import Camera
 from sinew.se3 import Array, se3_inverse
@@ -19,6 +22,8 @@ SMOOTH_PX = 1.0
 """Masks are smoothed by this much before their outline is found between pixels, drawn and seen ones alike."""
 BORDER_PX = 3.0
 """An outline this near to the border of the picture is the border's."""
+CLEAR_PX = 16
+"""Smoothing does not reach farther than this."""
 WIDEST = 3.0
 """Tangent of the largest angle from the lens's axis that is drawn."""
 LARGEST_PX = 2400
@@ -56,6 +61,10 @@ class Body(Protocol):
         """The body at joints (J,) seen by a camera without distortion and with square pixels."""
         ...
 
+    def point(self, name: str, position: Sequence[float], joints: Array) -> Array:
+        """A point (3,) m of a part's own frame: its place in the base's frame and the number of the part (4,)."""
+        ...
+
     def jacobians(self, joints: Array, points: Array, parts: np.ndarray) -> Array:
         """How points (N, 3) of the parts (N,) move with the joints (J,): (N, 3, J), m per rad or m."""
         ...
@@ -79,8 +88,12 @@ def outline(mask: np.ndarray, smooth_px: float = SMOOTH_PX) -> Outline:
     """The outline of a mask (height, width) bool, with its holes; what lies at the border of the picture is left out."""
     import cv2
 
+    x, y, wide, high = cv2.boundingRect(mask.astype(np.uint8))
+    x, y, shape = max(x - CLEAR_PX, 0), max(y - CLEAR_PX, 0), mask.shape
+    mask = mask[y : y + high + 2 * CLEAR_PX, x : x + wide + 2 * CLEAR_PX]
     soft = cv2.GaussianBlur(mask.astype(np.float32), (0, 0), smooth_px)
-    slope_x, slope_y = (cv2.Sobel(soft, cv2.CV_32F, dx, 1 - dx, ksize=3, scale=0.125) for dx in (1, 0))
+    softer = cv2.GaussianBlur(soft, (0, 0), np.sqrt(3) * smooth_px)  # directions need more smoothing than places
+    slope_x, slope_y = (cv2.Sobel(softer, cv2.CV_32F, dx, 1 - dx, ksize=3, scale=0.125) for dx in (1, 0))
     lines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
     if not lines:
         return Outline(np.zeros((0, 2)), np.zeros((0, 2)), np.zeros((0, 2), dtype=int), np.zeros(0, dtype=int))
@@ -89,12 +102,13 @@ def outline(mask: np.ndarray, smooth_px: float = SMOOTH_PX) -> Outline:
     column, row = at.T
     slope = np.stack([slope_x[row, column], slope_y[row, column]], -1).astype(float)
     size = np.linalg.norm(slope, axis=1)
-    flat = 0.25 / (np.sqrt(2 * np.pi) * smooth_px)  # a quarter of the slope of a straight edge: thinner than the smoothing
-    height, width = mask.shape
-    inside = (at >= BORDER_PX).all(1) & (column <= width - 1 - BORDER_PX) & (row <= height - 1 - BORDER_PX)
+    flat = 0.25 / (np.sqrt(2 * np.pi) * 2 * smooth_px)  # a quarter of the slope of a straight edge: thinner than the smoothing
+    at = at + np.array([x, y])
+    inside = (at >= BORDER_PX).all(1) & (at <= np.array(shape)[::-1] - 1 - BORDER_PX).all(1)
     good = inside & (size > flat)
     normals = -slope[good] / size[good, None]
-    further = np.clip((soft[row, column][good] - 0.5) / size[good], -1.5, 1.5)
+    # across a straight edge the smoothed mask is a normal distribution's, widened by the pixels themselves
+    further = np.clip(np.sqrt(smooth_px**2 + 1 / 12) * ndtri(soft[row, column][good].astype(float)), -1.5, 1.5)
     return Outline(at[good] + further[:, None] * normals, normals, at[good], line[good])
 
 
@@ -116,6 +130,7 @@ class Rim:
     """(N,) as in `Outline`."""
 
 
+@lru_cache(maxsize=64)
 def drawing_lens(camera: Camera, scale: float = 1.0) -> Camera:
     """A lens without distortion and with square pixels that sees a little more than the camera, `scale` times as finely."""
     across = np.linspace(-0.5, camera.width - 0.5, 33), np.linspace(-0.5, camera.height - 0.5, 33)
@@ -159,14 +174,11 @@ def rim(drawing: Drawing, lens: Camera, camera: Camera, T_base_camera: Array, sc
     return Rim(points, drawing.part[row, column][seen], in_camera[seen], pixels[seen], normals[seen], line.line[seen])
 
 
-def seen_mask(drawing: Drawing, lens: Camera, camera: Camera) -> np.ndarray:
-    """The drawn body as the camera itself would show it: (height, width) bool, through its own lens."""
-    import cv2
-
+def pixels_in(lens: Camera, camera: Camera) -> np.ndarray:
+    """Where the camera's pixels are in a drawing by `lens`: (height, width, 2) float32, far outside where the camera sees nothing."""
     grid = np.stack(np.meshgrid(np.arange(camera.width, dtype=float), np.arange(camera.height, dtype=float)), -1)
     at = camera.unproject(grid) * np.array(lens.focal) + np.array(lens.centre)
-    maps = np.nan_to_num(at, nan=-1.0).astype(np.float32)
-    return cv2.remap(drawing.mask.astype(np.uint8), maps[..., 0], maps[..., 1], cv2.INTER_NEAREST, borderValue=(0,)) > 0
+    return np.nan_to_num(at, nan=-1e4).astype(np.float32)
 
 
 def to_camera(T_base_camera: Array, points: Array) -> Array:

@@ -151,6 +151,12 @@ def scatter(n: Normals, levels: Levels, step: Array) -> float:
     return max(1.0, square / free) if free > 0 else 1.0
 
 
+def freedom(n: Normals, levels: Levels) -> float:
+    """How many parameters were fitted, those of the joints as far as they are free to follow the residuals."""
+    inner = n.joints + (levels.pixel / levels.joint_rad) ** 2 * np.eye(n.joints.shape[1])
+    return n.shared.shape[1] + float(np.trace(np.linalg.solve(inner, n.joints), axis1=1, axis2=2).sum())
+
+
 def alike(rows: Sequence[Rows], left: Sequence[Array]) -> float:
     """How many neighbours count as one: the autocorrelation of what is left (n,) of each view, summed along the lines."""
     products, squares, pairs = np.zeros(FARTHEST), 0.0, np.zeros(FARTHEST)

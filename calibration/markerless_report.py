@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from calibration.body import Body, drawing_lens, outline, rim
+from calibration.body_result import BodyResult
 from calibration.markerless import Markerless
 from calibration.report import Parts, _row
 from calibration.report_pictures import STYLE, ellipse, figure
@@ -29,20 +30,23 @@ svg.overlay .after { stroke: #19e0ff; } svg.overlay .mask { stroke: #ffd400; }
 """
 
 
-def header(result: Markerless, name: str) -> str:
+def header(result: BodyResult, name: str) -> str:
     """The title, one sentence, and tiles with the figures that matter."""
-    o, a = result.observability, result.aligned
+    o = result.observability
     known = f"known to {1e3 * o.worst_m:.2g} mm and {np.rad2deg(o.worst_rad):.2g}°"
     told = "Every direction is told by the views." if o.observable else f"Not every direction is told by the views: {o.advice}."
     left = f"{len(result.used)} views used, {len(result.rejected)} left out." if result.rejected else f"All {len(result.used)} views used."
     tiles = [
         (f"± {1e3 * o.worst_m:.2g} mm", "place of the camera, worst direction, one standard deviation"),
         (f"± {np.rad2deg(o.worst_rad):.2g}°", "its orientation, worst direction"),
-        ("–" if result.held_out_px is None else f"{result.held_out_px:.2f} px", "outlines of views that were held out, median"),
-        (f"{100 * float(np.median(a.iou[a.used])):.0f} %", "overlap of drawn robot and mask, median view"),
-        (f"{a.levels.pixel:.2f} px", f"noise of an outline; masks are {a.bleed_px:+.1f} px too large"),
-        (f"{np.rad2deg(a.levels.joint_rad):.2g}°", "what a joint is off, one standard deviation"),
+        ("–" if result.held_out_px is None else f"{result.held_out_px:.2f} px", "what was seen in views that were held out, median"),
+        (f"{result.levels.pixel:.2f} px", "noise of an outline" if isinstance(result, Markerless) else "noise of a point"),
+        (f"{np.rad2deg(result.levels.joint_rad):.2g}°", "what a joint is off, one standard deviation"),
     ]
+    if isinstance(result, Markerless):
+        a = result.aligned
+        size = f"overlap of drawn robot and mask; masks are {a.bleed_px:+.1f} px too large"
+        tiles.append((f"{100 * float(np.median(a.iou[a.used])):.0f} %", size))
     cells = "".join(f'<div class="tile"><b>{escape(big)}</b><span>{escape(small)}</span></div>' for big, small in tiles)
     lead = f'<span class="verdict {"better" if o.observable else "worse"}">{escape(told)}</span> {escape(left)}'
     return (
@@ -51,7 +55,7 @@ def header(result: Markerless, name: str) -> str:
     )
 
 
-def sections(result: Markerless, body: Body, pictures: Mapping[str, Path], rejected: Mapping[str, str], name: str) -> Parts:
+def sections(result: BodyResult, body: Body, pictures: Mapping[str, Path], rejected: Mapping[str, str], name: str) -> Parts:
     """All below the header.
 
     Args:
@@ -64,8 +68,9 @@ def sections(result: Markerless, body: Body, pictures: Mapping[str, Path], rejec
     rows = "".join(f"<tr><td>{escape(view)}</td><td>{escape(why)}</td></tr>" for view, why in rejected.items())
     table = f'<div class="scroll"><table><thead><tr><th>View</th><th>Why</th></tr></thead><tbody>{rows}</tbody></table></div>'
     text = "\n".join("  ".join(f"{v:+.6f}" for v in row) for row in result.T)
+    drawn = [("The robot drawn over the pictures", _overlays(result, body, pictures))] if isinstance(result, Markerless) else []
     return [
-        ("The robot drawn over the pictures", _overlays(result, body, pictures)),
+        *drawn,
         (f"What is known of {name}", _uncertainty(result)),
         ("Left out", table if rejected else "<p>Nothing.</p>"),
         ("The result", f"<dl><dt>{escape(name)}, T_base_camera</dt><dd><pre style='margin:0'><code>{text}</code></pre></dd></dl>"),
@@ -123,7 +128,7 @@ def _overlays(result: Markerless, body: Body, pictures: Mapping[str, Path]) -> s
     return f'<div class="plates three">{"".join(plates)}</div><p class="note">{note}</p>'
 
 
-def _uncertainty(result: Markerless) -> str:
+def _uncertainty(result: BodyResult) -> str:
     o = result.observability
     head = '<th>Direction</th><th class="n">Standard deviation</th><th></th><th class="n hide">From the prior</th>'
     rows = "".join(_row(d) for d in o.directions)

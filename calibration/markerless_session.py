@@ -15,7 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from calibration.body import Body
 from calibration.camera import Camera
+from calibration.keypoints import Points
 from calibration.masks import read_mask, read_picture
 from calibration.silhouettes import Look
 from sinew.config import from_json, to_json
@@ -118,6 +120,9 @@ def looks_of(
         camera: which of its cameras.
         mask_of: makes the mask (height, width) bool of a record; reads the one that lies there if left out.
         progress: told of every picture.
+
+    Raises:
+        DataError: none can be used.
     """
     looks, rejected = [], dict(recording.skipped)
     mine = [r for r in recording.records if r.camera == camera]
@@ -130,7 +135,41 @@ def looks_of(
             rejected[record.name] = str(e)
             continue
         looks.append(Look(joints=np.array([record.joints[n] for n in recording.joints]), mask=mask, name=record.name))
+    if not looks:
+        told = "; ".join(f"{name}: {why}" for name, why in list(rejected.items())[:2]) or f"camera {camera} has no pictures"
+        raise DataError(f"no view of {recording.path} can be used: {told}")
     return looks, rejected
+
+
+def points_of(recording: Recording, camera: int, body: Body) -> tuple[list[Points], Array, dict[str, str]]:
+    """The points found in the pictures of one camera; `keypoints.json` says where they are: {name: {"body": ..., "position": [x, y, z]}}.
+
+    Returns:
+        The points of each view, the joints' positions (V, J), and why other views cannot be used.
+
+    Raises:
+        DataError: keypoints.json is missing or damaged.
+        InputError: it names a part that the body does not have.
+    """
+    try:
+        content = json.loads((recording.path / "keypoints.json").read_text())
+        places = {str(k): (str(v["body"]), [float(x) for x in v["position"]]) for k, v in content.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
+        raise DataError(f"{recording.path / 'keypoints.json'} does not say where the points are on the body: {e}") from None
+    views, positions, rejected = [], [], dict(recording.skipped)
+    for record in (r for r in recording.records if r.camera == camera):
+        q = np.array([record.joints[n] for n in recording.joints])
+        names = [n for n, (u, v, c) in record.keypoints.items() if n in places and np.isfinite([u, v, c]).all() and c > 0]
+        if not np.isfinite(q).all() or not names:
+            rejected[record.name] = "it has no known keypoint" if np.isfinite(q).all() else "its joint positions are not finite"
+            continue
+        at = np.array([body.point(*places[n], q) for n in names])
+        seen = np.array([record.keypoints[n] for n in names])
+        moved = body.jacobians(q, at[:, :3], at[:, 3].astype(int))
+        sure = np.minimum(seen[:, 2], 1.0)
+        views.append(Points(points=at[:, :3], jacobians=moved, pixels=seen[:, :2], confidence=sure, name=record.name))
+        positions.append(q)
+    return views, np.reshape(positions, (len(views), len(recording.joints))), rejected
 
 
 def picture_of(record: Record) -> np.ndarray:

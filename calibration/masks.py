@@ -16,6 +16,8 @@ HALF_TONES = 0.1
 TINY = 1e-3
 """A robot that fills less than this of the picture is too far away."""
 FULL = 0.9
+SURE = 5.0
+"""Differences larger than so many standard deviations of the camera's noise are the robot's."""
 
 
 def read_picture(path: Path) -> np.ndarray:
@@ -26,7 +28,7 @@ def read_picture(path: Path) -> np.ndarray:
     """
     import cv2
 
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR) if path.is_file() else None
     if image is None:
         raise DataError(f"{path} is missing or damaged")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
@@ -40,7 +42,7 @@ def read_mask(path: Path) -> np.ndarray:
     """
     import cv2
 
-    image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED) if path.is_file() else None
     if image is None:
         raise DataError(f"{path} is missing or damaged")
     if image.ndim == 3 and image.shape[2] == 4 and image[..., 3].min() < image[..., 3].max():
@@ -57,8 +59,8 @@ def read_mask(path: Path) -> np.ndarray:
 def subtract(picture: np.ndarray, empty: np.ndarray) -> np.ndarray:
     """What is in a picture (height, width, 3) uint8 and not in the one without the robot, (height, width) bool.
 
-    The threshold lies above the noise of the camera and splits the rest in two (Otsu 1979). Light must be the same in both, and shadows
-    count as robot: a matt, evenly lit background makes good masks.
+    The threshold is `SURE` times the noise of the camera, as most of the picture tells it. Light must be the same in both, and shadows
+    count as robot: a matt, evenly lit background of another colour makes good masks.
 
     Raises:
         InputError: the pictures differ in size.
@@ -68,9 +70,8 @@ def subtract(picture: np.ndarray, empty: np.ndarray) -> np.ndarray:
     if picture.shape != empty.shape:
         raise InputError(f"the picture without the robot is {_size(empty)}, the one with it {_size(picture)}: take both with one camera")
     apart = cv2.absdiff(cv2.GaussianBlur(picture, (0, 0), 0.7), cv2.GaussianBlur(empty, (0, 0), 0.7)).max(-1)
-    noise = 1.5 * float(np.median(apart)) + 2.0
-    otsu, _ = cv2.threshold(apart[apart > 3 * noise].reshape(-1, 1), 0, 255, cv2.THRESH_OTSU) if (apart > 3 * noise).any() else (255, None)
-    return tidy(apart > max(3 * noise, min(float(otsu) / 2, 30.0)))
+    noise = float(np.median(apart)) / 1.2 + 0.5  # the largest of three channels
+    return tidy(apart > SURE * noise)
 
 
 def of_colours(picture: np.ndarray, colours: Sequence[Sequence[float]], tolerance: float = 18.0) -> np.ndarray:

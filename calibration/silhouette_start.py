@@ -22,7 +22,8 @@ POINTS = 250
 CELLS = 48
 """Of the longer side of the picture, for the overlap."""
 COMPARED = 400
-APPROACHED = 10
+APPROACHED, FINISHED = 10, 4
+"""Poses that are approached, and those of them that are approached to the end."""
 APART_RAD = 0.35
 """Poses nearer to a better one are not approached as well."""
 WIDTHS_PX = (60.0, 40.0, 30.0, 20.0, 15.0, 10.0, 8.0)
@@ -45,11 +46,11 @@ def starts(s: Silhouettes, seed: int = 0, count: int = APPROACHED) -> list[tuple
     scores = overlap(T, points, s.looks, s.camera)
     scale = min(1.0, COARSE_PX / s.camera.width)
     widths = [w * s.camera.width / 640 for w in WIDTHS_PX]
-    found = []
-    for i in distinct(T, scores, count):
-        found.append(approach(s, T[i], scale=scale, widths_px=widths))
-    found = [(pose, fit) for pose, fit in found if np.isfinite(pose).all()]
-    return sorted(found, key=lambda f: -f[1])
+    found = [(T[i], float(scores[i])) for i in distinct(T, scores, count)]
+    for some, kept in ((widths[:3], count), (widths[3:], FINISHED)):
+        found = [approach(s, pose, scale=scale, widths_px=some) for pose, _ in found[:kept]]
+        found = sorted([(pose, fit) for pose, fit in found if np.isfinite(pose).all()], key=lambda f: -f[1])
+    return found
 
 
 def surface(body: Body, joints: Array, count: int, rng: np.random.Generator) -> Array:

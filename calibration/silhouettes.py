@@ -16,7 +16,7 @@ from scipy.spatial import cKDTree
 
 from calibration.body import Body, Outline, Rim, drawing_lens, outline, rim
 from calibration.camera import Camera
-from calibration.joint_noise import Levels, Rows, alike, estimate_levels, marginal, normals, scatter, solve
+from calibration.joint_noise import Levels, Rows, alike, estimate_levels, freedom, marginal, normals, scatter, solve
 from sinew.se3 import Array, se3_exp, se3_inverse, se3_log, so3_hat
 
 TURN_PX = 12.0
@@ -26,9 +26,9 @@ BLEED_PX = 3.0
 FIRST = Levels(1.0, float(np.deg2rad(0.1)))
 OUTLIER = 3.5
 """Matches farther apart than this many standard deviations are not used in the end."""
-GOOD_PART = 0.5
-"""A view of whose rim less than this fits is cast out."""
-CONVERGED = 0.02
+GOOD_PART, GOOD_OVERLAP = 0.5, 0.4
+"""A view of whose rim less than this fits, or whose mask overlaps the drawn body by less, is cast out."""
+CONVERGED = 0.05
 """In standard deviations."""
 FARTHEST_RAD = 0.2
 """No joint is off by more."""
@@ -184,27 +184,37 @@ def approach(s: Silhouettes, T: Array, *, scale: float, widths_px: Sequence[floa
 
 
 def align(s: Silhouettes, T: Array, *, scale: float = 1.0, prior: Prior | None = None, steps: int = 12) -> Aligned:
-    """Fit from a pose that is wrong by a few pixels; noise levels, joint errors and bleeding are estimated as well."""
+    """Fit from a pose that is wrong by a few pixels; noise levels, joint errors and bleeding are estimated as well.
+
+    Args:
+        s: masks and body.
+        T: T_base_camera (4, 4) to begin with.
+        scale: how finely is drawn in the end; half as finely before that.
+        prior: where the camera should be.
+        steps: at most.
+    """
     joints, bleed, levels, count = np.zeros((len(s.looks), len(s.body.joints))), 0.0, FIRST, 10.0
     for turn in range(steps):
         width = max(16.0 / 2**turn, 2.0, OUTLIER * levels.pixel)
-        rows, fit, _ = _linear(s, T, joints, bleed, width, scale, soft=turn <= 3)
-        used = fit >= (GOOD_PART if turn >= 2 else 0.0)
+        rows, fit, iou = _linear(s, T, joints, bleed, width, scale if turn > 5 else scale / 2, soft=turn <= 3)
+        used = (fit >= GOOD_PART) & (iou >= GOOD_OVERLAP) if turn >= 2 else np.ones(len(rows), dtype=bool)
         n, (known, away) = normals(_only(rows, used), count), _known(prior, T, bleed)
         if turn >= 2:
             levels = estimate_levels(n, known, away, levels)
         step, joints, total = solve(n, levels, known, away)
         joints = np.clip(joints, -FARTHEST_RAD, FARTHEST_RAD)
-        count = alike(_only(rows, used), [r.e - r.shared @ step - r.joints @ j for r, j in zip(rows, joints, strict=True)])
+        left = [r.e - r.shared @ step - r.joints @ j for r, j in zip(rows, joints, strict=True)]
+        told = max(float(n.count.sum()), 1.0)  # what was fitted took away part of what is alike
+        count = alike(_only(rows, used), left) * told / max(told - freedom(n, levels), 0.5 * told)
         T, bleed = T @ se3_exp(step[:6]), bleed + float(step[6])
-        if turn >= 6 and float(np.sqrt(step @ total @ step)) < CONVERGED:
+        if turn >= 7 and float(np.sqrt(step @ total @ step)) < CONVERGED:
             break
     rows, fit, iou = _linear(s, T, joints, bleed, max(2.0, OUTLIER * levels.pixel), scale, soft=False)
-    used = fit >= GOOD_PART
+    used = (fit >= GOOD_PART) & (iou >= GOOD_OVERLAP)
     n, (known, away) = normals(_only(rows, used), count), _known(prior, T, bleed)
     return Aligned(
         T=T, bleed_px=bleed, joint_errors=joints, levels=levels, alike=count, scatter=scatter(n, levels, np.zeros(7)),
-        information=marginal(n, levels)[0], fit=fit, iou=iou, rows=tuple(rows), used=used,
+        information=marginal(n, levels)[0], fit=fit, iou=iou, rows=tuple(_only(rows, used)), used=used,
     )  # fmt: skip
 
 

@@ -7,10 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from calibration.body import Body, drawing_lens, seen_mask
+from calibration.body import Body, drawing_lens, pixels_in
 from calibration.camera import Camera
 from calibration.silhouettes import Look
 from sinew.se3 import Array, se3
+
+FINE = 3.0
+"""Masks are drawn so many times finer than they are kept."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,17 +43,18 @@ def looks_at(
 
 
 def mask_of(body: Body, joints: Array, camera: Camera, T_base_camera: Array, spoiling: Spoiling, rng: np.random.Generator) -> np.ndarray:
-    """One mask (height, width) bool."""
+    """One mask (height, width) bool; its edge is known to a part of a pixel before it is spoilt and cut into pixels."""
     import cv2
 
     true = joints + spoiling.joint_rad * rng.normal(size=len(joints))
-    lens = drawing_lens(camera)
-    mask = seen_mask(body.draw(true, T_base_camera, lens), lens, camera)
-    if spoiling.edge_px or spoiling.bleed_px:
-        inside, outside = (cv2.distanceTransform((mask == side).astype(np.uint8), cv2.DIST_L2, 5) for side in (True, False))
-        away = np.where(mask, inside - 0.5, 0.5 - outside)
-        noise = cv2.GaussianBlur(rng.normal(size=mask.shape), (0, 0), spoiling.edge_length_px)
-        mask = away + spoiling.bleed_px + spoiling.edge_px * noise / noise.std() > 0
+    lens = drawing_lens(camera, FINE)
+    drawn = body.draw(true, T_base_camera, lens).mask
+    inside, outside = (cv2.distanceTransform((drawn == side).astype(np.uint8), cv2.DIST_L2, 5) for side in (True, False))
+    away = np.where(drawn, inside - 0.5, 0.5 - outside) * (camera.focal[0] / lens.focal[0])
+    at = pixels_in(lens, camera)
+    away = cv2.remap(away.astype(np.float32), at[..., 0], at[..., 1], cv2.INTER_LINEAR, borderValue=(-1e3,))
+    noise = cv2.GaussianBlur(rng.normal(size=away.shape), (0, 0), spoiling.edge_length_px)
+    mask = away + spoiling.bleed_px + spoiling.edge_px * noise / noise.std() > 0
     if spoiling.occluded and mask.any():
         mask = _covered(mask, spoiling.occluded, rng)
     return mask

@@ -9,7 +9,7 @@ knows which OpenGL library works.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -127,20 +127,17 @@ class MujocoBody:
             result[mine] = T[:3, :3].T @ (moved @ rates)
         return result
 
-    def point(self, body: str, position: Sequence[float], joints: Array) -> Array:
-        """A point (3,) m of a body's or site's frame in the base frame at joints (J,), with the body's number as `parts` has it.
-
-        Returns:
-            (4,): x, y, z, number of the body.
+    def point(self, name: str, position: Sequence[float], joints: Array) -> Array:
+        """See `calibration.body.Body`; names are of sites or bodies.
 
         Raises:
             InputError: neither a site nor a body has that name.
         """
         self._place(joints)
-        site = mujoco.mj_name2id(self._model, mujoco.mjtObj.mjOBJ_SITE, body)
-        number = mujoco.mj_name2id(self._model, mujoco.mjtObj.mjOBJ_BODY, body)
+        site = mujoco.mj_name2id(self._model, mujoco.mjtObj.mjOBJ_SITE, name)
+        number = mujoco.mj_name2id(self._model, mujoco.mjtObj.mjOBJ_BODY, name)
         if site < 0 and number < 0:
-            raise unknown("body or site of the model", body, [self._model.body(b).name for b in range(1, self._model.nbody)])
+            raise unknown("body or site of the model", name, [self._model.body(b).name for b in range(1, self._model.nbody)])
         if site >= 0:
             rotation, at, number = self._data.site_xmat[site], self._data.site_xpos[site], int(self._model.site_bodyid[site])
         else:
@@ -214,8 +211,24 @@ class MujocoBody:
         self._options.geomgroup[:] = [1, 1, 1, 0, 0, 0]
         self._options.sitegroup[:] = 0
 
+    def _box(self, T_world_camera: Array, lens: Camera) -> tuple[int, int, int, int]:
+        """Left, top, width and height of the part of a drawing in which the robot is: no more is drawn."""
+        at = (self._data.geom_xpos[self._geoms] - T_world_camera[:3, 3]) @ T_world_camera[:3, :3]
+        radius = self._model.geom_rbound[self._geoms]
+        nearest = at[:, 2] - radius
+        size = np.array([lens.width, lens.height])
+        if nearest.min() < NEAR_M:
+            return 0, 0, lens.width, lens.height
+        middle = at[:, :2] / at[:, 2:] * lens.focal[0] + np.array(lens.centre)
+        # a ball's farthest ray from its middle: its radius, and as much again of its distance from the axis, at its nearest depth
+        reach = (radius * (1 + np.linalg.norm(at[:, :2], axis=1) / at[:, 2]) / nearest * lens.focal[0])[:, None] + 3
+        low = np.clip(np.floor((middle - reach).min(0)), 0, size - 8).astype(int)
+        high = np.clip(np.ceil((middle + reach).max(0)), low + 8, size).astype(int)
+        return int(low[0]), int(low[1]), int(high[0] - low[0]), int(high[1] - low[1])
+
     def _draw(self, T_world_camera: Array, lens: Camera) -> Drawing:
-        scene, width, height = self._scene, lens.width, lens.height
+        scene = self._scene
+        left, top, width, height = self._box(T_world_camera, lens)
         camera = mujoco.MjvCamera()
         mujoco.mjv_updateScene(self._model, self._data, self._options, None, camera, mujoco.mjtCatBit.mjCAT_ALL.value, scene)
         far = float(np.linalg.norm(self._data.geom_xpos[self._geoms] - T_world_camera[:3, 3], axis=1).max())
@@ -224,21 +237,26 @@ class MujocoBody:
             eye.pos[:], eye.forward[:], eye.up[:] = T_world_camera[:3, 3], T_world_camera[:3, 2], -T_world_camera[:3, 1]
             eye.frustum_near, eye.frustum_far, eye.orthographic = NEAR_M, far, 0
             per = NEAR_M / lens.focal[0]
-            eye.frustum_top, eye.frustum_bottom = per * (lens.centre[1] + 0.5), per * (lens.centre[1] + 0.5 - height)
-            eye.frustum_center = per * (width / 2 - 0.5 - lens.centre[0])
+            eye.frustum_top, eye.frustum_bottom = per * (lens.centre[1] + 0.5 - top), per * (lens.centre[1] + 0.5 - top - height)
+            eye.frustum_center = per * (left + width / 2 - 0.5 - lens.centre[0])
             eye.frustum_width = per * width / 2
         viewport = mujoco.MjrRect(0, 0, width, height)
         mujoco.mjr_render(viewport, scene, self._context)
         colour, depth = np.empty((height, width, 3), dtype=np.uint8), np.empty((height, width), dtype=np.float32)
         mujoco.mjr_readPixels(colour, depth, viewport, self._context)
-        number = colour[::-1].astype(np.int32) @ np.array([1, 256, 65536], dtype=np.int32)
+        number = colour[::-1, :, 0].astype(np.int32)
+        if scene.ngeom >= 255:
+            number += 256 * colour[::-1, :, 1].astype(np.int32) + 65536 * colour[::-1, :, 2].astype(np.int32)
         body = np.full(scene.ngeom + 1, -1, dtype=np.int32)
         for geom in scene.geoms[: scene.ngeom]:
             if geom.objtype == int(mujoco.mjtObj.mjOBJ_GEOM) and geom.segid >= 0:
                 body[geom.segid + 1] = self._model.geom_bodyid[geom.objid]
         # the buffer holds 1 at the near plane and 0 at the far one, where float32 is finest
-        metres = NEAR_M * far / (NEAR_M + depth[::-1].astype(np.float64) * (far - NEAR_M))
-        return Drawing(metres.astype(np.float32), body[np.clip(number, 0, scene.ngeom)])
+        whole = Drawing(np.zeros((lens.height, lens.width), np.float32), np.full((lens.height, lens.width), -1, np.int32))
+        here = slice(top, top + height), slice(left, left + width)
+        whole.depth[here] = np.float32(NEAR_M * far) / (np.float32(NEAR_M) + depth[::-1] * np.float32(far - NEAR_M))
+        whole.part[here] = body[np.minimum(number, scene.ngeom)]
+        return whole
 
 
 def _coupled(model: mujoco.MjModel, given: Sequence[int]) -> list[tuple[int, int, float, Array]]:
@@ -273,8 +291,3 @@ def body_of(robot: str, joints: Sequence[str] = (), base: str = "") -> MujocoBod
     if not Path(robot).suffix:
         raise InputError(f"robot {robot!r}: give an MJCF or URDF file, or a simulated task for its arm: {', '.join(sim.TASK_NAMES)}")
     return MujocoBody.load(robot, joints, base)
-
-
-def named(joints: Mapping[str, float], names: Sequence[str]) -> Array:
-    """Positions (J,) in the order of names."""
-    return np.array([joints[name] for name in names], dtype=float)

@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     import numpy as np
     from rich.console import Console
 
+    from calibration.body import Body
+    from calibration.body_result import BodyResult
     from calibration.camera import Camera
-    from calibration.markerless import Markerless
     from calibration.markerless_session import Record, Recording
 
 
@@ -68,8 +69,10 @@ def run(args: MarkerlessArgs) -> dict[str, Any]:
     """
     import numpy as np
 
-    from calibration.markerless import mounted, solve_markerless, summary
-    from calibration.markerless_session import looks_of, read_recording
+    from calibration.body_result import Limits, mounted, summary
+    from calibration.keypoints import solve_keypoints
+    from calibration.markerless import solve_markerless
+    from calibration.markerless_session import looks_of, points_of, read_recording
     from calibration.results import write_mounted
     from calibration.silhouettes import Prior
     from robot_bridge.body import body_of
@@ -86,15 +89,20 @@ def run(args: MarkerlessArgs) -> dict[str, Any]:
         sigma_m, sigma_deg = args.cad_sigma
         prior = Prior(T=_drawing(args.cad_prior, 1)[0], sigma_m=sigma_m, sigma_rad=float(np.deg2rad(sigma_deg)))
     tolerance_m, tolerance_deg = args.tolerance
-    limits: dict[str, Any] = {"tolerance_m": tolerance_m, "tolerance_rad": float(np.deg2rad(tolerance_deg))}
+    limits = Limits(tolerance_m=tolerance_m, tolerance_rad=float(np.deg2rad(tolerance_deg)))
     with ConsoleProgress() as progress:
-        looks, rejected = looks_of(recording, args.camera, _masks(args), progress)
-        result = solve_markerless(body, looks, camera, prior=prior, seed=args.seed, progress=progress, **limits)
+        if args.keypoints:
+            views, joints, rejected = points_of(recording, args.camera, body)
+            result: BodyResult = solve_keypoints(views, camera, joints, body.joints, prior=prior, limits=limits, seed=args.seed)
+        else:
+            looks, rejected = looks_of(recording, args.camera, _masks(args), progress)
+            result = solve_markerless(body, looks, camera, prior=prior, limits=limits, seed=args.seed, progress=progress)
     told = summary(result)
     told["rejected"] = {**rejected, **result.rejected}
     camera_of = mounted(result, args.name)
     files = write_mounted([camera_of], told, args.out, base_frame=args.base_frame)
-    files["report"] = _report(args, recording, result, told["rejected"])
+    files["report"] = _report(args, recording, result, body, told["rejected"])
+    body.close()
     return {
         "action": "markerless", "out": str(args.out), **told, "hash": [camera_of.hash], "files": [str(f) for f in files.values()],
     }  # fmt: skip
@@ -129,15 +137,13 @@ def _masks(args: MarkerlessArgs) -> Callable[[Record], np.ndarray] | None:
     return None
 
 
-def _report(args: MarkerlessArgs, recording: Recording, result: Markerless, rejected: dict[str, str]) -> Path:
+def _report(args: MarkerlessArgs, recording: Recording, result: BodyResult, body: Body, rejected: dict[str, str]) -> Path:
     """report.html, for a person to judge."""
     from calibration.markerless_report import header, sections
-    from robot_bridge.body import body_of
     from sinew.cli.report_style import page, section
     from sinew.rundir import atomic_write
 
     pictures = {r.name: r.image for r in recording.records}
-    body = body_of(args.robot_config, recording.joints, args.base)
     name = args.name or "camera0"
     parts = [header(result, name), *(section(title, html) for title, html in sections(result, body, pictures, rejected, name))]
     atomic_write(args.out / "report.html", page(f"Sinew calibration: {args.out.name}", "\n".join(parts)))
@@ -159,10 +165,8 @@ def show(result: dict[str, Any], console: Console) -> None:
     predicted = "" if result["held_out_px"] is None else f", left-out views are predicted to {result['held_out_px']:.2f} px"
     console.print(f"{len(result['used'])} views used{predicted}")
     noise = result["noise"]
-    console.print(
-        f"noise: outlines {noise['pixel']:.2f} px, joints {np.rad2deg(noise['joint_rad']):.3f} degrees; "
-        f"masks are {result['bleed_px']:+.2f} px too large"
-    )
+    size = f"; masks are {result['bleed_px']:+.2f} px too large" if "bleed_px" in result else ""
+    console.print(f"noise: {result['model']} {noise['pixel']:.2f} px, joints {np.rad2deg(noise['joint_rad']):.3f} degrees{size}")
     console.print(f"wrote {result['out']}")
 
 
