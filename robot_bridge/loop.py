@@ -252,15 +252,16 @@ class ControlLoop:
         """Turn to a new target, from the stream where the gate followed it, else from what the gate made of it."""
         followed = self._following and self.verdict is not None and self.verdict.outcome == "pass"
         if not followed:
-            motion = self._emitted()
+            position = self.gate.last_command
+            if position is None:  # released meanwhile: nothing is followed before the next seed
+                return
+            motion = self._emitted(position)
             self.interpolator.start(motion.position, motion.velocity, motion.acceleration)
         self.interpolator.aim(frame.values["joint_position"])
         self._frame, self._following = frame, True
 
-    def _emitted(self) -> Motion:
-        """How the robot was told to move at the newest tick, by differences of what was sent."""
-        position = self.gate.last_command
-        assert position is not None  # a frame is admitted by a gate that was seeded
+    def _emitted(self, position: np.ndarray) -> Motion:
+        """How the robot was told to move at the newest tick, to `position`, by differences of what was sent."""
         step_s = self.gate.config.dt_s
         past = [position] * (3 - len(self._sent)) + self._sent[-3:]
         velocity = (past[2] - past[1]) / step_s
@@ -271,7 +272,7 @@ class ControlLoop:
             return
         self._seq += 1
         self._sent = [*self._sent[-2:], verdict.joint_position]
-        motion = self.interpolator.now if self._following and verdict.outcome == "pass" else self._emitted()
+        motion = self.interpolator.now if self._following and verdict.outcome == "pass" else self._emitted(verdict.joint_position)
         values: dict[str, np.ndarray] = {
             "joint_position": verdict.joint_position,
             "joint_velocity": motion.velocity,

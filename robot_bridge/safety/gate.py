@@ -69,6 +69,7 @@ class SafetyGate:
         self.latched = ""
         """Reason of the latch, empty when open."""
         self._state = State.NOMINAL
+        self._released = False  # by an operator, and not seeded since; another thread may set it in the middle of a tick
         self._tool = tool
         self._stream = JointStream(config)
         self._space = Space(config, tool, collision)
@@ -107,6 +108,7 @@ class SafetyGate:
         self._first, self._last_seq, self._waiting_since_ns, self._ticked_ns = True, -1, None, now_ns
         self._watch.seed(measured, observation.stamp_ns, now_ns)
         self._stream.seed(measured)
+        self._released = False
         self._end_incident(now_ns)
         return ""
 
@@ -115,7 +117,7 @@ class SafetyGate:
         self._latch(reason, detail, now_ns)
 
     def release(self, by: str = "operator", now_ns: int | None = None) -> str:
-        """Open a latched gate again; an operator's decision. Nothing moves before the next `seed`.
+        """Open a latched gate again; an operator's decision. Nothing moves before the next `seed`. Callable from any thread.
 
         Returns:
             Empty, or why it stays closed: the robot still slows down, the emergency stop is still pressed, or what is wrong with the
@@ -128,12 +130,12 @@ class SafetyGate:
         for ask in tuple(self.on_release) if self.latched else ():
             if problem := ask():
                 return problem
+        self._released = True  # before the latch goes: a tick looks at them the other way round
         if self.latched:
             stamp_ns = self._ticked_ns if now_ns is None else now_ns
             self.events.append(GateEvent(stamp_ns, "released", self.latched, f"by {by}"))
             self._end_incident(stamp_ns, by)
         self.latched, self._last_event = "", ("", "")
-        self._stream.position = []
         return ""
 
     @property
@@ -144,7 +146,12 @@ class SafetyGate:
     @property
     def last_command(self) -> np.ndarray | None:
         """(J,) rad emitted last, None before `seed`."""
-        return np.array(self._stream.position) if self._stream.position else None
+        return None if self._closed else np.array(self._stream.position)
+
+    @property
+    def _closed(self) -> bool:
+        """Whether there is no seed that counts."""
+        return self._released or not self._stream.position
 
     @property
     def speed(self) -> float:
@@ -203,15 +210,16 @@ class SafetyGate:
             observation: newest measurement.
             now_ns: monotonic time.
         """
-        if not self._stream.position:
-            return Verdict(None, self._gripper, "closed", self.latched or "not_seeded")
+        latched = self.latched
+        if self._closed:
+            return Verdict(None, self._gripper, "closed", latched or "not_seeded")
         stalled_s, self._ticked_ns = (now_ns - self._ticked_ns) / 1e9, now_ns
         if self.operator.pressed:
             self._latch("e_stop", self.operator.pressed, now_ns)
         if stalled_s > self.config.latch_after_s:  # a process that was stopped does not go on as if nothing had been
             self._latch("stalled", f"{stalled_s:.3f} s since the last tick", now_ns)
-        if self.latched:
-            return self._brake("latched", self.latched, "", now_ns)
+        if latched := latched or self.latched:
+            return self._brake("latched", latched, "", now_ns)
         reason, detail = self._watch.check(observation, self._stream.position, now_ns)
         if reason:
             return self._answer(reason, detail, now_ns)
@@ -227,7 +235,7 @@ class SafetyGate:
 
     def rest(self, now_ns: int) -> Verdict:
         """Advance one controller period to a standstill, on purpose: nothing is counted."""
-        if self.operator.pressed and self._stream.position:
+        if self.operator.pressed and not self._closed:
             self._latch("e_stop", self.operator.pressed, now_ns)
         self._ticked_ns = now_ns
         return self._brake("hold", "", "", now_ns)
@@ -307,7 +315,7 @@ class SafetyGate:
         return None, problem
 
     def _too_far(self, target: _Frame) -> tuple[str, str]:
-        if not self._stream.position:
+        if self._closed:
             return "", ""
         far = max(abs(t - q) for t, q in zip(target.joints, self._stream.position, strict=True))
         if self._first and far > self.config.first_step_max_rad:
@@ -317,7 +325,7 @@ class SafetyGate:
         return "", ""
 
     def _brake(self, outcome: Outcome, reason: str, detail: str, now_ns: int) -> Verdict:
-        if not self._stream.position:
+        if not self._stream.position or (self._released and outcome != "latched"):
             return Verdict(None, self._gripper, "closed", self.latched or "not_seeded")
         self._stream.brake()
         self._target = None

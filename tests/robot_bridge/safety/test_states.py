@@ -260,3 +260,63 @@ def test_a_broken_way_of_telling_does_not_keep_the_stop_from_others():
     operator.on_press.append(told.append)
     operator.press("topic")
     assert operator.pressed == "topic" and told == ["topic"]
+
+
+class Meddling(Operator):
+    """An operator who releases the gate in the middle of a tick, when the tick looks at the switches."""
+
+    gate: SafetyGate | None = None
+
+    @property
+    def pressed(self) -> str:
+        gate, self.gate = self.gate, None
+        if gate is not None:
+            assert gate.release("meddler") == ""
+        return ""
+
+    @pressed.setter
+    def pressed(self, value: str) -> None:
+        pass
+
+
+def test_a_release_in_the_middle_of_a_tick_moves_nothing_before_the_next_seed(spec):
+    rig = Rig(spec, Meddling())
+    rig.gate.stop("shape", 0)
+    stood = rig.at
+    rig.gate.operator.gate = rig.gate  # type: ignore[attr-defined]
+    verdict = rig.gate.step(stood + ALONG, None, rig.seen(), rig.now_ns)
+    assert rig.gate.latched == "" and verdict.outcome == "latched" and np.array_equal(verdict.joint_position, stood)
+    for _ in range(3):  # commands go on, and nobody has seeded
+        verdict = rig.tick(stood + ALONG)
+        assert verdict.outcome == "closed" and verdict.joint_position is None and rig.gate.last_command is None
+    assert rig.seed() == "" and rig.tick(stood + ALONG).outcome in ("pass", "clamp")
+
+
+@pytest.mark.parametrize("where", ["read", "write"])
+def test_a_release_while_the_loop_ticks_is_no_defect(spec, physics, where):
+    clock = SteppedClock()
+    robot: Any = SimRobot(physics, spec, clock=clock)
+    robot.connect()
+    gate = SafetyGate(GateConfig.of(spec, 100.0))
+    loop = ControlLoop(robot, gate, blend_s=0.05, clock=clock)
+    loop.start()
+    assert loop.resume() == ""
+    plain, sent = getattr(robot, where), []
+
+    def meddled(*given: Any) -> Any:
+        gate.release("meddler")
+        return plain(*given)
+
+    for seq in range(1, 40):
+        if seq % 10 == 5:
+            gate.stop("shape", clock.now_ns())
+            setattr(robot, where, meddled)
+        loop.submit(Command(clock.now_ns(), seq, 0.1, {"joint_position": physics.joint_position + ALONG, "gripper": 0.04}))
+        sleep(clock, 0.01)
+        setattr(robot, where, plain)
+        if not gate.latched and gate.last_command is None:
+            sent.append(loop.verdict.outcome if loop.verdict else "")
+            assert loop.resume() == ""
+    assert loop.defect is None and sent
+    loop.close()
+    robot.close()
