@@ -18,7 +18,7 @@ from sinew.se3 import Array
 
 CELLS = (4, 3)
 """Columns and rows of the picture, in each of which corners must have been."""
-TILT_RAD, LARGE, SMALL = float(np.deg2rad(18.0)), 0.55, 0.35
+TILT_RAD, LARGE, SMALL = float(np.deg2rad(18.0)), 0.45, 0.35
 """A board is tilted from here on; near and far is a board that takes more and less than these parts of the picture's diagonal."""
 STILL_PX, STILL_PART = 1.0, 0.002
 """Corners that moved no more than this since the picture before, or this part of its width, stand still."""
@@ -51,7 +51,7 @@ class Guide:
         wanted: pictures that are enough once nothing is missing.
     """
 
-    def __init__(self, board: Board, size: tuple[int, int], wanted: int = 15) -> None:
+    def __init__(self, board: Board, size: tuple[int, int], wanted: int = 18) -> None:
         self.board, self.size, self.wanted = board, size, wanted
         self.kept: list[Sighting] = []
         self._last: Detection | None = None
@@ -71,7 +71,11 @@ class Guide:
             return "its corners fit no flat board"
         if not all(self._new(sighting, other) for other in self.kept):
             return "as one before"
+        before_it = self.missing()
         self.kept.append(sighting)
+        if len(self.kept) > self.wanted and self.missing() == before_it:
+            self.kept.pop()
+            return "of this there is enough"
         return ""
 
     def missing(self) -> list[str]:

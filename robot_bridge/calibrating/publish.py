@@ -37,6 +37,8 @@ class Placed:
     child: str
     pose: Array
     """T_parent_child (4, 4)."""
+    optical: str
+    """Frame of the camera's optical axes."""
 
 
 class Publication:
@@ -67,9 +69,9 @@ class Publication:
         self._transforms.write(codec.encode_transforms(told))
         self.info_topics: tuple[str, ...] = ()
         if infos:
-            for m in self._cameras:
+            for m, placed in zip(self._cameras, self.placed, strict=True):
                 topic = f"/{m.name}/calibrated/camera_info"
-                node.publisher(topic, INFO, LATCHED).send(info_message(camera_info(m.camera, m.name), f"{m.name}_optical_frame"))
+                node.publisher(topic, INFO, LATCHED).send(info_message(camera_info(m.camera, m.name), placed.optical))
                 self.info_topics += (topic,)
 
     def set_camera_info(self, timeout_s: float = 5.0) -> list[str]:
@@ -82,10 +84,10 @@ class Publication:
             InputError: no such service, or it refused.
         """
         taken = []
-        for m in self._cameras:
+        for m, placed in zip(self._cameras, self.placed, strict=True):
             service = f"/{m.name}/set_camera_info"
             client = self._node.client(service, "sensor_msgs/SetCameraInfo")
-            message = info_message(camera_info(m.camera, m.name), f"{m.name}_optical_frame")
+            message = info_message(camera_info(m.camera, m.name), placed.optical)
             answer = client.call(make("sensor_msgs/SetCameraInfo_Request", camera_info=message), timeout_s)
             if not answer.success:
                 raise InputError(f"{service} refused the lens: {answer.status_message}")
@@ -122,7 +124,7 @@ def _placed(folder: Path, name: str, T: Array) -> Placed:
         raise DataError(f"{path} holds no transform: {e}") from None
     if not np.allclose(pose, T, atol=1e-6):
         raise DataError(f"{path} says something else than calibration.json beside it: calibrate again, or take the file away")
-    return Placed(name, parent, child, pose)
+    return Placed(name, parent, child, pose, child)
 
 
 def _static_tree(node: Transport) -> dict[str, tuple[str, Array]]:
@@ -160,7 +162,7 @@ def _rooted(placed: Placed, others: dict[str, tuple[str, Array]], root: str) -> 
     if found is None:
         raise InputError(f"frame {placed.child} does not hang on {root}: frames on {STATIC} are {', '.join(sorted(others)) or 'none'}")
     T_root_child = se3(quaternion_to_matrix(found.value[3:]), found.value[:3])
-    return Placed(placed.camera, placed.parent, root, placed.pose @ se3_inverse(T_root_child))
+    return Placed(placed.camera, placed.parent, root, placed.pose @ se3_inverse(T_root_child), placed.optical)
 
 
 def _top(others: dict[str, tuple[str, Array]], frame: str) -> str:

@@ -67,7 +67,13 @@ def _watch(feed: CameraFeed, board: Board, folder: Path, args: Any, progress: Pr
     last_kept = last_told = time.monotonic()
     try:
         while guide.missing() and time.monotonic() - last_kept < args.idle:
-            image, _ = feed.picture(args.timeout)
+            try:
+                image, _ = feed.picture(args.timeout)
+            except InputError as e:
+                if len(guide.kept) < FEWEST:
+                    raise
+                progress.note(f"{e}; going on with those that there are")
+                break
             why = guide.offer(detect(image, board), name := f"{len(guide.kept):04d}.png")
             if not why:
                 cv2.imwrite(str(folder / name), cv2.cvtColor(image, cv2.COLOR_RGB2BGR))

@@ -92,6 +92,17 @@ def test_record(launch, tmp_path):
     assert args.transport == "ros2"
 
 
+def test_calibrate(launch, tmp_path):
+    args = parsed(words("calibrate", mode="to_hand"))
+    assert (args.robot, args.mount, args.camera, args.yes, args.publish) == ("ros2", "to_hand", ("front",), False, True)
+    assert args.robot_config is None and args.data is None and args.intrinsics is None and args.reach == "SUBNET"
+    (tmp_path / "camera.json").write_text("{}")
+    given = {"mode": "in_hand", "robot": "ur5e", "camera": "wrist", "transport": "dds", "intrinsics": str(tmp_path / "camera.json")}
+    args = parsed(words("calibrate", **given, accuracy="0.5mm,0.1deg", views_max="12", square="0.04", resume="true", yes="true"))
+    assert (args.robot, args.robot_config, args.mount, args.camera) == ("dds", "ur5e", "in_hand", ("wrist",))
+    assert (args.accuracy, args.views_max, args.square, args.resume, args.yes) == ("0.5mm,0.1deg", 12, 0.04, True, True)
+
+
 def test_the_domain_of_the_shell_is_the_default(launch, monkeypatch):
     monkeypatch.setenv("ROS_DOMAIN_ID", "42")
     monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
@@ -114,6 +125,10 @@ def test_the_domain_of_the_shell_is_the_default(launch, monkeypatch):
         ("deploy", {"run": "a", "domain": "233"}, "from 0 to 232"),
         ("record", {"out": "/"}, "is there already"),
         ("sim", {"rate": "0"}, "from 1 to 1000"),
+        ("calibrate", {"mode": "beside"}, "mode:=beside: give one of to_hand, in_hand"),
+        ("calibrate", {"mode": "in_hand", "intrinsics": "/nowhere/camera.json"}, "no such file"),
+        ("calibrate", {"mode": "in_hand", "views_max": "2"}, "a whole number from 3 to 1000"),
+        ("calibrate", {"mode": "in_hand", "speed": "1.5"}, "from 0.001 to 1"),
         ("sim", {"reach": "EVERYWHERE"}, "LOCALHOST, SUBNET"),
     ],
 )
