@@ -45,7 +45,8 @@ class Rewarded:
         """See VecEnv.step."""
         obs, _, terminated, truncated, info = self.env.step(action)
         after = {f"next.{k}": v for k, v in info["final_observation"].items()}
-        transition = {**self._obs, **after, "action": action, "success": info["success"], "terminated": terminated}
+        transition = {**self._obs, **after, "action": action, "success": info["success"]}
+        transition |= {"terminated": terminated, "truncated": truncated}
         self._obs = obs
         reward = self.source.reward(transition, {})
         ended = terminated | truncated

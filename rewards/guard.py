@@ -189,8 +189,8 @@ class Guarded:
         self.log({"guard_chi_square": self.chi2, "guard_penalty": self._lambda * self.chi2 / max(1.0, self.chi2) ** 0.5})
         if self.chi2 > config.alarm and not self.alarmed:
             self.say(
-                f"alarm: after {self.seen} steps the policy is where no demonstration went (χ² {self.chi2:.1f}, alarm at {config.alarm:g}); "
-                "its reward may no longer mean success: look at its episodes"
+                f"alarm: after {self.seen} steps the policy is where no demonstration was (χ² {self.chi2:.1f}, alarm at {config.alarm:g});"
+                " its reward may no longer mean success: look at its episodes"
             )
         self.alarmed = self.chi2 > config.alarm
 

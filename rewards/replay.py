@@ -1,4 +1,4 @@
-"""Recorded episodes played through a reward, which is not told how they end: what it says of each step by what it sees alone."""
+"""Recorded episodes played through a reward: what it says of each step."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sinew.errors import InputError
 from sinew.protocols import EpisodeData, Reward
 from sinew.specs import ACTION
 
@@ -31,7 +32,7 @@ class Frames(Mapping[str, Tensor]):
         return iter(self.data.observation_spec)
 
     def __len__(self) -> int:
-        return len(list(iter(self)))
+        return len(self.data.observation_spec.tensors)
 
 
 class Step(Mapping[str, Tensor]):
@@ -52,52 +53,51 @@ class Step(Mapping[str, Tensor]):
         return len(self.told) + len(self.before) + len(self.after)
 
 
-def replay(
-    data: EpisodeData,
-    spans: Sequence[slice],
-    reward: Reward,
-    *,
-    on_step: Callable[[int, np.ndarray], None] = lambda step, rows: None,
-) -> list[np.ndarray]:
-    """What a reward pays for each step of recorded episodes, played side by side: episode i is world i.
-
-    Args:
-        data: the dataset.
-        spans: of each episode in it.
-        reward: built for len(spans) worlds. No step is told as success or end; an episode that is over stays at its last frame.
-        on_step: told the number of the step that is about to be rewarded and the frames (E,) that it leads to.
-
-    Returns:
-        (T_i - 1,) float64 for each episode.
-
-    Raises:
-        RewardUnavailable: the reward cannot be had for these episodes.
-        InputError: it is not finite.
-    """
-    return play(data, [np.arange(s.start, s.stop) for s in spans], reward, on_step)
-
-
 def play(
     data: EpisodeData,
     paths: Sequence[np.ndarray],
     reward: Reward,
-    on_step: Callable[[int, np.ndarray], None] = lambda step, rows: None,
+    *,
+    won: Sequence[bool] | None = None,
+    on_step: Callable[[int, np.ndarray, Mapping[str, Tensor]], None] = lambda step, rows, obs: None,
 ) -> list[np.ndarray]:
-    """The same along any sequences of frames, each (T_i,) global indices."""
+    """What a reward pays along sequences of frames, played side by side: path i is world i, and stays at its end when it is over.
+
+    Args:
+        data: the dataset.
+        paths: (T_i,) global frame indices each, at least two; usually an episode's.
+        reward: built for len(paths) worlds.
+        won: paths whose last step is told as a success; none if left out, so that the reward has to see it. Others end by a time-out.
+        on_step: told the step, the frames (N,) that it has led to and their observations, once these have been rewarded; first step 0,
+            with the frames that paths begin with.
+
+    Returns:
+        (T_i - 1,) float64 for each path.
+
+    Raises:
+        RewardUnavailable: the reward cannot be had for these episodes.
+        InputError: it is not finite; or a path has fewer than two frames.
+    """
+    if not paths or min(map(len, paths)) < 2:
+        raise InputError("there is nothing to play: a path needs two frames")
     rows = np.array([path[0] for path in paths])
-    never = torch.zeros(len(paths), dtype=torch.bool)
     before = Frames(data, rows)
-    on_step(0, rows)
     begin: Any = getattr(reward, "begin", None)
     if begin is not None:
         begin(before, range(len(paths)))
+    on_step(0, rows, before)
     paid: list[list[float]] = [[] for _ in paths]
     for step in range(1, max(map(len, paths))):
         action = torch.from_numpy(np.array(data.window(rows, 1, 1, ())[ACTION][:, 0]))
         rows = np.array([path[min(step, len(path) - 1)] for path in paths])
         after = Frames(data, rows)
-        on_step(step, rows)
-        values = reward.reward(Step(before, after, {ACTION: action, "success": never, "terminated": never}), {})
+        ended = torch.tensor([step == len(path) - 1 for path in paths])
+        success = ended & torch.tensor([won is not None and won[i] for i in range(len(paths))])
+        told = {ACTION: action, "success": success, "terminated": success, "truncated": ended & ~success}
+        values = reward.reward(Step(before, after, told), {})
+        if not bool(torch.isfinite(values).all()):
+            raise InputError(f"the reward of frame {int(rows[int((~torch.isfinite(values)).nonzero()[0])])} is not finite")
+        on_step(step, rows, after)
         for i, path in enumerate(paths):
             if step < len(path):
                 paid[i].append(float(values[i]))

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from rewards.guard import CLIP, Discriminator, Guarded, GuardConfig, chi_square, chi_square_between
+from rewards.guard import CLIP, Discriminator, GuardConfig, Guarded, chi_square, chi_square_between
 from rewards.sparse import Sparse
 from sinew.errors import DataError, InputError
 
