@@ -22,6 +22,8 @@ from sinew.se3 import Array, quaternion_to_matrix, se3, se3_interpolate, se3_inv
 
 ARUCO_NUMBERS = tuple(f"DICT_{n}X{n}_{count}" for n in (4, 5, 6, 7) for count in (50, 100, 250, 1000))
 """OpenCV's dictionaries by number."""
+ENOUGH = 5
+"""Pictures that tell what size all of a set are."""
 MOST_FRAMES = 600
 """Of a stream of poses so many are used, spread over its motion."""
 

@@ -7,8 +7,9 @@ T_base_hand as 16 numbers, and what is known of joints and velocity) and `images
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -74,51 +75,112 @@ class Found:
 def find_views(session: Session, cameras: Sequence[Camera | None] | None = None, progress: Progress = SILENT) -> Found:
     """Look for the board in every picture; pictures that cannot be used are named and left out.
 
+    A camera's pictures must be of the size that its intrinsics are for; where these are not known, of the size that most have.
+
     Raises:
-        DataError: nothing can be used, or a camera's pictures differ in size.
+        DataError: nothing can be used, or no picture is of the size that the intrinsics are for.
         InputError: there is no description of the board.
     """
-    import cv2
-
     views: list[View] = []
-    rejected, sizes = dict(session.skipped), {}
+    rejected, sizes = dict(session.skipped), dict[str, tuple[int, int]]()
     progress.start("look for the board", len(session.shots))
     for shot in session.shots:
         progress.advance()
-        if not np.isfinite(shot.T_base_hand).all():
-            rejected[shot.name] = "its robot pose is not finite"
-            continue
-        if shot.image is None:
-            views.append(_from_pose(shot))
-            continue
-        if session.board is None:
-            raise InputError(f"{session.path} does not describe its board: give --board")
-        image = cv2.imread(str(shot.image), cv2.IMREAD_GRAYSCALE)
-        if image is None:
-            rejected[shot.name] = "its picture is missing or damaged"
-            continue
-        size = (image.shape[1], image.shape[0])
-        if sizes.setdefault(shot.camera, size) != size:
-            first = sizes[shot.camera]
-            rejected[shot.name] = f"its picture is {size[0]} x {size[1]}, the first one of this camera {first[0]} x {first[1]}"
-            continue
-        found = detect(image, session.board)
-        if found.refused:
-            rejected[shot.name] = found.refused
-            continue
-        views.append(
-            View(
-                robot=shot.T_base_hand, points=session.board.points[found.ids], pixels=found.pixels, sigma=found.sigma, name=shot.name,
-                camera=shot.camera, pose=shot.pose, twist=shot.twist, joint_jacobian=shot.joint_jacobian,
-            )
-        )  # fmt: skip
+        found, size = _look(session, shot)
+        if size:
+            sizes[shot.name] = size
+        if isinstance(found, str):
+            rejected[shot.name] = found
+        else:
+            views.append(found)
+    wanted = {c: _size(session, c, sizes) for c in range(len(session.cameras))}
+    for view in [v for v in views if v.name in sizes and sizes[v.name] != wanted[v.camera]]:
+        views.remove(view)
+        (width, height), (other_width, other_height) = sizes[view.name], wanted[view.camera]
+        rejected[view.name] = f"its picture is {width} x {height}, those of this camera must be {other_width} x {other_height}"
     if not views:
         why = "; ".join(f"{name}: {reason}" for name, reason in list(rejected.items())[:3]) or "it is empty"
         raise DataError(f"no picture of {session.path} can be used: {why}")
+    views = _apart(session, views, rejected)
     known = tuple(c for c in (cameras or session.cameras) if c is not None)
     if session.board is not None and known and session.mount is not None and len(known) == len(session.cameras):
         views = resolve_order(views, session.board, known, session.mount)
-    return Found(pack(views), rejected, tuple(sizes.get(c, (0, 0)) for c in range(len(session.cameras))))
+    return Found(pack(views), rejected, tuple(wanted.values()))
+
+
+def _apart(session: Session, views: list[View], rejected: dict[str, str]) -> list[View]:
+    """Views that are there twice count once, and views of one and the same pose share the robot's error: else certainty would be false.
+
+    Raises:
+        DataError: nothing but one view, again and again.
+    """
+    kept: list[View] = []
+    for view in views:
+        before = [k for k in kept if k.camera == view.camera and _same_pose(k.robot, view.robot)]
+        same = next((k for k in before if k.pixels.shape == view.pixels.shape and np.array_equal(k.pixels, view.pixels)), None)
+        if same is not None:
+            rejected[view.name] = "it is there more than once, and counts once" if same.name == view.name else f"it repeats {same.name}"
+        elif before and view.pose is None and view.twist is None:
+            first = kept.index(before[0])
+            number = -1 - first if before[0].pose is None else before[0].pose  # below those that a session may give
+            kept[first] = replace(before[0], pose=number)
+            kept.append(replace(view, pose=number))
+        else:
+            kept.append(view)
+    if len(views) > 2 and len(kept) == 1:
+        raise DataError(f"all {len(views)} views of {session.path} are the same one: move the robot between the views")
+    return kept
+
+
+def _same_pose(a: Array, b: Array) -> bool:
+    return float(np.abs(a - b).max()) < SAME
+
+
+SAME = 1e-4
+"""Poses nearer to each other than this, m and rad, are one: the robot stood."""
+
+
+def _look(session: Session, shot: Shot) -> tuple[View | str, tuple[int, int] | None]:
+    """The view of a shot, or why it gives none; and the (width, height) of its picture, None without one."""
+    import cv2
+
+    if not np.isfinite(shot.T_base_hand).all():
+        return "its robot pose is not finite", None
+    if shot.image is None:
+        return _from_pose(shot), None
+    if session.board is None:
+        raise InputError(f"{session.path} does not describe its board: put its board.json there")
+    image = cv2.imread(str(shot.image), cv2.IMREAD_GRAYSCALE)
+    if image is None:
+        return "its picture is missing or damaged", None
+    size = (image.shape[1], image.shape[0])
+    found = detect(image, session.board)
+    if found.refused:
+        return found.refused, size
+    view = View(
+        robot=shot.T_base_hand, points=session.board.points[found.ids], pixels=found.pixels, sigma=found.sigma, name=shot.name,
+        camera=shot.camera, pose=shot.pose, twist=shot.twist, joint_jacobian=shot.joint_jacobian,
+    )  # fmt: skip
+    return view, size
+
+
+def _size(session: Session, number: int, sizes: Mapping[str, tuple[int, int]]) -> tuple[int, int]:
+    """(width, height) that a camera's pictures must have; (0, 0) where there are none.
+
+    Raises:
+        DataError: none has the size that its intrinsics are for.
+    """
+    own = Counter(sizes[s.name] for s in session.shots if s.camera == number and s.name in sizes)
+    lens = session.cameras[number]
+    if not own or (lens is not None and (lens.width, lens.height) in own):
+        return (0, 0) if not own or lens is None else (lens.width, lens.height)
+    width, height = own.most_common(1)[0][0]
+    if lens is not None:
+        raise DataError(
+            f"the pictures of camera {number} of {session.path} are {width} x {height}, its intrinsics are for {lens.width} x "
+            f"{lens.height}: give those of this size with --intrinsics"
+        )
+    return width, height
 
 
 TRACKER = Camera(1000, 1000, (1000.0, 1000.0), (500.0, 500.0))
@@ -217,16 +279,19 @@ def read_own(path: Path) -> Session:
     mount = info.get("mount")
     if mount is not None and mount not in MOUNTS:
         raise DataError(f"{path}: mount {mount!r} is not known; known are {', '.join(MOUNTS)}")
-    shots, skipped = [], {}
+    shots, skipped, listed = [], {}, set()
     for i, line in enumerate(lines):
+        if not line.strip():
+            continue
+        name = f"line {i + 1}"
         try:
             row = json.loads(line)
-            name = str(row["image"])
+            listed.add(name := str(row["image"]))
             if not name or Path(name).is_absolute() or ".." in Path(name).parts:
                 raise ValueError(f"picture {name!r} is not inside the session")
             pose = pose_of(row)
         except (ValueError, KeyError, TypeError) as e:
-            skipped[f"line {i + 1}"] = f"poses.jsonl cannot be read here: {e}"
+            skipped[name] = f"its line in poses.jsonl, number {i + 1}, cannot be used: {e}"
             continue
         shots.append(
             Shot(
@@ -234,7 +299,12 @@ def read_own(path: Path) -> Session:
                 name=name, twist=_optional(row.get("twist")), joint_jacobian=_optional(row.get("joint_jacobian")),
             )
         )  # fmt: skip
+    there = sorted(p for p in (path / "images").glob("*") if p.suffix.lower() in PICTURES)
+    skipped |= {name: "it has no line in poses.jsonl" for p in there if (name := f"images/{p.name}") not in listed}
     return Session(shots=tuple(shots), cameras=cameras, board=board, mount=mount, path=path, skipped=skipped)
+
+
+PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 
 
 def pose_of(row: Mapping[str, Any]) -> Array:

@@ -84,7 +84,8 @@ class DriftWatch:
     ) -> None:
         if not rate_hz > 0:
             raise InputError(f"--rate {rate_hz:g}: above 0 pictures a second are needed")
-        self.robot, self.hand, self.on = robot, hand, on
+        self.robot, self.hand = robot, hand
+        self.on: On | None = on
         self.monitor = monitor or DriftMonitor(cameras)
         self.cameras, self.boards = {m.name: m for m in cameras}, dict(boards)
         self.watched = {m.name: Watched() for m in cameras}
