@@ -17,6 +17,7 @@ from sinew.protocols import RobotSpec
 TICKS_PER_COMMAND = 2
 SLACK = 1e-6
 """Rounding, rad and m."""
+AT_REST_RAD_S = 0.01
 REFUSALS = 5
 """Tries to start where the arm came to rest, before its scene is set up again."""
 
@@ -135,6 +136,8 @@ def fuzz_over_dds(commands: int, seed: int, folder: Path, domain: int, *, rate_h
 
 def _play(commands: int, seed: int, robot: Any, scene: Any, gate: SafetyGate) -> int:
     """Send the commands, one a tick; gives how often the gate latched and was released."""
+    from robot_bridge.faults.process import until
+
     clock, period_s = MonotonicClock(), gate.config.dt_s
     loop = ControlLoop(robot, gate, blend_s=0.05, clock=clock)
     wild, latched, refusals = Wild(np.random.default_rng(seed), len(gate.config.position_low_rad)), 0, 0
@@ -145,14 +148,13 @@ def _play(commands: int, seed: int, robot: Any, scene: Any, gate: SafetyGate) ->
     try:
         for i in range(1, commands + 1):
             while gate.latched:
-                sleep(clock, period_s)
-                if gate.release("fuzz") == "":
-                    latched += 1
-                    refusals = refusals + 1 if loop.resume() else 0
-                    if refusals > REFUSALS:  # it came to rest where it may not start
-                        loop.pause()
-                        scene.reset(seed + i)
-                    wild.target = np.array(robot.read().values["joint_position"])
+                until(lambda: _released(gate, robot))
+                latched += 1
+                refusals = refusals + 1 if loop.resume() else 0
+                if refusals > REFUSALS:  # it came to rest where it may not start
+                    loop.pause()
+                    scene.reset(seed + i)
+                wild.target = np.array(robot.read().values["joint_position"])
             last = gate.last_command
             loop.submit(wild.command(clock.now_ns(), i, wild.target if last is None else last, period_s))
             sleep(clock, period_s)
@@ -161,6 +163,12 @@ def _play(commands: int, seed: int, robot: Any, scene: Any, gate: SafetyGate) ->
     if loop.defect is not None:
         raise loop.defect
     return latched
+
+
+def _released(gate: SafetyGate, robot: Any) -> bool:
+    """Whether an operator could release: one waits until the arm rests, so that it is measured where it was told to be."""
+    still = float(np.abs(robot.read().values["joint_velocity"]).max()) < AT_REST_RAD_S
+    return still and gate.release("fuzz") == ""
 
 
 def _beyond(task: str, limits: GateConfig, joints: np.ndarray) -> tuple[float, float]:
