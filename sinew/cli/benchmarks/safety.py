@@ -21,7 +21,7 @@ MARGIN_RAD, MARGIN_M = 0.01, 0.005
 def rows(quick: bool) -> list[Row]:
     """Measure everything; `quick` ends within a minute."""
     fuzzed = fuzz_rows(20_000 if quick else 1_000_000, 4_000 if quick else 100_000)
-    return [*fuzzed, _over_dds(500 if quick else 10_000), *_ticks(400 if quick else 4_000), _e_stop(quick)]
+    return [*fuzzed, _over_dds(300 if quick else 10_000), *_ticks(400 if quick else 4_000), _e_stop(quick)]
 
 
 def fuzz_rows(actions: int, simulated: int) -> list[Row]:
