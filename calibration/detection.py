@@ -108,7 +108,9 @@ def _refuse(why: str) -> Detection:
 def _charuco(grey: np.ndarray, board: Board) -> tuple[np.ndarray, Array]:
     import cv2
 
-    corners, ids, _, _ = cv2.aruco.CharucoDetector(charuco(board)).detectBoard(grey)
+    settings = cv2.aruco.CharucoParameters()
+    settings.tryRefineMarkers = True  # markers that were hardly missed are looked for where the others put them
+    corners, ids, _, _ = cv2.aruco.CharucoDetector(charuco(board), settings).detectBoard(grey)
     if ids is None or not len(ids):
         return np.zeros(0, dtype=int), np.zeros((0, 2))
     return np.ravel(ids).astype(int), np.asarray(corners, dtype=float).reshape(-1, 2)

@@ -143,7 +143,7 @@ def calibrate(
     starts = [(g.estimate, g.error_px) for g in guesses(views, cameras, mount)]
     if priors.X is not None:
         x = np.reshape(priors.X, (-1, 4, 4))
-        starts.append((replace(starts[0][0], X=x, Z=_board_place(views, x, cameras, mount)), FAR_PX))
+        starts.append((replace(starts[0][0], X=x, Z=board_place(views, x, cameras, mount)), FAR_PX))
     least = starts[0][1]
     best: tuple[float, Estimate] | None = None
     for start, error in starts:
@@ -188,7 +188,7 @@ def left_out_px(found: Fit, views: Views, start: Estimate, priors: Priors | None
     return float(np.median(np.concatenate(errors))) if errors else np.inf
 
 
-def _board_place(views: Views, x: Array, cameras: tuple[Camera, ...], mount: Mount) -> Array:
+def board_place(views: Views, x: Array, cameras: tuple[Camera, ...], mount: Mount) -> Array:
     """Where the board is (4, 4) when the cameras are at x: the middle of what the pictures say."""
     boards, _ = board_poses(views, cameras)
     told = np.isfinite(boards).all((1, 2))

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from html import escape
+from pathlib import Path
 
 import numpy as np
 
 from calibration.model import residuals
 from calibration.observability import Direction
+from calibration.report_overlay import before_of, overlay
 from calibration.report_pictures import STYLE, coverage_plate, ellipse, figure, residual_plate, scatter
 from calibration.solve import Result
 from sinew.se3 import Array, se3_inverse, so3_log
@@ -50,15 +52,22 @@ def header(result: Result, names: tuple[str, ...] = ()) -> str:
     )
 
 
-def sections(result: Result, rejected: Mapping[str, str], names: tuple[str, ...] = ()) -> Parts:
+def sections(
+    result: Result, rejected: Mapping[str, str], names: tuple[str, ...] = (), pictures: Mapping[str, Path] | None = None,
+    drawing: Array | None = None,
+) -> Parts:  # fmt: skip
     """All below the header.
 
     Args:
         result: the calibration.
         rejected: what was left out and why, before and by the estimator.
         names: of the cameras.
+        pictures: file of each view by name, to draw on.
+        drawing: where the cameras should have been (C, 4, 4), to show beside; left out, a closed form stands there.
     """
-    parts: Parts = [("Residuals: arrows from where corners were seen to where the calibration puts them", _residuals(result))]
+    drawn = overlay(result, pictures, before_of(result, drawing)) if pictures else ""
+    parts: Parts = [("Before and after", drawn)] if drawn else []
+    parts += [("Residuals: arrows from where corners were seen to where the calibration puts them", _residuals(result))]
     parts += [(f"What is known of {name_of(c, names)}", _uncertainty(result, c)) for c in range(len(result.T))]
     parts.append(("Where the hand was, and what the pictures show", _coverage(result, names)))
     if rejected:
@@ -170,5 +179,9 @@ def _poses(result: Result, names: tuple[str, ...]) -> str:
         rows.append(f"<dt>{escape(name_of(c, names))}, {frame}</dt><dd><pre style='margin:0'><code>{text}</code></pre></dd>")
     tried = ", ".join(f"{escape(k)} {v:.2f} px" for k, v in result.model_px.items())
     rows.append(f"<dt>Estimated besides the poses</dt><dd>{escape(result.model.replace('poses', 'nothing'))}</dd>")
+    if result.joint_offsets_sigma_rad.any():
+        pairs = zip(np.rad2deg(result.joint_offsets_rad), np.rad2deg(result.joint_offsets_sigma_rad), strict=True)
+        offsets = ", ".join(f"{o:+.2f} ± {s:.2f}°" if s else "–" for o, s in pairs)
+        rows.append(f"<dt>To be added to the joints</dt><dd>{offsets}</dd>")
     rows.append(f"<dt>What each model predicts</dt><dd>{tried}</dd>" if tried else "")
     return f"<dl>{''.join(rows)}</dl>"

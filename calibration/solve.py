@@ -24,7 +24,8 @@ MODELS: dict[str, Free] = {
     "intrinsics+scale": Free(intrinsics=True, scale=True),
 }
 """What may be estimated besides the poses, the simplest first."""
-FOLDS = 5
+FOLDS = 20
+"""So many parts are left out in turn; up to so many poses, each of them is predicted from all others."""
 BETTER = 0.97
 """A richer model is taken only when it predicts views that it has not seen this much better."""
 FEW = 8
@@ -48,6 +49,8 @@ class Result:
     """T_base_board or T_hand_board (4, 4)."""
     cameras: tuple[Camera, ...]
     """With what was estimated of their intrinsics."""
+    told: tuple[Camera, ...]
+    """Their intrinsics as they were given."""
     model: str
     held_out_px: float | None
     """Median distance of corners from where views that were left out of the estimate had them predicted; None of few views."""
@@ -136,7 +139,7 @@ def solve(
                 f"{who} cannot be told from these views: one direction is known to "
                 f"{1e3 * o.worst_m:.0f} mm and {np.rad2deg(o.worst_rad):.1f} degrees only; {o.advice}, or give a drawing with --cad-prior"
             )
-    return _result(best, views, mount, chosen, tried, seen)
+    return _result(best, views, cameras, mount, chosen, tried, seen)
 
 
 SUSPECT_M, SUSPECT_RAD, SUSPECT_PX = 0.01, float(np.deg2rad(2.0)), 5.0
@@ -171,7 +174,9 @@ def _check(views: Views) -> None:
         raise DataError(f"all {len(poses)} poses of the robot are the same: move it between the views")
 
 
-def _result(found: Fit, views: Views, mount: Mount, model: str, tried: dict[str, float], seen: tuple[Observability, ...]) -> Result:
+def _result(
+    found: Fit, views: Views, told: tuple[Camera, ...], mount: Mount, model: str, tried: dict[str, float], seen: tuple[Observability, ...]
+) -> Result:  # fmt: skip
     estimate = found.estimate
     swap = [3, 4, 5, 0, 1, 2]
     covariance = np.array([found.covariance_of(c)[np.ix_(swap, swap)] for c in range(len(estimate.X))])
@@ -182,7 +187,7 @@ def _result(found: Fit, views: Views, mount: Mount, model: str, tried: dict[str,
     joints[1:-1][: many.stop - many.start] = np.sqrt(np.diag(found.covariance)[many])
     order = np.concatenate([6 * i + np.array(swap) for i in range(len(estimate.X) + 1)])
     return Result(
-        mount=mount, T=estimate.X, covariance=covariance, Z=estimate.Z, cameras=estimate.cameras, model=model,
+        mount=mount, T=estimate.X, covariance=covariance, Z=estimate.Z, cameras=estimate.cameras, told=told, model=model,
         held_out_px=tried.get(model), model_px=tried, pixel_sigma=found.noise.pixel, robot_sigma_m=found.noise.position_m,
         robot_sigma_rad=found.noise.rotation_rad, scale=float(np.exp(estimate.log_scale)), time_offset_s=estimate.time_offset_s,
         time_offset_sigma_s=sigma, joint_offsets_rad=estimate.joint_offsets_rad, joint_offsets_sigma_rad=joints,

@@ -295,7 +295,8 @@ def _solved(args: HandEye) -> dict[str, Any]:
     )  # fmt: skip
     told = summary(result)
     told["rejected"] = {**found.rejected, **result.rejected}
-    files["report"] = _write_report(args, result, told["rejected"])
+    pictures = {s.name: s.image for s in session.shots if s.image is not None}
+    files["report"] = _write_report(args, result, told["rejected"], pictures, priors.X)
     return {
         "action": "handeye",
         "out": str(args.out),
@@ -305,13 +306,14 @@ def _solved(args: HandEye) -> dict[str, Any]:
     }
 
 
-def _write_report(args: HandEye, result: Result, rejected: dict[str, str]) -> Path:
+def _write_report(args: HandEye, result: Result, rejected: dict[str, str], pictures: dict[str, Path], drawing: Any) -> Path:
     """report.html, for a person to judge."""
     from calibration.report import header, sections
     from sinew.cli.report_style import page, section
     from sinew.rundir import atomic_write
 
-    parts = [header(result, args.names), *(section(title, html) for title, html in sections(result, rejected, args.names))]
+    told = sections(result, rejected, args.names, pictures, drawing)
+    parts = [header(result, args.names), *(section(title, html) for title, html in told)]
     atomic_write(args.out / "report.html", page(f"Sinew calibration: {args.out.name}", "\n".join(parts)))
     return args.out / "report.html"
 
@@ -455,7 +457,8 @@ def _show_hand_eye(result: dict[str, Any], console: Console) -> None:
         degrees = ", ".join(f"{np.rad2deg(o):+.2f} ± {np.rad2deg(s):.2f}" if s else "–" for o, s in told)
         console.print(f"add to the joints, degrees: {degrees} (the first and the last cannot be told)")
     if abs(result["scale"] - 1) > 5e-3:
-        console.print(f"the board is {100 * (result['scale'] - 1):+.1f} % larger than told: measure it")
+        percent, direction = 100 * abs(result["scale"] - 1), "larger" if result["scale"] > 1 else "smaller"
+        console.print(f"the board is {percent:.1f} % {direction} than told: measure it")
     for line in calibrate_robot.lines(result):
         console.print(line)
     console.print(f"wrote {result['out']}")

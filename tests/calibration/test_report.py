@@ -6,6 +6,7 @@ import re
 from dataclasses import replace
 from xml.etree import ElementTree
 
+import cv2
 import numpy as np
 import pytest
 
@@ -14,6 +15,7 @@ from calibration.report_pictures import SIDE, ellipse, residual_plate, round_len
 from calibration.simulate import Scenario, simulate
 from calibration.solve import solve
 from calibration.views import pack
+from sinew.se3 import se3_exp
 
 
 @pytest.mark.parametrize("mount", ["in_hand", "to_hand"])
@@ -59,3 +61,22 @@ def test_arrows_and_ellipses_have_true_lengths():
     wide, high = (float(v) for v in re.findall(r' r[xy]="([\d.]+)"', drawn))
     assert wide == pytest.approx(SIDE / 20 * 2 * np.sqrt(5.991), abs=0.1) and high == pytest.approx(wide / 2, abs=0.1)
     assert [round_length(v) for v in (1.0, 3.0, 80.0)] == [0.5, 2.0, 50.0]
+
+
+def test_before_and_after_are_drawn_on_the_pictures(tmp_path):
+    made = simulate(Scenario(views=10, mount="to_hand"), 3)
+    result = solve(pack(made.views), [made.camera], "to_hand", model="poses")
+    for view in made.views[:9]:
+        cv2.imwrite(str(tmp_path / f"{view.name}.png"), np.full((720, 1280), 90, dtype=np.uint8))
+    pictures = {view.name: tmp_path / f"{view.name}.png" for view in made.views}  # one of them is not there
+    off = made.X @ se3_exp(np.array([0.01, 0, 0, 0, 0.01, 0]))
+    for drawing, called in ((None, "closed form"), (off, "the drawing")):
+        (title, html), *_ = sections(result, {}, ("front",), pictures, drawing)
+        assert title == "Before and after" and called in html and html.count("data:image/jpeg;base64,") == html.count("<svg") >= 5
+        assert html.count('class="before"') == html.count('class="after"') == html.count("<svg")
+        told = [[float(v) for v in pair] for pair in re.findall(r"([\d.]+) px before, ([\d.]+) px after", html)]
+        assert len(told) == html.count("<svg") and np.median([b for b, _ in told]) > np.median([a for _, a in told])
+        svg = ElementTree.fromstring(re.findall(r"<svg.*?</svg>", html)[0])
+        rows, columns = 5, 7
+        assert svg.findall("path")[1].get("d", "").count("M") == rows * (columns - 1) + columns * (rows - 1)
+    assert sections(result, {})[0][0] != "Before and after"

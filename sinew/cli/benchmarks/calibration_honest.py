@@ -7,11 +7,10 @@ from typing import Any
 import numpy as np
 
 from sinew.bench import Row
+from sinew.cli.benchmarks.calibration import CHI2_95
 
-TRIALS, QUICK_TRIALS = 300, 6
-"""Chance alone moves a share of 0.95 by 0.013 (one standard deviation) in 300 trials."""
-CHI2_95 = 12.59
-"""Of six degrees of freedom."""
+TRIALS, QUICK_TRIALS = 200, 6
+"""Chance alone moves a share of 0.95 by 0.015 (one standard deviation) in 200 trials."""
 LOW_COST = {"sigma_m": 2e-3, "sigma_rad": np.deg2rad(0.5), "sigma_px": 0.5}
 CASES: dict[str, tuple[dict[str, Any], dict[str, bool]]] = {
     "in hand, 10 views": ({"views": 10}, {}),
