@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sinew.cli.calibrate_watch import MOVED, READY
 from sinew.errors import InputError
 
 if TYPE_CHECKING:
     from calibration.body import Body
     from robot_bridge.calibrating.hand import Hand
     from robot_bridge.camera_check import CameraCheck
+    from robot_bridge.gate import Operator
     from robot_bridge.robots import RobotConfig
     from sinew.calibrations import Apart, Calibration
     from sinew.cli.assembly import Source
@@ -78,6 +84,54 @@ def look(
     told = None if node is None else lambda: drivers_tell(node, names, robot.contract)
     seen = dict.fromkeys(names, boards[0]) if boards and len(set(boards)) == 1 else {}
     return CameraCheck(cameras, hand, boards=seen, body=body, told=told)
+
+
+@contextmanager
+def watching(args: Any, calibration: Calibration | None, operator: Operator, tell: Callable[[str], None]) -> Iterator[None]:
+    """`sinew calibrate watch` beside a deployment, in a process of its own; what has moved presses the emergency stop, as does its end.
+
+    Args:
+        args: of `sinew deploy`: calibration, robot, robot_config, domain, reach, timeout.
+        calibration: of the cameras that are looked at.
+        operator: whose stop is pressed.
+        tell: gets its lines.
+
+    Raises:
+        InputError: it cannot begin.
+    """
+    named = [c["name"] for c in (calibration.cameras if calibration is not None else ())]
+    results = [f"{named[0]}={_path(args.calibration[0])}"] if len(named) == len(args.calibration) == 1 else list(args.calibration)
+    command = [sys.executable, "-m", "sinew", "calibrate", "watch", *results, "--robot", args.robot, "--until-moved", "--with-parent"]
+    for option, value in (("domain", args.domain), ("reach", args.reach), ("robot-config", args.robot_config), ("timeout", args.timeout)):
+        command += [] if value is None else [f"--{option}", str(value)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    heard: list[str] = []
+    for line in process.stderr:
+        heard.append(line.strip())
+        if line.startswith(READY):
+            break
+    else:
+        process.wait()
+        raise InputError(f"the cameras cannot be watched: {(heard or ['it said nothing'])[-1].removeprefix('sinew: ')}")
+    ended = threading.Event()
+
+    def listen() -> None:
+        for line in process.stderr or ():
+            heard.append(line.strip())
+            tell(line.strip())
+        if not ended.is_set():
+            operator.press(heard[-1] if process.wait() == MOVED else f"the watch of the cameras ended: {heard[-1]}")
+
+    thread = threading.Thread(target=listen, name="watch", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        process.terminate()
+        process.wait()
+        thread.join()
 
 
 def _path(result: str) -> Path:

@@ -71,6 +71,9 @@ class Args:
     cameras of the policy's data were."""
     allow_other_calibration: bool = False
     """Go on, with a warning, where a camera is elsewhere than in the policy's data; such a start is refused otherwise."""
+    hold_on_drift: bool = False
+    """Watch the cameras of --calibration meanwhile, in a process of its own, and stop when one has moved; a board or tag must be in
+    view, as for sinew calibrate watch."""
     first_run: bool = False
     """Limit the tools to 0.25 m/s."""
     start_pose: Literal["home", "here"] | None = None

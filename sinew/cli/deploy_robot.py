@@ -62,6 +62,10 @@ def check(args: Args) -> None:
         for given, option in ((args.robot_config, "--robot-config"), (args.mcap, "--mcap")):
             if given is not None:
                 raise InputError(f"{option} {given} is for a robot on the network: use --robot dds or ros2; sim is in this process")
+        if args.hold_on_drift:
+            raise InputError("--hold-on-drift is for a robot on the network: use --robot dds or ros2; sim is in this process")
+    if args.hold_on_drift and not args.calibration:
+        raise InputError("--hold-on-drift needs to know where the cameras are: give --calibration")
     if args.max_steps is not None and args.max_steps < 1:
         raise InputError(f"--max-steps {args.max_steps}: at least 1 is needed")
     if args.dead_man and not sys.stdin.isatty():
@@ -82,7 +86,7 @@ def open_cell(args: Args, source: Source, stack: ExitStack, progress: Progress, 
     """
     from robot_bridge.deploy import DeployConfig, make_gate
     from robot_bridge.gate import Operator
-    from sinew.cli.calibrated import look
+    from sinew.cli.calibrated import look, watching
 
     robot_config = _robot_config(args)
     task, interface = _task(args, source, robot_config)
@@ -106,6 +110,8 @@ def open_cell(args: Args, source: Source, stack: ExitStack, progress: Progress, 
     robot, scene = _robot(args, task, interface, robot_config)
     stack.callback(robot.close)
     keys = _switches(args, operator, stack, progress)
+    if args.hold_on_drift:
+        stack.enter_context(watching(args, calibration, operator, progress.note))
     record = _recorder(args, source, task, interface, robot_config, calibration, stack)
     if args.mcap is not None:
         from robot_bridge.bag_recorder import recorded

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import json
 import os
 import signal
@@ -11,6 +12,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,13 +22,17 @@ from calibration.simulate import Scenario
 from robot_bridge.dds import codec
 from robot_bridge.dds.node import Node
 from robot_bridge.dds.topics import COMMANDS
+from robot_bridge.gate import Operator
 from robot_bridge.serve_sim import SimServer
 from robot_bridge.transport import DEFAULT
+from sinew.cli import calibrated as calibrated_verb
 from sinew.cli.main import main
 from sinew.config import to_json
+from sinew.errors import InputError
 from sinew.se3 import se3_exp
 
 ROOT = Path(__file__).resolve().parents[2]
+DOMAINS = itertools.count(os.getpid())
 BUMP = np.array([1, -1, 1, -1, 1, 1]) / 3**0.5
 
 
@@ -128,14 +134,44 @@ class Served:
         self.server.close()
 
 
-def test_beside_a_robot_on_the_network_it_is_told_on_diagnostics_and_stops_a_deployment(tmp_path):
+@pytest.fixture
+def served(tmp_path):
+    """A robot on the network with a calibration of its camera; gives both and the DDS domain."""
     pytest.importorskip("sim.render")
-    place, domain = beside("robot_bridge/test_drift_watch").Place("in_hand"), 2 + os.getpid() % 90
-    folder = tmp_path / "cal"
+    module, domain = beside("robot_bridge/test_drift_watch"), 2 + next(DOMAINS) % 90
+    place = module.Place("in_hand")
+    folder = tmp_path / "true"
     folder.mkdir()
-    content = {"version": 1, "cameras": [to_json(place.stored)], "board": to_json(beside("robot_bridge/test_drift_watch").BOARD)}
+    content = {"version": 1, "cameras": [to_json(place.stored)], "board": to_json(module.BOARD)}
     (folder / "calibration.json").write_text(json.dumps(content))
-    node, served = Node("listener", domain=domain, reach="LOCALHOST"), Served(place, domain)
+    robot = Served(place, domain)
+    yield robot, folder, domain
+    robot.close()
+
+
+def test_a_deployment_that_is_to_hold_is_stopped_with_what_has_moved(served, monkeypatch):
+    robot, folder, domain = served
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    given = calibrated_verb.given([str(folder)], ["wrist"])
+    common = {"robot": "dds", "robot_config": None, "domain": domain, "reach": "LOCALHOST", "timeout": 60.0}
+    args, operator, lines = SimpleNamespace(calibration=(str(folder),), **common), Operator(), []
+    with calibrated_verb.watching(args, given, operator, lines.append):
+        assert not operator.pressed
+        robot.twist = BUMP * ([0.02] * 3 + [np.deg2rad(2.0)] * 3)
+        end = time.monotonic() + 120
+        while not operator.pressed and time.monotonic() < end:
+            time.sleep(0.05)
+    assert "has moved by about" in operator.pressed and operator.pressed in lines
+    nobody = SimpleNamespace(calibration=(str(folder),), **{**common, "timeout": 0.5, "domain": domain + 1})
+    with pytest.raises(InputError, match="the cameras cannot be watched: no robot answered"):  # noqa: SIM117
+        with calibrated_verb.watching(nobody, given, Operator(), lines.append):
+            raise AssertionError("it began")
+
+
+def test_beside_a_robot_on_the_network_it_is_told_on_diagnostics_and_stops_a_deployment(served):
+    robot, folder, domain = served
+    node = Node("listener", domain=domain, reach="LOCALHOST")
     diagnostics = node.subscription("/diagnostics", "diagnostic_msgs/DiagnosticArray", DEFAULT)
     stop = node.subscription("/sinew/e_stop", "std_msgs/Bool", DEFAULT)
     command = ["calibrate", "watch", folder, "--robot", "dds", "--domain", domain, "--reach", "LOCALHOST", "--rate", 5, "--hold-on-drift"]
@@ -160,7 +196,7 @@ def test_beside_a_robot_on_the_network_it_is_told_on_diagnostics_and_stops_a_dep
         assert not stop.take()
         commanded = {topic for topic, _ in COMMANDS.values()}
         assert not [e for e in node.endpoints() if e.publishes and e.name in commanded]  # who looks is no second publisher
-        served.twist = BUMP * ([3e-3] * 3 + [np.deg2rad(0.5)] * 3)
+        robot.twist = BUMP * ([3e-3] * 3 + [np.deg2rad(0.5)] * 3)
         assert "has moved by about" in status(2, 7).message
         end = time.monotonic() + 60
         while not (samples := stop.take()) and time.monotonic() < end:
@@ -170,7 +206,6 @@ def test_beside_a_robot_on_the_network_it_is_told_on_diagnostics_and_stops_a_dep
         out, err = process.communicate(timeout=60)
     finally:
         process.kill()
-        served.close()
         node.close()
     told = json.loads(out)
     assert process.returncode == 2 and not told["holds"] and "camera wrist" in told["moved"], told

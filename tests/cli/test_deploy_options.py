@@ -24,6 +24,8 @@ def args(**settings: Any) -> deploy.Args:
     ({"max_steps": 0}, "--max-steps 0: at least 1 is needed"),
     ({"robot": "sim", "robot_config": "ur5e"}, "--robot-config ur5e is for a robot on the network"),
     ({"robot": "sim", "mcap": Path("a.mcap")}, "--mcap a.mcap is for a robot on the network"),
+    ({"robot": "sim", "hold_on_drift": True, "calibration": ("c",)}, "--hold-on-drift is for a robot on the network"),
+    ({"hold_on_drift": True}, "give --calibration"),
     ({"robot_config": "ur7"}, "unknown robot 'ur7'"),
     ({"robot_config": "ur5e"}, "give --yes, or --start-pose here"),
     ({"start_pose": "home"}, "give --yes, or --start-pose here"),
@@ -76,7 +78,7 @@ def test_what_made_it_late_what_was_old_and_what_stopped_it_are_told():
     told["report"]["policy"] |= {"missed_deadlines": 4, "late_ticks": 1, "due_to": {"policy": 3}}
     told["report"]["policy"]["observations"] = {"images.front": {"late": 7, "held": 2, "oldest_ms": 190.0}}
     told["report"]["controller"]["stops"] = {**told["report"]["controller"]["stops"], "count": 1, "e_stop_to_command_ms": 2.5}
-    told["report"]["gate"]["events"] = [{"reason": "e_stop", "detail": "key 'x'"}]
+    told["report"]["why"] = "e_stop (key 'x')"
     text = "\n".join(lines({**told, "stopped": "e_stop"}))
     assert "4 missed deadlines (due to: policy 3)" in text and "late 7, held 2 ticks; the oldest used was 190 ms old" in text
     assert "1 stops, at most 2.5 ms from the e-stop to the first braking command" in text and "e_stop (key 'x')" in text
