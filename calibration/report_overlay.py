@@ -74,9 +74,7 @@ def overlay(result: Result, pictures: Mapping[str, Path], before: tuple[str, Est
     size = [_middle(r[used][views.seen[used]]) for r in (before_r, after_r) if r is not None]
     was = "" if before is None else f'<b style="color:#ff9f43">by {before[0]}</b> ({size[0]:.1f} px off in the middle of all views), '
     key = f'<b style="color:#fff">seen</b>, {was}<b style="color:#38d0ff">by the calibration</b> ({size[-1]:.1f} px).'
-    told = (
-        "Lines join the board's corners. What the robot got wrong at a view is not taken out: so does the calibration work when it is used."
-    )
+    told = "What the robot gets wrong at a view is not taken out: this is how the calibration works where it is used."
     return f'<style>{STYLE}</style><div class="plates three">{"".join(figures)}</div><p class="note befores">{key} {told}</p>'
 
 

@@ -70,7 +70,7 @@ def scatter(points: Array, used: np.ndarray, names: tuple[str, str], unit: str) 
     reach = 1.12 * max(float(np.abs(points).max(initial=0.0)), 1e-9)
     ring = round_length(reach)
     scale = SIDE / 2 / reach
-    rings = [k * ring for k in range(1, 6) if k * ring <= reach]
+    rings = [k * ring for k in range(1, 6) if k * ring <= 0.9 * reach]
     parts = [_cross(), *(f'<circle class="ring" cx="{SIDE / 2}" cy="{SIDE / 2}" r="{scale * r:.1f}"/>' for r in rings)]
     parts += [f'<text x="{SIDE / 2 + 4}" y="{SIDE / 2 - scale * r - 3:.1f}">{r:g}{unit}</text>' for r in rings]
     for (x, y), good in zip(points, used, strict=True):
