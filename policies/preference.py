@@ -160,9 +160,7 @@ def prefer(
     parameters = list(trainable(policy).values())
     if not parameters:
         raise InputError(f"{type(policy).__name__} has no parameters to train: all of it is frozen")
-    count = min(config.pairs, len(data))
-    frames = np.sort(np.random.default_rng(config.seed).permutation(len(data))[:count])
-    windows = Windows(_Frames(data, frames), policy.spec, config.batch_size, config.seed, Group(), progress)
+    frames, windows = pair_windows(policy, data, config, progress)
     pairs = _kept_pairs(policy, windows, frames, scorer, config, run, progress, device)
     reference = frozen_copy(policy)
     optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=0.0, fused=device.type in ("cpu", "cuda"))
@@ -206,6 +204,21 @@ def _update(
 
 
 # ---------------------------------------------------------------- pairs
+
+
+def pair_windows(policy: PolicyModule, data: EpisodeData, config: PreferConfig, progress: Progress = SILENT) -> tuple[np.ndarray, Windows]:
+    """The frames (pairs,) of a dataset that pairs are made for, and their windows: functions of the settings and its length."""
+    frames = np.sort(np.random.default_rng(config.seed).permutation(len(data))[: min(config.pairs, len(data))])
+    return frames, Windows(_Frames(data, frames), policy.spec, config.batch_size, config.seed, Group(), progress)
+
+
+def write_pairs(run: RunDir, pairs: Mapping[str, Tensor], frames: np.ndarray, config: PreferConfig) -> None:
+    """Keep the pairs of `frames` in a run, where `prefer` with the same settings finds them."""
+    atomic_write(run / PAIRS_NAME, to_bytes({**pairs, "frame": torch.from_numpy(frames)}, {_MADE: _made_with(config)}))
+
+
+def _made_with(config: PreferConfig) -> str:
+    return json.dumps({name: getattr(config, name) for name in ("seed", "candidates", "batch_size")})
 
 
 def make_pairs(
@@ -254,13 +267,12 @@ def _kept_pairs(
 ) -> dict[str, Tensor]:
     """The pairs of a run: made at first, read when it goes on."""
     path = run / PAIRS_NAME
-    made = json.dumps({name: getattr(config, name) for name in ("seed", "candidates", "batch_size")})
     if not path.exists():
         pairs = make_pairs(policy, windows, scorer, config, device, progress)
-        atomic_write(path, to_bytes({**pairs, "frame": torch.from_numpy(frames)}, {_MADE: made}))
+        write_pairs(run, pairs, frames, config)
         return pairs
     kept, metadata = read_tensors(path)
-    if metadata.get(_MADE) != made or "frame" not in kept or not np.array_equal(kept["frame"].numpy(), frames):
+    if metadata.get(_MADE) != _made_with(config) or "frame" not in kept or not np.array_equal(kept["frame"].numpy(), frames):
         raise InputError(f"{path} holds pairs of other data, or made with another seed or other candidates: choose another run")
     return kept
 

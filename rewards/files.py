@@ -25,6 +25,9 @@ MODULES: tuple[str, ...] = (
     "rewards.progress.transport",
     "rewards.guard",
     "rewards.generated.reward",
+    "rewards.preference.classifier",
+    "rewards.preference.pairwise",
+    "rewards.world.candidates",
 )
 """Modules that enter kinds of rewards into `KINDS`."""
 

@@ -40,6 +40,10 @@ class GeneratedSettings:
         if not 0 < self.weight <= 1 or self.strikes < 0 or not 0 < self.deadline_s <= 60:
             raise InputError("a generated reward has a weight in (0, 1], strikes >= 0 and a deadline up to 60 s")
 
+    def returns(self, gamma: float, max_episode_steps: int) -> tuple[float, float]:
+        """Lowest and highest sum of rewards: success, less the potential at the start, or with all guidance there can be."""
+        return -self.weight, 1.0 + self.weight
+
     def build(self, situation: Situation) -> GeneratedReward:
         """See `rewards.files.Kind`."""
         return GeneratedReward(self, situation)
@@ -86,7 +90,8 @@ class Statistics:
 
     def add(self, values: np.ndarray) -> None:
         """Take in values (names, N); those that are not finite are left out."""
-        good = values[:, np.isfinite(values).all(axis=0)]
+        finite = np.isfinite(values)
+        good = values if finite.all() else values[:, finite.all(axis=0)]
         if good.size:
             self.count += good.shape[1]
             self.low, self.high = np.minimum(self.low, good.min(axis=1)), np.maximum(self.high, good.max(axis=1))
@@ -134,8 +139,7 @@ class GeneratedReward:
         """See `sinew.protocols.Reward`; transitions as `rewards.shaping.Shaped` takes them.
 
         Raises:
-            InputError: what is observed is not finite; the first world is named.
-            RewardUnavailable: the code failed too often.
+            RewardUnavailable: the code failed too often, or what is observed is not finite.
         """
         success = transition["success"].float()
         guidance = self._shaping(transition) if self.potential else self._dense(transition)
@@ -160,7 +164,9 @@ class GeneratedReward:
         n = len(transition["success"])
         inputs = {}
         for argument, name in self.sandbox.described.uses:
-            inputs[argument, name] = np.concatenate([self._read(transition, name, ""), self._read(transition, name, "next.")])
+            inputs[argument, name] = _checked(
+                np.concatenate([self._read(transition, name, ""), self._read(transition, name, "next.")]), name
+            )
         values = self._step(inputs, 2 * n)
         if values is None:
             return np.zeros(n, np.float32)
@@ -174,9 +180,9 @@ class GeneratedReward:
         inputs = {}
         for argument, name in self.sandbox.described.uses:
             if argument == "action":
-                inputs[argument, name] = _checked(transition[ACTION], "the action")
+                inputs[argument, name] = _checked(transition[ACTION].numpy(force=True), ACTION)
             else:
-                inputs[argument, name] = self._read(transition, name, "next." if argument == "now" else "")
+                inputs[argument, name] = _checked(self._read(transition, name, "next." if argument == "now" else ""), name)
         values = self._step(inputs, n)
         if values is None:
             return np.zeros(n, np.float32)
@@ -186,7 +192,9 @@ class GeneratedReward:
 
     def _read(self, transition: Mapping[str, Tensor], name: str, before: str) -> np.ndarray:
         field = self.fields[name]
-        return _checked(transition[before + field.key][:, list(field.columns)], f"{before}{field.key}")
+        first, last = field.columns[0], field.columns[-1] + 1
+        columns = slice(first, last) if last - first == len(field.columns) else list(field.columns)
+        return transition[before + field.key].numpy(force=True)[:, columns]
 
     def _step(self, inputs: Mapping[tuple[str, str], np.ndarray], worlds: int) -> np.ndarray | None:
         """Values (1 + parts, worlds); None where the process was lost or the code did not work out."""
@@ -224,9 +232,14 @@ def evaluate(sandbox: Sandbox, fields: Mapping[str, Field], read: Callable[[str]
     return sandbox.step(inputs, frames)
 
 
-def _checked(values: Tensor, what: str) -> np.ndarray:
-    array = values.detach().cpu().numpy().astype(np.float32, copy=False)
-    wrong = ~np.isfinite(array).all(axis=1)
-    if wrong.any():
-        raise InputError(f"{what} of world {int(wrong.argmax())} is not finite")
-    return array
+def _checked(values: np.ndarray, what: str) -> np.ndarray:
+    """Values (N, D) as they are.
+
+    Raises:
+        RewardUnavailable: one is not finite.
+    """
+    if not np.isfinite(values).all():
+        raise RewardUnavailable(
+            f"{what}, which the generated reward reads, is not finite in row {int((~np.isfinite(values)).any(1).argmax())}"
+        )
+    return values

@@ -143,7 +143,7 @@ def test_bad_code_is_an_error_in_one_line(made):
     with pytest.raises(CodeRefused, match=r"line 2.*now\.ball is not observed; there are joint_position") as said:
         made("def potential(now):\n    return now.ball[0]\n")
     assert isinstance(said.value, InputError) and "\n" not in str(said.value)
-    with pytest.raises(InputError, match="world 1 is not finite"):
+    with pytest.raises(RewardUnavailable, match="tool, which the generated reward reads, is not finite in row 4"):
         step = next(iter(transitions(1)))
         step["next.observation.state"][1, 3] = float("nan")
         made(REACH).reward(step, {})

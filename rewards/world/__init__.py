@@ -1,0 +1,1 @@
+"""Rewards from a learned model of what actions lead to."""

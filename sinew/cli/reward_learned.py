@@ -1,0 +1,69 @@
+"""What the verbs that learn rewards from recorded episodes share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sinew.errors import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from demos import Dataset
+    from rewards.latent import EncoderConfig
+    from rewards.preference.episodes import Episodes
+
+
+def check_out(out: Path) -> Path:
+    """Where the weights of a reward file go.
+
+    Raises:
+        InputError: the name of the reward file does not end in .json.
+    """
+    if out.suffix != ".json":
+        raise InputError(f"--out {out}: a reward file ends in .json")
+    return out.with_suffix(".safetensors")
+
+
+def seen_by(data: Dataset, keys: Sequence[str], dim: int) -> tuple[tuple[str, ...], EncoderConfig, tuple[Any, Any]]:
+    """What a reward looks at, its encoder, and the scale of its vectors.
+
+    Without `keys` all vectors, and pictures too where nothing tells where objects are.
+    """
+    from rewards.latent import EncoderConfig, statistics
+    from sinew.cli.reward_progress import default_keys
+
+    found = tuple(keys) or default_keys(data)
+    config = EncoderConfig.of(data.observation_spec, found, dim=dim)
+    return found, config, statistics(data.stats(), config)
+
+
+def parts(
+    data: Dataset, keys: Sequence[str], labels: Path | None, seed: int
+) -> tuple[tuple[Episodes, Episodes, Episodes], tuple[list[int], list[int], list[int]], dict[int, tuple[bool, int]]]:
+    """Episodes to learn from, to calibrate on and to measure on; their numbers; and what was said of all."""
+    from rewards.preference.episodes import gather, outcomes, split
+
+    said = outcomes(data, labels)
+    numbers = split(said, seed)
+    learn, tune, test = (gather(data, keys, said, which) for which in numbers)
+    return (learn, tune, test), numbers, said
+
+
+def actions_of(data: Dataset, said: dict[int, tuple[bool, int]], which: Sequence[int]) -> np.ndarray:
+    """Actions (F, A) in [-1, 1] of the frames that `rewards.preference.episodes.gather` takes."""
+    import numpy as np
+
+    actions = data.action_spec.normalize(np.array(data.column("action"), np.float32))
+    cut = []
+    for number in which:
+        info, (success, step) = data.episode(number), said[number]
+        cut.append(actions[info.start : info.start + (step + 1 if success else info.length)])
+    return np.concatenate(cut)
+
+
+def made_of(data: Dataset, root: Path, seed: int, **others: Any) -> dict[str, Any]:
+    """What a reward file says of how it came about."""
+    return {"data": str(root), "hash": data.content_hash(), "seed": seed, **others}
