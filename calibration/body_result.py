@@ -117,7 +117,7 @@ def held_out(
         return None
     information, gradient, _, _ = marginal(normals(rows, alike), levels)
     total, errors = information[used].sum(0) + scatter * known, []
-    for v in np.flatnonzero(used):
+    for v in (int(i) for i in np.flatnonzero(used)):
         step = -inverse(total - information[v]) @ gradient[v]
         left = np.linalg.norm((rows[v].e - rows[v].shared @ step).reshape(-1, per), axis=1)
         errors.append(left[rows[v].weight.reshape(-1, per).any(1)])

@@ -86,7 +86,7 @@ def fit_points(views: Sequence[Points], camera: Camera, *, prior: Prior | None =
         if turn >= 6 and float(np.sqrt(step @ total @ step)) < 0.01:
             break
     rows = [_rows(v, camera, T, q, max(2.0, OUTLIER * levels.pixel)) for v, q in zip(views, joints, strict=True)]
-    good = tuple(r.weight.reshape(-1, 2).any(1) for r in rows)
+    good = tuple(np.asarray(r.weight.reshape(-1, 2).any(1)) for r in rows)
     fine = sum(int(g.sum()) for g in good)
     if fine < max(LEAST_POINTS, 0.3 * count):
         raise DataError(f"only {fine} of {count} points fit one pose of the camera: check their names, the joints and the lens")

@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 from calibration.body import Body, Outline, Rim, drawing_lens, outline, rim
 from calibration.camera import Camera
-from calibration.joint_noise import Levels, Rows, alike, estimate_levels, freedom, marginal, normals, scatter, solve
+from calibration.joint_noise import Levels, Rows, alike, cautious, estimate_levels, freedom, marginal, normals, scatter, solve
 from sinew.se3 import Array, se3_exp, se3_inverse, se3_log, so3_hat
 
 TURN_PX = 12.0
@@ -30,6 +30,8 @@ GOOD_PART, GOOD_OVERLAP = 0.5, 0.4
 """A view of whose rim less than this fits, or whose mask overlaps the drawn body by less, is cast out."""
 CONVERGED = 0.05
 """In standard deviations."""
+ROUGH_PX = 0.3
+"""Masks are made of whole pixels: where one ends is not known better than the standard deviation of that."""
 FARTHEST_RAD = 0.2
 """No joint is off by more."""
 
@@ -92,7 +94,7 @@ class Silhouettes:
     def __init__(self, body: Body, looks: Sequence[Look], camera: Camera) -> None:
         self.body, self.looks, self.camera = body, tuple(looks), camera
         self.outlines = [outline(look.mask) for look in looks]
-        self._trees = [cKDTree(np.concatenate([o.pixels, TURN_PX * o.normals], 1)) if len(o.pixels) else None for o in self.outlines]
+        self._trees = [KDTree(np.concatenate([o.pixels, TURN_PX * o.normals], 1)) if len(o.pixels) else None for o in self.outlines]
         self._masks: dict[float, tuple[np.ndarray, list[np.ndarray]]] = {}
 
     def rim_of(self, view: int, T: Array, joints: Array, scale: float = 1.0) -> tuple[Rim, float]:
@@ -147,7 +149,7 @@ class Silhouettes:
             x, y = at[..., 0], at[..., 1]
             masks = [cv2.remap(v.mask.astype(np.uint8), x, y, cv2.INTER_NEAREST, borderValue=(0,)) > 0 for v in self.looks]
             size = np.array([self.camera.width, self.camera.height])
-            self._masks[scale] = ((at > -0.5) & (at < size - 0.5)).all(-1), masks
+            self._masks[scale] = np.asarray(((at > -0.5) & (at < size - 0.5)).all(-1)), masks
         return self._masks[scale]
 
 
@@ -201,6 +203,7 @@ def align(s: Silhouettes, T: Array, *, scale: float = 1.0, prior: Prior | None =
         n, (known, away) = normals(_only(rows, used), count), _known(prior, T, bleed)
         if turn >= 2:
             levels = estimate_levels(n, known, away, levels)
+            levels = replace(levels, pixel=max(levels.pixel, ROUGH_PX))
         step, joints, total = solve(n, levels, known, away)
         joints = np.clip(joints, -FARTHEST_RAD, FARTHEST_RAD)
         left = [r.e - r.shared @ step - r.joints @ j for r, j in zip(rows, joints, strict=True)]
@@ -212,6 +215,7 @@ def align(s: Silhouettes, T: Array, *, scale: float = 1.0, prior: Prior | None =
     rows, fit, iou = _linear(s, T, joints, bleed, max(2.0, OUTLIER * levels.pixel), scale, soft=False)
     used = (fit >= GOOD_PART) & (iou >= GOOD_OVERLAP)
     n, (known, away) = normals(_only(rows, used), count), _known(prior, T, bleed)
+    levels = cautious(n, known, away, levels)
     return Aligned(
         T=T, bleed_px=bleed, joint_errors=joints, levels=levels, alike=count, scatter=scatter(n, levels, np.zeros(7)),
         information=marginal(n, levels)[0], fit=fit, iou=iou, rows=tuple(_only(rows, used)), used=used,

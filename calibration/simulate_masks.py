@@ -33,7 +33,7 @@ class Spoiling:
 
 
 def looks_at(
-    body: Body, joints: Sequence[Array], camera: Camera, T_base_camera: Array, spoiling: Spoiling, rng: np.random.Generator
+    body: Body, joints: Sequence[Array] | Array, camera: Camera, T_base_camera: Array, spoiling: Spoiling, rng: np.random.Generator
 ) -> list[Look]:
     """Views of a body at joint positions (V, J) as the robot tells them, the masks as a segmenter would give them."""
     return [
