@@ -13,7 +13,7 @@ import numpy as np
 
 from calibration.camera import Camera
 from calibration.model import Estimate, Free, Layout, Linear, Mount, linear
-from calibration.noise import FIRST, LEAST, Noise, Normal, estimate_noise
+from calibration.noise import FIRST, LEAST, Noise, Normal, estimate_noise, widening
 from calibration.start import guesses
 from calibration.views import Views, board_poses
 from sinew.errors import DataError, InputError
@@ -114,6 +114,8 @@ def fit(
             break
     at, weights = problem.minimise(at, levels, weights)
     covariance, information = problem.covariance(at, levels, weights)
+    if noise is None:
+        covariance = covariance * problem.widening(at, levels, weights, covariance)
     return Fit(
         estimate=at.estimate, noise=levels, free=free, layout=problem.layout, covariance=covariance, information=information,
         weights=weights, rejected=rejected,
@@ -365,6 +367,12 @@ class _Problem:
         """The most likely noise levels, from the corners that count."""
         n = self.normal(at.linear, np.where(weights > 0, 1.0, 0.0))
         return estimate_noise(n, at.estimate.xi, self.known, self.known @ self.distance(at.estimate), before)
+
+    def widening(self, at: _At, levels: Noise, weights: Array, covariance: Array) -> float:
+        """By what the covariance grows because the noise levels are estimates."""
+        n = self.normal(at.linear, np.where(weights > 0, 1.0, 0.0))
+        d = self.known @ self.distance(at.estimate)
+        return widening(n, at.estimate.xi, self.known, d, levels, covariance, self.layout.z.start)
 
     def choose(self, at: _At, noise: Noise, rejected: dict[str, str]) -> Array:
         """Which corners are used from here on (V, K), 0 or 1; views that do not fit are named in `rejected`."""

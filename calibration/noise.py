@@ -142,4 +142,35 @@ def likelihood(n: Normal, xi: Array, prior: Array, prior_d: Array, x: Array) -> 
     return value + 0.5 * float(away @ (x - _TYPICAL)), gradient + away, information + np.diag(FACTORS**-2.0)
 
 
+def widening(n: Normal, xi: Array, prior: Array, prior_d: Array, noise: Noise, covariance: Array, size: int) -> float:
+    """What a covariance must be multiplied by because the noise levels are estimates: its 95 % region is then one of 95 %.
+
+    The regions of estimated variances are those of Fisher's F; how many degrees of freedom follows from how well the levels are
+    known. Sources: Satterthwaite 1946; Kenward and Roger 1997.
+
+    Args:
+        n: the linear model about the estimate, of unweighted corners.
+        xi: the robot's errors in the estimate (P, 6).
+        prior: precision of what views share (g, g), apart from the corners.
+        prior_d: the same times the estimate's distance from what was expected (g,).
+        noise: the estimated levels.
+        covariance: of what views share (g, g).
+        size: the first so many parameters count: the cameras' poses.
+    """
+    from scipy.special import chdtri, fdtri
+
+    x = np.log(np.array([noise.pixel, noise.position_m, noise.rotation_rad]))
+    pixel2, *robot2 = np.exp(2 * x)
+    m = np.linalg.inv(pixel2 * n.inverse + np.einsum("k,kij->ij", robot2, _BLOCKS))
+    weighted = m @ n.mixed
+    by_level = np.stack([pixel2 * n.inverse, *(np.broadcast_to(v * b, n.inverse.shape) for v, b in zip(robot2, _BLOCKS, strict=True))])
+    told = np.einsum("pig,kpih->kgh", weighted, by_level @ weighted)
+    told[0] += n.shared / pixel2
+    grown = 2 * (covariance @ told @ covariance)[:, :size, :size]  # by the logarithm of each level
+    slope = np.einsum("ij,kji->k", np.linalg.pinv(covariance[:size, :size], hermitian=True), grown) / size
+    doubt = float(slope @ np.linalg.solve(likelihood(n, xi, prior, prior_d, x)[2], slope))
+    degrees = max(2 / max(doubt, 1e-6), 3.0)
+    return max(float(6 * fdtri(6, degrees, 0.95) / chdtri(6, 0.05)), 1.0)
+
+
 _TYPICAL = np.log([TYPICAL.pixel, TYPICAL.position_m, TYPICAL.rotation_rad])

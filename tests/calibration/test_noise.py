@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
-from calibration.noise import FACTORS, TYPICAL, Noise, Normal, estimate_noise, likelihood
+from calibration.noise import FACTORS, TYPICAL, Noise, Normal, estimate_noise, likelihood, widening
 
 
 def made(seed: int, poses: int = 5, corners: int = 12, size: int = 4) -> tuple[Normal, np.ndarray, np.ndarray, np.ndarray]:
@@ -69,3 +71,16 @@ def test_the_minimum_is_found_from_anywhere(start):
     best = likelihood(*args, x)[0]
     assert all(likelihood(*args, x + step)[0] > best - 1e-6 for axis in np.eye(3) for step in (0.05 * axis, -0.05 * axis))
     assert found.pixel == pytest.approx(0.4, rel=0.3) and found.position_m == pytest.approx(1e-3, rel=0.6)
+
+
+def test_covariances_are_wider_the_less_the_noise_levels_are_known():
+    factors = []
+    for poses in (4, 10, 40, 400):
+        sums, *_ = made(3, poses=poses)
+        args = (sums, np.zeros((poses, 6)), np.eye(4) * 1e-6, np.zeros(4))
+        levels = estimate_noise(*args, Noise(0.4, 1e-3, 1e-3))
+        x = np.log([levels.pixel, levels.position_m, levels.rotation_rad])
+        spread = np.exp(2 * x[0]) * sums.inverse + np.diag(np.repeat(np.exp(2 * x[1:]), 3))
+        information = sums.shared / np.exp(2 * x[0]) + np.einsum("pig,pij,pjh->gh", sums.mixed, np.linalg.inv(spread), sums.mixed)
+        factors.append(widening(*args, levels, np.linalg.inv(information + np.eye(4) * 1e-6), 4))
+    assert all(a > b for a, b in pairwise(factors)) and 1.0 <= factors[-1] < 1.02 and factors[1] < 1.6, factors
