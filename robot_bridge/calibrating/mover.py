@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -16,12 +15,13 @@ from robot_bridge.approach import Approach
 from robot_bridge.calibrating.hand import Hand
 from robot_bridge.clock import Clock
 from robot_bridge.loop import ControlLoop
+from robot_bridge.ros_robot import RosRobot
 from robot_bridge.safety.config import FIRST_RUN_SPEED_M_S
 from robot_bridge.safety.space import Space
 from robot_bridge.safety.states import REASONS
 from robot_bridge.standing import why_stopped
 from sinew.errors import InputError, SafetyStop
-from sinew.protocols import Observation, Robot
+from sinew.protocols import Robot
 from sinew.se3 import Array, se3_inverse, so3_log
 
 STILL_RAD, LOOKS, FRESH_S = 2e-3, 5, 0.3
@@ -223,15 +223,14 @@ class RobotMover:
         came_ns = newest.stamps_ns.get(key, -1)
         if came_ns <= asked_ns or key not in newest.values:
             return None
-        aligned: Any = getattr(self.robot, "aligned", None)
-        if aligned is None:
+        if not isinstance(self.robot, RosRobot):
             return Shot(np.array(newest.values[key]), np.array(newest.values["joint_position"], dtype=float), came_ns)
-        taken_ns = aligned(came_ns).stamps_ns.get(key, -1)
-        there: Observation = aligned(taken_ns)
-        if taken_ns <= asked_ns or key not in there.values or "joint_position" not in there.values:
+        shown = self.robot.aligner.newest(self.clock.now_ns())
+        taken_ns = shown.stamps_ns.get(key, -1)
+        joints = self.robot.aligner.frame(taken_ns).values.get("joint_position")
+        if taken_ns <= asked_ns or joints is None:
             return None
-        stamp_ns = taken_ns - int(getattr(self.robot, "offset_ns", 0))
-        return Shot(np.array(there.values[key]), np.array(there.values["joint_position"], dtype=float), stamp_ns)
+        return Shot(np.array(shown.values[key]), np.array(joints, dtype=float), taken_ns - self.robot.offset_ns)
 
     def _no_picture(self) -> str:
         newest = self.robot.read()

@@ -9,6 +9,7 @@ calibrates sees how far off they are.
 from __future__ import annotations
 
 import json
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -100,17 +101,53 @@ def task_scene(board: Board, place: str, seed: int = 0) -> tuple[RobotSim, Truth
     return RobotSim("calibrate", seed, interface), truth
 
 
-def robot_scene(config: RobotConfig, board: Board, place: str, seed: int = 0, hand: Hand | None = None) -> tuple[ArmPhysics, Truth]:
-    """A robot that is known as data with a board; see `task_scene`. The truth is told in the frames of `hand`, its tool if left out.
+def robot_scene(
+    config: RobotConfig, board: Board, place: str, seed: int = 0, *, arm: int = 0, hand_frame: str = ""
+) -> tuple[ArmPhysics, Truth]:
+    """A robot that is known as data with a board; see `task_scene`. The truth is told in the frames of `hand_of`.
 
     Raises:
-        InputError: its frames are not known.
+        InputError: its frames are not known, or not this one.
     """
-    hand = hand or hand_of(config)
+    hand = hand_of(config, arm, hand_frame)
     spec = mujoco.MjSpec.from_string(robot_mjcf(config))
     home = np.array(config.spec.home_rad or [0.0] * len(config.spec.joint_names))
-    truth = _furnish(spec, hand, config.tools[0], home, board, place, seed)
+    truth = _furnish(spec, hand, config.tools[arm], home, board, place, seed)
     return ArmPhysics(config, seed, spec.compile()), truth
+
+
+class DrawnApart:
+    """A world whose pictures are drawn by a thread of their own, so that a robot that is served never waits for them.
+
+    Each picture is the one that was asked for before, as late as a camera's; while it is being drawn, the one before is given again,
+    the same object.
+
+    Args:
+        physics: the world; all else is asked of it.
+    """
+
+    def __init__(self, physics: Any) -> None:
+        self._physics, self._pool = physics, ThreadPoolExecutor(1)
+        self._drawing: dict[tuple[str, int, int], Future[np.ndarray]] = {}
+        self._shown: dict[tuple[str, int, int], np.ndarray] = {}
+
+    def image(self, camera: str, height: int = 240, width: int = 320) -> np.ndarray:
+        """(height, width, 3) uint8."""
+        key = (camera, height, width)
+        drawing = self._drawing.get(key)
+        if drawing is not None and not drawing.done():
+            return self._shown[key]
+        self._shown[key] = self._physics.image(*key) if drawing is None else drawing.result()
+        self._drawing[key] = self._pool.submit(self._physics.image, *key)
+        return self._shown[key]
+
+    def close(self) -> None:
+        """End the thread and free the renderer."""
+        self._pool.shutdown()
+        self._physics.close()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._physics, name)
 
 
 def _empty_task() -> Any:

@@ -132,10 +132,14 @@ class _Camera:
         feature = next((f for f in config.contract.features if source.key in f.values and f.height), None)
         self._size = (feature.height, feature.width) if feature else (240, 320)
         self._publisher: Publisher = transport.publisher(source.topic, source.message, SENSOR)
+        self._shown: np.ndarray | None = None
         self._info: Publisher = transport.publisher(info_topic(source.topic), "sensor_msgs/CameraInfo", SENSOR)
 
     def publish(self, physics: ArmPhysics, wall_ns: int) -> None:
         image = physics.image(self._name, *self._size)
+        if image is self._shown:
+            return
+        self._shown = image
         stamp = make("builtin_interfaces/Time", sec=wall_ns // 1_000_000_000, nanosec=wall_ns % 1_000_000_000)
         header = make("std_msgs/Header", stamp=stamp, frame_id=f"{self._name}_optical_frame")
         self._info.send(camera_info(header, *self._size, physics.fovy_rad(self._name)))
@@ -156,17 +160,17 @@ def _manager(transport: Transport, manager: str, states: dict[str, str]) -> Any:
     return transport.server(f"{manager}/list_controllers", "controller_manager_msgs/ListControllers", answer)
 
 
-def _physics(config: RobotConfig, seed: int, board: str, truth: Path | None) -> ArmPhysics:
+def _physics(config: RobotConfig, seed: int, board: str, truth: Path | None) -> Any:
     """The arm, with a board where one is wanted."""
     if not board:
         return ArmPhysics(config, seed)
     from calibration.boards import Board
-    from robot_bridge.calibrating.scene import robot_scene
+    from robot_bridge.calibrating.scene import DrawnApart, robot_scene
 
     physics, known = robot_scene(config, Board(), board, seed)
     if truth is not None:
         known.save(truth)
-    return physics
+    return DrawnApart(physics)
 
 
 def serve_robot(

@@ -305,7 +305,7 @@ def _simulated(args: Any, config: RobotConfig | None, board: Board, mount: Mount
         hand, spec, model, chains = hand_of_task(interface), interface.robot_spec, physics.scene.model, interface.chains
     else:
         hand = hand_of(config, args.arm, args.hand_frame)
-        physics, truth = robot_scene(config, board, place, args.seed, hand)
+        physics, truth = robot_scene(config, board, place, args.seed, arm=args.arm, hand_frame=args.hand_frame)
         spec, model, chains = config.spec, physics.model, None
     stack.callback(physics.close)
     clock = SteppedClock()

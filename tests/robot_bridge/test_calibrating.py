@@ -298,14 +298,19 @@ def test_over_dds_with_a_robot_in_a_process_of_its_own(serve, domain, tmp_path):
     truth = task_scene(BOARD, "hand", 0)[1]
     interface = make_interface("reach")
     robot = DdsRobot(interface.robot_spec, cameras=("front",), domain=domain, name="calibrate")
+    hand, pace, outcome, stops = hand_of_task(interface), Pace(least=4, most=5, begin=3), None, []
     try:
-        hand = hand_of_task(interface)
-        with calibrating(robot, hand, "front", chains=interface.chains, care=FAST, realtime=False, timeout_s=60) as mover:
-            camera, frame = lens(robot.node, picture_topic("front", robot.contract)[0], 60)
-            assert frame == "front_optical_frame" and (camera.width, camera.height) == (640, 480)
-            outcome = take_views(mover, tmp_path / "s", BOARD, camera, "to_hand", goal=LOOSE, pace=Pace(least=4, most=5, begin=3))
+        robot.connect(60)
+        camera, frame = lens(robot.node, picture_topic("front", robot.contract)[0], 60)
+        assert frame == "front_optical_frame" and (camera.width, camera.height) == (640, 480)
+        while outcome is None and len(stops) < 20:
+            try:
+                with calibrating(robot, hand, "front", chains=interface.chains, care=FAST, realtime=False) as mover:
+                    outcome = take_views(mover, tmp_path / "s", BOARD, camera, "to_hand", goal=LOOSE, pace=pace, resume=bool(stops))
+            except SafetyStop as e:  # a busy machine keeps one of the processes waiting: the robot holds, and it is gone on with
+                stops.append(str(e))
     finally:
         robot.close()
-    assert process.poll() is None and len(outcome.views) >= 4
+    assert process.poll() is None and outcome is not None and len(outcome.views) >= 4, stops
     off_m, off_rad = truth.error(solve(outcome.views, [camera], "to_hand").T[0])
     assert off_m < 2e-3 and off_rad < np.deg2rad(0.3)
