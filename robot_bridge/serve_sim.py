@@ -290,12 +290,12 @@ def _simulation(task: str, seed: int, board: str, truth: Path | None) -> Any:
 
         return RobotSim(task, seed)
     from calibration.boards import Board
-    from robot_bridge.calibrating.scene import task_scene
+    from robot_bridge.calibrating.scene import DrawnApart, task_scene
 
     simulation, known = task_scene(Board(), board, seed)
     if truth is not None:
         known.save(truth)
-    return simulation
+    return DrawnApart(simulation)
 
 
 @contextmanager
