@@ -125,6 +125,8 @@ class DriftMonitor:
         self._robot_noise = np.diag([max(m.robot_sigma_m for m in cameras) ** 2] * 3 + [max(m.robot_sigma_rad for m in cameras) ** 2] * 3)
         self._last_hand: Array | None = None
         self._seen_parts = {BASE}
+        self._pairs: set[tuple[str, On, bool]] = set()
+        """Which camera saw what, and whether that stands still before it."""
         self.mounts, self._bumps = self._hypotheses(len(start))
         self._mean, self._covariance = np.zeros((1, len(start))), start[None]
         self._log, self._start, self._mount = np.zeros(1), np.zeros(1, dtype=int), np.full(1, -1)
@@ -190,6 +192,7 @@ class DriftMonitor:
             by_state[:, self._board[on]] = -root @ se3_adjoint(place)
         self._move_hand(robot)
         self._seen_parts |= {f"camera {stored.name}", self._board_names.get(on, "")}
+        self._pairs.add((stored.name, on, on != "robot" and on != USUAL[stored.mount]))
         self._branch()
         chance = self._update(by_state, root @ twist)
         self.seen += 1
@@ -356,17 +359,27 @@ class DriftMonitor:
         change = (self._mean[best] - self._origin[best])[self._parts(ranked[0])]
         metres, radians = float(np.linalg.norm(change[:3])), float(np.linalg.norm(change[3:]))
         self._alarm = self._alarm or (total > np.log(self.limit) and (metres > WORTH_M or radians > WORTH_RAD))
-        moved: tuple[str, ...] = tuple(name for name in ranked if likelihood[name] > LIKELY and self._alarm)
+        alike = self._alike(ranked[0])
+        moved: tuple[str, ...] = tuple(name for name in ranked if (likelihood[name] > LIKELY or name in alike) and self._alarm)
         since = int(self._start[best])
         told = f"all is where it was, as far as {self.seen} pictures tell"
         if moved:
             by = f"has moved by about {1e3 * metres:.1f} mm, {np.rad2deg(radians):.2f} deg since picture {since}"
-            why = "pictures from elsewhere would tell which" if moved[1:] else _named(moved[0])
+            more = "a second camera that sees the board" if alike else "pictures from elsewhere"
+            why = f"{more} would tell which" if moved[1:] else _named(moved[0])
             told = f"{' or '.join(moved)} {by}; {why}"
         return Drift(
             holds=not self._alarm, evidence=float(np.exp(min(total, 700.0))), chance=chance, moved=moved, likelihood=likelihood,
             moved_m=metres, moved_rad=radians, since=since, told=told,
         )  # fmt: skip
+
+    def _alike(self, name: str) -> tuple[str, ...]:
+        """What no picture can tell from a mount: a camera and the board that stands before it alone."""
+        for camera, on, still in self._pairs:
+            both = (f"camera {camera}", self._board_names.get(on, ""))
+            if still and name in both and sum(c == camera or o == on for c, o, _ in self._pairs) == 1:
+                return both
+        return ()
 
     def _parts(self, name: str) -> slice:
         named = {f"camera {camera}": part for camera, part in self._camera.items()}

@@ -100,6 +100,21 @@ def test_pictures_of_a_moving_hand_are_passed_over_where_the_arm_is_between():
     assert level == WARN and "the hand moved" in message
 
 
+def test_a_board_that_stands_beside_the_robot_needs_no_stillness_and_remembers_the_night():
+    place = Place("to_hand")
+    watch = place.watch(on="base")  # the board is in the hand, which does not move as long as the camera sees it
+    for _ in range(4):
+        place.stand(place.joints[0], watch)
+    assert watch.holds and watch.watched["front"].used == watch.watched["front"].pictures > 3
+    place.bump(np.array([2e-3, 0, 0, 0, np.deg2rad(0.4), 0]))
+    today = place.watch(on="base")
+    today.monitor.recall(watch.monitor.remember())
+    for _ in range(2):
+        place.stand(place.joints[0], today)
+    assert set(today.summary()["moved"]) == {"camera front", "the board beside the robot"}
+    assert today.status("front")[0] == ERROR and "would tell which" in today.status("front")[1]
+
+
 def test_a_camera_without_its_board_or_of_another_size_or_without_pictures_is_told_of():
     place = Place("to_hand", cameras=("front", "wrist"))
     from dataclasses import replace
