@@ -41,13 +41,14 @@ def hold_path(p: Tensor, waypoints: Tensor, progress: Tensor, arc: Tensor | None
     arc = arc_lengths(waypoints) if arc is None else arc
     start, along = waypoints[:, :-1], waypoints[:, 1:] - waypoints[:, :-1]
     length = (arc[:, 1:] - arc[:, :-1]).clamp(min=SHORTEST_M)  # (N, S)
-    share = ((p[:, None] - start) * along).sum(2) / length**2
-    reached = ((progress[:, None] - arc[:, :-1]) / length).clamp(0.0, 1.0)
-    share = torch.maximum(share.clamp(0.0, 1.0), reached)
-    distance = (start + share[..., None] * along - p[:, None]).norm(dim=2)
-    current = (arc[:, 1:-1] <= progress[:, None]).sum(1, keepdim=True)  # inner waypoints that are passed
-    number = torch.arange(length.shape[1], device=p.device)
-    distance = torch.where((number < current) | (number > current + 1), torch.inf, distance)
-    near = distance.argmin(1, keepdim=True)
+    away = p[:, None] - start
+    reached = (progress[:, None] - arc[:, :-1]) / length
+    share = torch.maximum(torch.linalg.vecdot(away, along) / length.square(), reached.clamp(min=0.0)).clamp(max=1.0)
+    beside = away - share[..., None] * along
+    squared = torch.linalg.vecdot(beside, beside)
+    passed = reached[:, :-1] >= 1
+    squared[:, :-1].masked_fill_(passed, torch.inf)
+    squared[:, 2:].masked_fill_(~passed[:, :-1], torch.inf)
+    nearest, near = squared.min(1, keepdim=True)
     walked = (arc[:, :-1] + share * length).gather(1, near)[:, 0]
-    return torch.maximum(walked, progress), distance.gather(1, near)[:, 0]
+    return torch.maximum(walked, progress), nearest[:, 0].sqrt()

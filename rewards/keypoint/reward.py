@@ -1,4 +1,4 @@
-"""The reward along a path: the difference of a potential that only forward progress raises, and 1 instead where the task is solved."""
+"""The reward along a path: success, and the difference of a potential that only forward progress raises."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ import torch
 from torch import Tensor
 
 from rewards.keypoint.path import arc_lengths, hold_path
-from rewards.keypoint.poses import place
-from rewards.keypoint.settings import TOOL, KeypointSettings
+from rewards.keypoint.settings import TOOL, KeypointSettings, Place
 
 CONFIDENCE = "confidence"
+SHORTEST_WAY_M = 1e-3
 
 
 class Poses(Protocol):
     """Tells where things are."""
 
-    def frames(self, obs: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
-        """{name: position (N, 3) in metres and rotation (N, 3, 3)}; of "tool" and of every object that is needed."""
+    def points(self, obs: Mapping[str, Tensor], places: Sequence[Place]) -> Tensor:
+        """(K, N, 3) world positions in metres, on the CPU; raises on what is not finite."""
         ...
 
 
 class KeypointReward:
-    """F = γ Φ(s') − Φ(s) with Φ = 0 where an episode terminates, and 1 in place of it on the step that succeeds.
+    """Success plus weight · (γ Φ(s') − Φ(s)), with Φ = 0 where an episode terminates.
 
     Φ = −(way left + κ · distance from the path) / whole way, in [−1 − κ, 0], over the tool's way to the grasp and the function point's
     way to the goal together. Ways are those of the episode: they start where tool and function point are when it begins. The tool's is
@@ -43,28 +43,33 @@ class KeypointReward:
     def __init__(self, settings: KeypointSettings, poses: Poses, num_envs: int, gamma: float) -> None:
         self.settings, self.poses, self.gamma = settings, poses, gamma
         deepest = settings.weight * (1 + settings.stray)
-        self.low, self.high = -deepest, max(1.0, deepest)
+        self.low, self.high = -deepest, max(1.0, deepest) if settings.replace else 1.0 + deepest
         self.phi = torch.zeros(num_envs)
         """(N,) potential of where each world is."""
-        self.progress = torch.zeros(num_envs, 2)
-        """(N, 2) metres walked on the tool's way and on the function point's."""
-        self._ways = [torch.zeros(num_envs, len(settings.approach) + 2, 3), torch.zeros(num_envs, len(settings.waypoints) + 1, 3)]
-        self._arcs = [arc_lengths(way) for way in self._ways]
+        self.progress = torch.zeros(2, num_envs)
+        """(2, N) metres walked on the tool's way and on the function point's."""
+        own = Place(offset_m=(0.0, 0.0, 0.0), object=TOOL)
+        self._moving = (own, settings.grasp or own, settings.function)
+        self._longest = max(len(settings.approach) + 2, len(settings.waypoints) + 1)
+        self._ways = torch.zeros(2, num_envs, self._longest, 3)
+        """The tool's ways, as seen from the grasp point, and the function point's; the last place repeated where one is shorter."""
+        self._arcs = torch.zeros(2, num_envs, self._longest)
         self._whole = torch.ones(num_envs)
 
     def begin(self, obs: Mapping[str, Tensor], ids: Sequence[int]) -> None:
         """Lay out the ways of new episodes in worlds `ids`; `obs` is of all worlds."""
-        settings, rows = self.settings, torch.as_tensor(list(ids), dtype=torch.long)
-        frames = self.poses.frames(obs)
-        here = [place(frames, settings.function), *(place(frames, w) for w in settings.waypoints)]
-        grasp = place(frames, settings.grasp) if settings.grasp else frames[TOOL][0]
-        there = [frames[TOOL][0], *(place(frames, w) for w in settings.approach), grasp]
-        ways = (torch.stack(there, 1) - grasp[:, None], torch.stack(here, 1))
-        for i, way in enumerate(ways):
-            self._ways[i][rows] = way[rows].to(self._ways[i])
-            self._arcs[i][rows] = arc_lengths(self._ways[i][rows])
-        self._whole[rows] = (self._arcs[0][rows, -1] + self._arcs[1][rows, -1]).clamp(min=1e-3)
-        self.progress[rows] = 0.0
+        rows = torch.as_tensor(list(ids), dtype=torch.long)
+        here = {key: value[rows.to(value.device)] for key, value in obs.items() if value.dim() == 2}
+        approach, waypoints = self.settings.approach, self.settings.waypoints
+        found = self.poses.points(here, (*self._moving, *approach, *waypoints))
+        tool, grasp, function, *rest = found
+        tools = [p - grasp for p in (tool, *rest[: len(approach)], grasp)]
+        for i, way in enumerate((tools, [function, *rest[len(approach) :]])):
+            way = [*way, *[way[-1]] * (self._longest - len(way))]
+            self._ways[i, rows] = torch.stack(way, 1)
+            self._arcs[i, rows] = arc_lengths(self._ways[i, rows])
+        self._whole[rows] = self._arcs[:, rows, -1].sum(0).clamp(min=SHORTEST_WAY_M)
+        self.progress[:, rows] = 0.0
         self.phi[rows] = -1.0
 
     def reward(self, transition: Mapping[str, Tensor], context: Mapping[str, Any]) -> Tensor:
@@ -86,24 +91,22 @@ class KeypointReward:
         self.phi = now
         kept = torch.where(transition["terminated"].cpu(), 0.0, now)
         dense = self.settings.weight * (self.gamma * kept - before)
-        return torch.where(transition["success"].cpu(), 1.0, dense).to(transition["success"].device)
+        success = transition["success"].cpu()
+        total = torch.where(success, 1.0, dense) if self.settings.replace else success + dense
+        return total.to(transition["success"].device)
 
     def _potential(self, obs: Mapping[str, Tensor]) -> Tensor:
         """(N,) Φ after one more observation; progress goes on."""
-        settings, frames = self.settings, self.poses.frames(obs)
-        tool = frames[TOOL][0]
-        grasp = place(frames, settings.grasp) if settings.grasp else tool
-        walked, strayed = [], torch.zeros_like(self._whole)
-        for i, point in enumerate((tool - grasp, place(frames, settings.function))):
-            s, d = hold_path(point.cpu(), self._ways[i], self.progress[:, i], self._arcs[i])
-            walked.append(s)
-            strayed = strayed + d
-        progress = torch.stack(walked, 1)
-        left = self._whole - progress.sum(1)
-        phi = (-(left + settings.stray * strayed) / self._whole).clamp(-1 - settings.stray, 0.0)
+        tool, grasp, function = self.poses.points(obs, self._moving)
+        points = torch.cat((tool - grasp, function))
+        walked, strayed = hold_path(points, self._ways.flatten(0, 1), self.progress.flatten(), self._arcs.flatten(0, 1))
+        progress = walked.view_as(self.progress)
+        stray = self.settings.stray
+        left = self._whole - progress.sum(0) + stray * strayed.view_as(progress).sum(0)
+        phi = (-left / self._whole).clamp(-1 - stray, 0.0)
         if CONFIDENCE not in obs:
             self.progress = progress
             return phi
-        sure = obs[CONFIDENCE].cpu() >= settings.confidence
-        self.progress = torch.where(sure[:, None], progress, self.progress)
+        sure = obs[CONFIDENCE].cpu() >= self.settings.confidence
+        self.progress = torch.where(sure, progress, self.progress)
         return torch.where(sure, phi, self.phi)

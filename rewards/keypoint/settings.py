@@ -45,8 +45,11 @@ class KeypointSettings:
     """The tool's way to there."""
     stray: float = 0.5
     """κ: what a metre beside the path costs, as a share of a metre along it."""
-    weight: float = 1.0
-    """The whole way is worth so much, where success is worth 1."""
+    weight: float = 4.0
+    """The whole way is worth so much, where success is worth 1; it changes how fast is learned, and not what is best."""
+    replace: bool = False
+    """Whether 1 takes the place of the dense reward on the step that succeeds, as in KAGI; then what is best may change: a success whose
+    potential is below -1 / weight would cost more than it earns."""
     confidence: float = 0.3
     """Below this certainty of where the points are, the potential is held."""
 
@@ -59,9 +62,9 @@ class KeypointSettings:
             raise DataError(f"stray {self.stray}, weight {self.weight} or confidence {self.confidence} is out of its range")
 
     def returns(self, gamma: float, max_episode_steps: int) -> tuple[float, float]:
-        """Lowest and highest sum of rewards, as critics need to know: sparse returns plus minus the potential."""
+        """Lowest and highest sum of rewards, as critics need to know: a sparse return minus the potential it began with."""
         deepest = self.weight * (1 + self.stray)
-        return min(0.0, 1 - deepest), 1 + deepest
+        return min(0.0, 1 - deepest) if self.replace else 0.0, 1 + deepest
 
     def objects(self) -> tuple[str, ...]:
         """Objects whose poses are needed."""
