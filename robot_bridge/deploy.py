@@ -121,6 +121,7 @@ def deploy(
     confirm: Callable[[str], bool] | None = None,
     judge: Judge | None = None,
     look: Look | None = None,
+    ended: Callable[[], str] = lambda: "",
     tell: Callable[[str], None] = lambda line: None,
 ) -> DeployReport:
     """Run episodes of a policy on a robot.
@@ -145,6 +146,8 @@ def deploy(
         confirm: asked once before the robot is brought to its start pose, with what is going to happen; None goes ahead.
         judge: asked whether an episode was a success where nothing else tells.
         look: says what is wrong with what is measured before each episode, as `robot_bridge.camera_check.CameraCheck`; it is not begun.
+        ended: asked after every tick whether somebody ends the episode, and how: "success", "failure" or another word; "stop" ends
+            the deployment with it.
         tell: gets lines for the person beside the robot.
 
     Returns:
@@ -171,7 +174,7 @@ def deploy(
     runner = EpisodeRunner(
         executor, interface, wanted, loop, Synchroniser(budgets(needed_values(interface, wanted), contract)), timing, clock,
         approach=_approach(loop, timing, config, clock, confirm), warm=ready.chunks > 0, watchers=() if on_frame is None else (on_frame,),
-        record=record, judge=judge, look=look,
+        record=record, judge=judge, look=look, ended=ended,
     )  # fmt: skip
     robot.connect(config.connect_timeout_s)
     results: list[EpisodeResult] = []
@@ -184,7 +187,7 @@ def deploy(
             progress.advance(success=float(bool(results[-1].success)))
             if loop.defect is not None:
                 raise loop.defect
-            if gate.latched:
+            if gate.latched or results[-1].ended_by == "stop":
                 break
     except SafetyStop as e:
         stopped = str(e)

@@ -30,6 +30,8 @@ LATENCIES = 4096
 REPLAN_S = 0.2
 """After a hold this long the policy plans anew: what it planned was for what it saw before."""
 
+SAID = {"success": True, "failure": False, "stop": None}
+"""Whether an episode that somebody's word ended was a success."""
 
 Judge = Callable[[EpisodeResult], bool | None]
 Look = Callable[[Observation], str]
@@ -66,6 +68,7 @@ class EpisodeRunner:
         record: takes every frame and outcome.
         judge: asked whether an episode was a success where nothing else tells.
         look: says what is wrong with what is measured before an episode, for example that cameras are exchanged; nothing moves then.
+        ended: asked after every tick whether somebody ends the episode, and how: "success", "failure", another word, or empty.
     """
 
     def __init__(
@@ -84,10 +87,11 @@ class EpisodeRunner:
         record: Recorder | None = None,
         judge: Judge | None = None,
         look: Look | None = None,
+        ended: Callable[[], str] = lambda: "",
     ) -> None:
         self.executor, self.interface, self.wanted, self.loop = executor, interface, wanted, loop
         self.robot, self.synchroniser, self.timing, self.clock = loop.robot, synchroniser, timing, clock
-        self.approach, self.record, self.judge, self.look = approach, record, judge, look
+        self.approach, self.record, self.judge, self.look, self.ended = approach, record, judge, look, ended
         self.watchers = watchers if record is None else (*watchers, record.frame)
         self.cadence = Cadence(("read", "observe", "policy", "decode", "submit"), timing.period_ns / 1e9)
         self.latencies_ns: deque[int] = deque(maxlen=LATENCIES)
@@ -132,10 +136,11 @@ class EpisodeRunner:
             success = None if scene is None else scene.success()
             if success or step >= self.timing.steps or gate.latched or ended_by:
                 break
-            ended_by = self._tick(episode, seed, step, deadline_ns)
+            ended_by = self._tick(episode, seed, step, deadline_ns) or self.ended()
             step += not ended_by
             deadline_ns = next_deadline(deadline_ns, self.timing.period_ns, self.clock.now_ns())
         loop.ramp_down()
+        success = SAID.get(ended_by, success)
         return self._result(episode, seed, success, step, started_ns, ended_by)
 
     # ------------------------------------------------------------ a tick

@@ -39,7 +39,9 @@ OUTCOMES: tuple[str, ...] = get_args(Outcome)
 UNKNOWN = -1
 BEHIND = 64
 """Frames that may wait to be written."""
-ORDINARY_ENDS = ("success", "failure", "time_limit")
+ORDINARY_ENDS = ("success", "failure", "time_limit", "stop")
+DISCARDED = "discarded"
+"""How an episode ends that nobody wants to keep."""
 
 log = logging.getLogger("robot_bridge")
 
@@ -157,7 +159,9 @@ class DatasetRecorder:
         before, self._last = self._last, item if isinstance(item, Frame) else None
         if before is not None:
             self._write(before, item.verdict if isinstance(item, Frame) else None)
-        if isinstance(item, EpisodeResult) and self._writer.episode_length:
+        if isinstance(item, EpisodeResult) and item.ended_by == DISCARDED:
+            self._writer.discard_episode()
+        elif isinstance(item, EpisodeResult) and self._writer.episode_length:
             stopped = item.ended_by not in ORDINARY_ENDS
             self._writer.save_episode(item.success, [f"stopped for safety: {item.ended_by}"] if stopped else [])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -85,6 +86,16 @@ class RobotInterface:
             return _tool_targets(self.config, self.action_spec, num)
         return JointTargets(self.robot_spec, self.action_spec, num)
 
+    @property
+    def chains(self) -> tuple[Any, ...]:
+        """A `sim.kinematics.Chain` from the base to each tool.
+
+        Raises:
+            SpecError: the robot's frames are not known.
+        """
+        _check_tools(self.config)
+        return tuple(chain for chain, _ in _tool_chains(self.config))
+
     def _observation_spec(self, wanted: ObservationSpec) -> ObservationSpec:
         features = []
         for feature in self.contract.features:
@@ -141,9 +152,8 @@ def _tool_action(config: RobotConfig, action: ActionSpec) -> ActionSpec:
     Raises:
         SpecError: the robot's kinematics are not known, or the elements are others.
     """
+    _check_tools(config)
     name = f"robot {config.spec.name}"
-    if not config.tools:
-        raise SpecError(f"the policy moves the tool, but the frames of {name} are not known: 'sinew robot add' makes a config with them")
     width = action.dim // config.arms
     ends = [n.rsplit("_", 1)[-1] for n in action.names[:width]]
     wanted = ["dx", "dy", "dz", *["dyaw"] * ("dyaw" in ends), *["gripper"] * (config.spec.gripper_name is not None)]
@@ -152,22 +162,37 @@ def _tool_action(config: RobotConfig, action: ActionSpec) -> ActionSpec:
     return action
 
 
-def _tool_targets(config: RobotConfig, action: ActionSpec, num: int) -> Decoder:
-    """Differential inverse kinematics on the model that is generated from the robot's frames, as simulated tasks have it."""
+def _check_tools(config: RobotConfig) -> None:
+    if not config.tools:
+        name = f"robot {config.spec.name}"
+        raise SpecError(f"the tool is to be moved, but the frames of {name} are not known: 'sinew robot add' makes a config with them")
+
+
+def _tool_chains(config: RobotConfig) -> list[tuple[Any, list[int]]]:
+    """Each tool's chain on the model that is generated from the robot's frames, with the numbers of its joints."""
     import mujoco
 
     from robot_bridge.robots.kinematics import chain_to
     from robot_bridge.robots.mjcf import mjcf
-    from sim.control import ArmLimits, EndEffectorDecoder, ToolServo
     from sim.kinematics import Chain
 
-    spec = config.spec
     model = mujoco.MjModel.from_xml_string(mjcf(config))  # pyright: ignore[reportAttributeAccessIssue]  # mujoco ships no type stubs
-    home = spec.home_rad or tuple((lo + hi) / 2 for lo, hi in zip(spec.position_low_rad, spec.position_high_rad, strict=True))
-    servos = []
+    made = []
     for tool in config.tools:
         moving = {frame.name for frame in chain_to(config, tool)}
-        part = [j for j, name in enumerate(spec.joint_names) if name in moving]
+        part = [j for j, name in enumerate(config.spec.joint_names) if name in moving]
+        made.append((Chain(model, [config.spec.joint_names[j] for j in part], tool), part))
+    return made
+
+
+def _tool_targets(config: RobotConfig, action: ActionSpec, num: int) -> Decoder:
+    """Differential inverse kinematics, as simulated tasks have it."""
+    from sim.control import ArmLimits, EndEffectorDecoder, ToolServo
+
+    spec = config.spec
+    home = spec.home_rad or tuple((lo + hi) / 2 for lo, hi in zip(spec.position_low_rad, spec.position_high_rad, strict=True))
+    servos = []
+    for chain, part in _tool_chains(config):
         limits = ArmLimits(
             position_low=np.array(spec.position_low_rad)[part],
             position_high=np.array(spec.position_high_rad)[part],
@@ -177,6 +202,6 @@ def _tool_targets(config: RobotConfig, action: ActionSpec, num: int) -> Decoder:
             home=np.array(home)[part],
             rotation_weight=1.0 if len(part) >= 6 else 0.0,
         )
-        servos.append(ToolServo(Chain(model, [spec.joint_names[j] for j in part], tool), limits, num))
+        servos.append(ToolServo(chain, limits, num))
     gripping = spec.gripper_name is not None
     return EndEffectorDecoder(servos, any("dyaw" in n for n in action.names), gripping, np.array(action.low), np.array(action.high))

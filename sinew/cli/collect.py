@@ -27,10 +27,11 @@ COLLECTION = "meta/sinew_collection.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Args:
-    """Record demonstrations of a task with its scripted expert."""
+    """Record demonstrations of a task: of its scripted expert, or of a person with --teleop."""
 
     task: str
-    """Task name; `sinew tasks` lists them. Or a world of Gymnasium as gym:<id>, for example gym:Meta-World/reach-v3."""
+    """Task name; `sinew tasks` lists them. Or a world of Gymnasium as gym:<id>, for example gym:Meta-World/reach-v3. With
+    --robot-config what is done, in words."""
     out: Path
     """Folder of the dataset; an interrupted collection there goes on."""
     episodes: int = 100
@@ -38,11 +39,23 @@ class Args:
     quality: Literal["clean", "human"] = "clean"
     """clean: nearly always succeeds; human: biased grasps, hesitations, mixed strategies, failures."""
     cameras: tuple[str, ...] = ()
-    """Cameras to record: front, wrist."""
+    """Cameras to record: front, wrist. With --robot-config all of the robot's if left out, and none of them with none."""
     image_size: int = 96
     """Height and width of camera images in pixels."""
-    robot: Literal["dds", "ros2"] | None = None
-    """A robot of the network on which the expert acts, in real time, as sinew robot serves one; in this process if left out."""
+    robot: Literal["sim", "dds", "ros2"] | None = None
+    """A robot of the network on which the expert or the person acts, in real time; sim is one in this process, for a person."""
+    teleop: Literal["keyboard", "gamepad", "spacemouse"] | None = None
+    """A person demonstrates, with this device, through the control loop and the safety gate."""
+    frame: Literal["world", "tool"] = "world"
+    """Axes of the person's motions."""
+    episode_s: float = 60.0
+    """Seconds after which a person's episode ends by itself."""
+    robot_config: str | None = None
+    """With --teleop on a robot that no simulated task describes: its name, such as ur5e, or a JSON file; `sinew robot list`."""
+    controller: str = ""
+    """That robot's controller for the joints, where it has several."""
+    gripper_controller: str = ""
+    """That robot's controller for the gripper."""
     domain: int | None = None
     """DDS domain of that robot; ROS_DOMAIN_ID or 0 if left out."""
     reach: Literal["LOCALHOST", "SUBNET"] | None = None
@@ -72,14 +85,15 @@ def collect(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
     import sim
     from demos import Writer
     from sinew import calibrations
-    from sinew.cli import calibrated
+    from sinew.cli import calibrated, collect_teleop
     from sinew.rundir import read_json, write_json
 
     if args.episodes < 1:
         raise InputError(f"--episodes {args.episodes}: at least 1 is needed")
-    interface = _interface(args)
+    args = collect_teleop.checked(args)
+    interface = _interface(args) if args.teleop is None else collect_teleop.interface_of(args)[0]
     settings = {"task": args.task, "quality": args.quality, "seed": args.seed, "cameras": list(args.cameras), "image_size": args.image_size}
-    settings["through"] = args.robot
+    settings |= {"through": args.robot, "teleop": args.teleop} if args.teleop else {"through": args.robot}
     note = args.out / COLLECTION
     if note.exists():
         found = read_json(note)
@@ -89,6 +103,9 @@ def collect(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
                 f"{args.out} holds a collection with {differ[0]} {found.get(differ[0])!r}, not {settings[differ[0]]!r}; take another --out"
             )
     calibration = calibrated.given(args.calibration, calibrated.cameras_of(interface.observation_spec))
+    if args.teleop is not None:
+        collect_teleop.collect(args, settings, progress, calibration)
+        return summary(args.out) if args.out.exists() else {"path": str(args.out), "episodes": 0, "frames": 0, "successes": 0, "hash": ""}
     if args.robot is not None:
         from sinew.cli import collect_robot
 

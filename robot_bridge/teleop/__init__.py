@@ -1,0 +1,1 @@
+"""Teleoperation: a person's device in the place of a policy, through the same loop and gate."""
