@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -203,7 +203,7 @@ def improve(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
 
         args = with_best_plan(args, base, measure, progress)
         method = METHODS[args.method](base, interface, args, demos, device)
-        env = _practice(interface, args, method.config.gamma, progress.note)
+        env = _practice(interface, args, method.config.gamma, progress.note, lambda values: run.log(**values))
         stack.callback(env.close)
         described = {"verb": "improve", "task": task, "base": str(args.run), "demos": str(demos) if demos else None}
         described |= {**reward_situation.described(args), "num_envs": args.num_envs, **improve_actors.described(args), **method.described}
@@ -270,12 +270,18 @@ def _worlds(interface: TaskInterface | GymnasiumTask, num_envs: int, seed: int =
     return interface.make_vec(num_envs, seed) if isinstance(interface, sim.GymnasiumTask) else sim.MujocoVecEnv(interface, num_envs, seed)
 
 
-def _practice(interface: TaskInterface | GymnasiumTask, args: Args, gamma: float, say: Callable[[str], None] = lambda text: None) -> VecEnv:
+def _practice(
+    interface: TaskInterface | GymnasiumTask,
+    args: Args,
+    gamma: float,
+    say: Callable[[str], None] = lambda text: None,
+    log: Callable[[Mapping[str, Any]], None] = lambda values: None,
+) -> VecEnv:
     """The worlds to learn in, with the reward that was asked for."""
     from sinew.cli import reward_situation
 
     env = _worlds(interface, args.num_envs, first_scene("practice", args.seed))
-    return reward_situation.rewarded(env, interface, args, gamma, say)
+    return reward_situation.rewarded(env, interface, args, gamma, say, log)
 
 
 def _own_demos(source: Source, method: str) -> Path | None:

@@ -93,15 +93,22 @@ def returns(args: Args, gamma: float = 0.99) -> tuple[float, float] | None:
     return None if tell is None else tell(gamma, 0)
 
 
-def rewarded(env: VecEnv, interface: Interface, args: Args, gamma: float, say: Callable[[str], None] = silent) -> VecEnv:
-    """`env` with the reward that was asked for; its own, which is success, where that is all."""
+def rewarded(
+    env: VecEnv,
+    interface: Interface,
+    args: Args,
+    gamma: float,
+    say: Callable[[str], None] = silent,
+    log: Callable[[Mapping[str, Any]], None] = lambda values: None,
+) -> VecEnv:
+    """`env` with the reward that was asked for; its own, which is success, where that is all. `log` keeps what it tells of itself."""
     import rewards
     import sim
     from rewards.environment import Rewarded
 
     if args.reward == "sparse":  # a world of Gymnasium has a reward of its own
         return Rewarded(env, rewards.make("sparse")) if isinstance(interface, sim.GymnasiumTask) else env
-    here = situation(interface, gamma, env.num_envs, say=say, env=env)
+    here = replace(situation(interface, gamma, env.num_envs, say=say, env=env), log=log)
     return Rewarded(env, _reward(args, interface, here))
 
 
