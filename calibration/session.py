@@ -95,7 +95,7 @@ def find_views(session: Session, cameras: Sequence[Camera | None] | None = None,
             views.append(found)
     wanted = {c: _size(session, c, sizes) for c in range(len(session.cameras))}
     for view in [v for v in views if v.name in sizes and sizes[v.name] != wanted[v.camera]]:
-        views.remove(view)
+        views = [v for v in views if v is not view]
         (width, height), (other_width, other_height) = sizes[view.name], wanted[view.camera]
         rejected[view.name] = f"its picture is {width} x {height}, those of this camera must be {other_width} x {other_height}"
     if not views:

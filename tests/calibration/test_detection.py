@@ -84,7 +84,7 @@ def test_a_session_is_kept_and_what_is_wrong_with_it_is_named(drawn, tmp_path):
         file.write('{"image": "../secret.png", "T_base_hand": [1,0,0,0,0,1,0,0,0,0,1,0,0,0,0,1]}\n{"image": "images/0000.png"}\nnonsense\n')
     session = read_own(tmp_path / "s")
     assert session.mount == "to_hand" and session.board == board and session.cameras == (camera,) and len(session.shots) == 6
-    assert set(session.skipped) == {"line 7", "line 8", "line 9"} and "inside" in session.skipped["line 7"]
+    assert set(session.skipped) == {"../secret.png", "images/0000.png", "line 9"} and "inside" in session.skipped["../secret.png"]
     found = find_views(session)
     assert len(found.views) == 3 and found.sizes == ((960, 720),)
     assert "damaged" in found.rejected["images/0001.png"] and "300" in found.rejected["images/0004.png"]

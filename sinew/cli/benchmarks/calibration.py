@@ -16,7 +16,7 @@ import numpy as np
 from sinew.bench import Row
 
 TRIALS, QUICK_TRIALS = 100, 6
-NEXT_VIEW_TRIALS, SEARCH_TRIALS, MARKERLESS_TRIALS = 60, 10, 20
+NEXT_VIEW_TRIALS, SEARCH_TRIALS, MARKERLESS_TRIALS = 60, 4, 20
 FAILED_DEG, FAILED_MM = 1.0, 10.0
 CHI2_95 = 12.59
 """Of six degrees of freedom."""
@@ -47,6 +47,7 @@ def rows(quick: bool, out: Path | None = None) -> list[Row]:
         out: folder with the real sets rosi_charuco, metric_workcell and ethz_robot_arm; they are left out without it.
     """
     from sinew.cli.benchmarks.calibration_honest import honest_rows
+    from sinew.cli.benchmarks.calibration_joints import joint_rows
     from sinew.cli.benchmarks.calibration_markerless import markerless_rows
     from sinew.cli.benchmarks.calibration_search import search_rows
     from sinew.cli.benchmarks.calibration_views import next_view_rows
@@ -58,7 +59,7 @@ def rows(quick: bool, out: Path | None = None) -> list[Row]:
     views = next_view_rows(2 if quick else NEXT_VIEW_TRIALS)
     search = search_rows(1 if quick else SEARCH_TRIALS)
     alone = markerless_rows(1 if quick else MARKERLESS_TRIALS)
-    return [*made, *honest_rows(quick), *_refusals(trials), *_speed(), *views, *search, *alone, *_real(out)]
+    return [*made, *honest_rows(quick), *_refusals(trials), *_speed(), *joint_rows(quick), *views, *search, *alone, *_real(out)]
 
 
 def _case(name: str, unusual: dict[str, Any], trials: int, target: str, holds: Any) -> list[Row]:
