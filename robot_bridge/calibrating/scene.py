@@ -38,8 +38,8 @@ WRIST = se3(so3_exp(np.array([0.0, 0.0, np.pi / 2])) @ so3_exp(np.array([np.deg2
 WRIST_FOVY_DEG, FRONT_FOVY_DEG = 55.0, 40.0
 BOARD_M = 0.4
 """From the camera to a board that is not on the table."""
-FRONT_M, FRONT_UP_RAD = 0.7, float(np.deg2rad(30.0))
-"""Of the camera beside the robot: how far from the hand at home, and how much it looks down."""
+FRONT_BOARDS, FRONT_UP_RAD = 2.9, float(np.deg2rad(30.0))
+"""Of the camera beside the robot: how far from the hand at home in widths of the board, and how much it looks down."""
 IN_HAND_M = 0.03
 """From the tool to the upper edge of a board in the hand, towards the camera."""
 TEXELS_PER_M = 4000.0
@@ -183,12 +183,12 @@ def _furnish(spec: Any, hand: Hand, tool: str, home: Array, board: Board, place:
         spec.delete(spec.camera(name))
     if place == "table":
         drawing = T_hand_tool @ WRIST
-        T_tool_board = se3_inverse(T_world_tool) @ _before(T_world_tool @ WRIST, rng)
+        T_tool_board = se3_inverse(T_world_tool) @ _before(T_world_tool @ WRIST, board, rng)
         truth = Truth(mount=mount, camera=name, T=drawing @ off, Z=hand.pose(home) @ T_hand_tool @ T_tool_board, drawing=drawing)
         _add_camera(body, name, T_body_tool @ WRIST @ off, WRIST_FOVY_DEG)
         _add_board(spec, spec.worldbody, T_world_base @ truth.Z, board)
         return truth
-    T_world_camera = _beside(T_world_tool, T_world_base)
+    T_world_camera = _beside(T_world_tool, T_world_base, FRONT_BOARDS * board.size_m[0])
     drawing = se3_inverse(T_world_base) @ T_world_camera
     held = T_world_tool[:3, 3] + 0.5 * board.size_m[1] * T_world_tool[:3, 2] - IN_HAND_M * T_world_camera[:3, 2]
     T_world_board = se3(T_world_camera[:3, :3], held) @ _tilted(rng)
@@ -214,12 +214,14 @@ def _at_home(spec: Any, hand: Hand, tool: str, home: Array) -> tuple[Array, Arra
     return T_world_tool, se3_inverse(T_world_body) @ T_world_tool, site.parent
 
 
-def _before(T_world_camera: Array, rng: np.random.Generator) -> Array:
+def _before(T_world_camera: Array, board: Board, rng: np.random.Generator) -> Array:
     """T_world_board of a board that the camera looks at: flat on the table where that is near, else facing the camera."""
     line = T_world_camera[:3, 2]
     down = -T_world_camera[2, 3] / line[2] if line[2] < -0.5 else np.inf
     if not 0.15 < down < 1.5 * BOARD_M:
-        return T_world_camera @ se3_exp(np.array([0, 0, BOARD_M, 0, 0, 0])) @ _tilted(rng)
+        above = float(T_world_camera[2, 3] - 0.5 * np.linalg.norm(board.size_m) - board.square_m)  # nothing of it is in the floor
+        away = min(BOARD_M, above / -line[2]) if line[2] < 0 else BOARD_M
+        return T_world_camera @ se3_exp(np.array([0, 0, away, 0, 0, 0])) @ _tilted(rng)
     right = T_world_camera[:3, 0] * np.array([1, 1, 0])
     right /= np.linalg.norm(right)
     axes = np.column_stack([right, np.cross([0.0, 0.0, -1.0], right), [0.0, 0.0, -1.0]])
@@ -231,7 +233,7 @@ def _tilted(rng: np.random.Generator) -> Array:
     return se3(so3_exp(rng.uniform(-0.15, 0.15, 3)), np.zeros(3))
 
 
-def _beside(T_world_tool: Array, T_world_base: Array) -> Array:
+def _beside(T_world_tool: Array, T_world_base: Array, distance_m: float) -> Array:
     """T_world_camera of a camera before the robot that looks back at its hand, from above."""
     tool = T_world_tool[:3, 3]
     out = (tool - T_world_base[:3, 3]) * np.array([1, 1, 0])
@@ -239,7 +241,7 @@ def _beside(T_world_tool: Array, T_world_base: Array) -> Array:
     away = np.cos(FRONT_UP_RAD) * out + np.sin(FRONT_UP_RAD) * np.array([0, 0, 1.0])
     right = np.cross(-away, [0, 0, 1.0])
     right /= np.linalg.norm(right)
-    return se3(np.column_stack([right, np.cross(-away, right), -away]), tool + FRONT_M * away)
+    return se3(np.column_stack([right, np.cross(-away, right), -away]), tool + distance_m * away)
 
 
 def _add_camera(body: Any, name: str, T_body_camera: Array, fovy_deg: float) -> None:

@@ -89,7 +89,7 @@ def take_views(
         joints, jacobian = shot.joints, mover.hand.jacobian(shot.joints)
         writer.add(image, T_base_hand, stamp_ns=shot.stamp_ns, joint_position=joints, joint_jacobian=jacobian)
 
-    first = [] if len(taken) >= pace.begin else first_poses(begin.robot, mount)
+    first = [] if len(taken) >= pace.begin else list(mover.near(np.array(first_poses(begin.robot, mount))))
     return run_routine(
         mover, first, board, camera, mount, goal=goal, sector=sector, pace=pace, reachable=mover.free, near=mover.near, taken=taken,
         keep=keep, progress=progress, sleep=lambda s: sleep(mover.clock, s), seed=seed,
