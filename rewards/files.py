@@ -23,6 +23,7 @@ MODULES: tuple[str, ...] = (
     "rewards.keypoint.settings",
     "rewards.progress.nearest",
     "rewards.progress.transport",
+    "rewards.progress.asked",
     "rewards.guard",
     "rewards.generated.reward",
     "rewards.preference.classifier",

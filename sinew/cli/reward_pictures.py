@@ -54,8 +54,9 @@ def film(data: Dataset, episode: Episode, camera: str | None) -> Film | None:
 
 def _simulated(data: Dataset, episode: Episode, interface: Any, camera: str) -> Film | None:
     """The episode played again from its seed and actions; None where that leads somewhere else, or nothing can be drawn here."""
-    import sim
     import torch
+
+    import sim
     from rewards.files import CameraView
     from sinew.cli.collect import COLLECTION
     from sinew.cli.scenes import first_scene

@@ -67,8 +67,8 @@ def preview(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
     """
     from demos import Dataset
     from rewards.inspection import inspect
-    from sinew.cli.reward_drawing import plot, sheet
     from sinew.cli.reward_drawing import extent as extent_of
+    from sinew.cli.reward_drawing import plot, sheet
     from sinew.cli.reward_pictures import strip
     from sinew.cli.reward_recorded import builder, episodes, load
     from sinew.cli.video import write_mp4
@@ -172,8 +172,8 @@ def page_of(args: Args, kind: str, found: Inspection, films: list[str], pictures
         image = '<img src="sheet.png" alt="pictures of episodes with their values" style="width:100%;border-radius:8px">'
         parts.append(section("Episodes, with the value at each picture", image))
         videos = "".join(
-            f'<figure><video src="{escape(name)}" controls muted loop playsinline></video><figcaption>{escape(name[:-4])}</figcaption></figure>'
-            for name in films
+            f'<figure><video src="{name}" controls muted loop playsinline></video><figcaption>{name[:-4]}</figcaption></figure>'
+            for name in map(escape, films)
         )
         parts.append(section("Films", f'<div class="videos">{videos}</div>'))
     parts.append("<footer>Written by Sinew. The reward was not told how the episodes end.</footer>")
