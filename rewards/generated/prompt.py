@@ -60,7 +60,7 @@ def question(
         blocks.append(f"What it did on recorded episodes:\n{figures}")
     if training:
         blocks.append(
-            f"What it did in training, in ten stretches from first to last:\n{training}\n"
+            f"What it did in training, in equal stretches from first to last:\n{training}\n"
             "A part that hardly changes teaches nothing: rescale, rewrite or drop it. A part that grows while success does not is being "
             "exploited: change what it pays for."
         )
@@ -81,7 +81,7 @@ def code_in(answer: str) -> str:
 
 
 def training_figures(tenths: Mapping[str, Sequence[Mapping[str, float]]], success: Sequence[float]) -> str:
-    """Lines for a model: each part's least, mean and largest value in ten stretches of training, and the success rates."""
+    """Lines for a model: each part's least, mean and largest value in equal stretches of training, and the success rates."""
 
     def row(values: Sequence[float]) -> str:
         return ", ".join(f"{v:.3g}" for v in values)
