@@ -16,7 +16,7 @@ import numpy as np
 from sinew.bench import Row
 
 TRIALS, QUICK_TRIALS = 100, 6
-NEXT_VIEW_TRIALS, SEARCH_TRIALS, MARKERLESS_TRIALS = 60, 4, 20
+NEXT_VIEW_TRIALS, SEARCH_TRIALS, MARKERLESS_TRIALS = 60, 10, 20
 FAILED_DEG, FAILED_MM = 1.0, 10.0
 CHI2_95 = 12.59
 """Of six degrees of freedom."""

@@ -36,7 +36,7 @@ def search_rows(trials: int) -> list[Row]:
     """Measure everything.
 
     Args:
-        trials: of every case; one takes about 10 s of one core.
+        trials: of every case; one takes about a second of one core.
     """
     rows: list[Row] = []
     for name, unusual in PICTURES.items():
