@@ -20,7 +20,10 @@ INSIDE_PX = 3
 """Contours are taken so far inside, where depth is the object's own."""
 SMALLEST, LARGEST = 2e-4, 0.12
 """Shares of the picture that an object found by its colour takes."""
-COLOURS = 8
+COLOURS, COMMON = 8, 0.05
+"""Colours that a picture is reduced to, and the share of it from which one is of the background."""
+LIGHTNESS, DIFFERENT = 0.3, 14.0
+"""Weight of lightness beside hue in CIELAB, and how far from every common colour a thing is."""
 MAX_OBJECTS = 8
 
 
@@ -104,26 +107,35 @@ def _middle(view: View, mask: np.ndarray) -> np.ndarray | None:
 
 
 def masks_by_colour(image: np.ndarray) -> list[np.ndarray]:
-    """Masks (H, W) bool of regions of one colour that are neither too small nor too large nor cut off by the border.
+    """Masks (H, W) bool of what differs in colour from all that covers much of the picture; what differs most comes first.
+
+    Regions that are too small or too large or cut off by the border are left out. Lightness counts little, for shading changes it, and
+    the faces of a thing belong together; where hue tells nothing it counts in full.
 
     Args:
         image: (H, W, 3) uint8 RGB.
     """
+    return _unlike_the_rest(image, LIGHTNESS) or _unlike_the_rest(image, 1.0)
+
+
+def _unlike_the_rest(image: np.ndarray, lightness: float) -> list[np.ndarray]:
     height, width = image.shape[:2]
-    lab = cv2.cvtColor(cv2.bilateralFilter(image, 7, 30, 7), cv2.COLOR_RGB2LAB).reshape(-1, 3).astype(np.float32)
-    lab[:, 0] *= 0.5  # shading changes lightness and not the thing
-    sample = lab[np.random.default_rng(0).permutation(len(lab))[:4000]]
+    lab = cv2.cvtColor(cv2.bilateralFilter(image, 7, 30, 7), cv2.COLOR_RGB2LAB).astype(np.float32)
+    pixels = (lab * (lightness, 1.0, 1.0)).astype(np.float32).reshape(-1, 3)
+    sample = pixels[np.random.default_rng(0).permutation(len(pixels))[:4000]]
     stop = (cv2.TERM_CRITERIA_EPS + cv2.TERM_CRITERIA_MAX_ITER, 30, 0.5)
     cv2.setRNGSeed(0)
-    _, _, centres = cv2.kmeans(sample, COLOURS, None, stop, 3, cv2.KMEANS_PP_CENTERS)  # type: ignore[call-overload]
-    label = np.linalg.norm(lab[:, None] - centres[None], axis=2).argmin(1).reshape(height, width)
-    found: list[np.ndarray] = []
-    for colour in range(COLOURS):
-        clean = cv2.morphologyEx((label == colour).astype(np.uint8), cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
-        count, parts, stats, _ = cv2.connectedComponentsWithStats(clean)
-        for i in range(1, count):
-            x, y, w, h, area = stats[i]
-            inside = x > 0 and y > 0 and x + w < width and y + h < height
-            if inside and SMALLEST * label.size <= area <= LARGEST * label.size:
-                found.append(parts == i)
-    return sorted(found, key=lambda m: -int(m.sum()))[:MAX_OBJECTS]
+    _, label, centres = cv2.kmeans(sample, COLOURS, None, stop, 3, cv2.KMEANS_PP_CENTERS)  # type: ignore[call-overload]
+    share = np.bincount(label.ravel(), minlength=COLOURS) / len(sample)
+    common = centres[share >= min(COMMON, share.max())]
+    unlike = np.linalg.norm(pixels[:, None] - common[None], axis=2).min(1).reshape(height, width)
+    clean = cv2.morphologyEx((unlike > DIFFERENT).astype(np.uint8), cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
+    count, parts, stats, _ = cv2.connectedComponentsWithStats(clean)
+    found: list[tuple[float, np.ndarray]] = []
+    for i in range(1, count):
+        x, y, w, h, area = stats[i]
+        inside = x > 0 and y > 0 and x + w < width and y + h < height
+        if inside and SMALLEST * height * width <= area <= LARGEST * height * width:
+            mask = parts == i
+            found.append((float(unlike[mask].mean()), mask))
+    return [mask for _, mask in sorted(found, key=lambda each: -each[0])[:MAX_OBJECTS]]

@@ -123,10 +123,18 @@ class _Lifted:
         return {**named, **{name: np.reshape(way, (-1, 3)) for name, way in ways.items()}}
 
     def settings(self) -> KeypointSettings:
-        """The answer as a reward; each place in the frame of what it moves with."""
+        """The answer as a reward; each place in the frame of what it moves with.
+
+        Where nobody will tell where the thing is that the function point is on, the tool stands for what it holds: its way goes on from
+        the grasp as the function point's would.
+        """
         own = self._object("function") if self.place["function"] is not None else TOOL
         frames = {"start": own, "target": self._object("target"), WORLD_PLACE: WORLD}
         grasp = self.place["grasp"]
+        if own == WORLD:
+            hold = self.start if grasp is None else grasp
+            way = [*(p for p, _ in self.approach), hold, *(p - self.start + hold for p, _ in self.path)]
+            return KeypointSettings(function=Place(offset_m=(0.0, 0.0, 0.0), object=TOOL), waypoints=tuple(self._in(p, WORLD) for p in way))
         held = self._object("grasp")
         return KeypointSettings(
             function=self._in(self.start, own),

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from rewards.files import CameraView
 from rewards.keypoint.path import arc_lengths, hold_path
 from rewards.keypoint.settings import TOOL, KeypointSettings, Place
 
@@ -94,6 +96,16 @@ class KeypointReward:
         success = transition["success"].cpu()
         total = torch.where(success, 1.0, dense) if self.settings.replace else success + dense
         return total.to(transition["success"].device)
+
+    def overlay(self, image: np.ndarray, view: CameraView, obs: Mapping[str, Tensor], world: int) -> np.ndarray:
+        """A picture (H, W, 3) uint8 of one world with ways, progress and points drawn on it; obs of all worlds, as rewarded last."""
+        from rewards.keypoint.overlay import draw
+
+        tool, grasp, function = (p[world].numpy() for p in self.poses.points(obs, self._moving))
+        ways = [
+            (way[world].numpy() + shift, float(s[world])) for way, shift, s in zip(self._ways, (grasp, 0.0), self.progress, strict=True)
+        ]
+        return draw(image, view, ways, {"tool": tool, "grasp": grasp, "function": function}, float(self.phi[world]))
 
     def _potential(self, obs: Mapping[str, Tensor]) -> Tensor:
         """(N,) Φ after one more observation; progress goes on."""

@@ -66,7 +66,7 @@ class PointTracker:
         if mask is None:
             v, u = np.mgrid[:height, :width]
             mask = np.hypot(u - self.point[0], v - self.point[1]) <= radius_px
-        found = cv2.goodFeaturesToTrack(
+        found: Any = cv2.goodFeaturesToTrack(
             self._gray, self.config.support, 0.01, 3, mask=mask.astype(np.uint8), blockSize=5, useHarrisDetector=False
         )
         if found is None or len(found) < self.config.fewest:

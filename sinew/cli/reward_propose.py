@@ -66,6 +66,7 @@ def run(args: Args) -> dict[str, Any]:
         InputError: options do not go together, a picture cannot be read, or --out is there already.
     """
     from rewards.files import RewardUnavailable, SparseSettings, save
+    from rewards.keypoint.settings import TOOL
 
     if args.out.exists():
         raise InputError(f"{args.out} is there already; choose another --out")
@@ -78,12 +79,14 @@ def run(args: Args) -> dict[str, Any]:
         return {"out": str(args.out), "reward": "sparse", "because": str(problem)}
     pictures = _pictures(args.out, proposal.pictures)
     points = {name: point.round(4).tolist() for name, point in proposal.points_m.items()}
+    stands_in = bool(proposal.answer.marks["function"]) and proposal.settings.function.object == TOOL
     reply = proposal.reply
     made |= {"answer": reply.json, "usage": dict(reply.usage), "latency_s": round(reply.latency_s, 3), "points_m": points}
     save(args.out, "keypoint", proposal.settings, {**made, "pictures": [p.name for p in pictures]})
     return {
         "out": str(args.out), "reward": "keypoint", "answer": reply.json, "points_m": points, "calls": 1,
         "latency_s": round(reply.latency_s, 3), "usage": dict(reply.usage), "pictures": [str(p) for p in pictures],
+        "tool_stands_in": stands_in,
     }  # fmt: skip
 
 
@@ -157,10 +160,10 @@ def _read_view(path: Path, calibration: Path | None) -> View:
         return View(image=picture)
     camera = _read_camera(calibration, picture)
     lens = camera.camera
-    if any(lens.distortion):
-        undistort = cv2.fisheye.undistortImage if lens.model == "fisheye" else cv2.undistort
-        more = {"Knew": lens.matrix} if lens.model == "fisheye" else {}
-        picture = undistort(picture, lens.matrix, np.asarray(lens.distortion), **more)
+    if any(lens.distortion) and lens.model == "fisheye":
+        picture = cv2.fisheye.undistortImage(picture, lens.matrix, np.asarray(lens.distortion), Knew=lens.matrix)
+    elif any(lens.distortion):
+        picture = cv2.undistort(picture, lens.matrix, np.asarray(lens.distortion))
     return View(
         image=picture, camera=CameraView(matrix=lens.matrix, T_world_camera=np.asarray(camera.T), width=lens.width, height=lens.height)
     )
@@ -204,6 +207,11 @@ def show(result: dict[str, Any], console: Console) -> None:
         console.print(f"{result['because']}", style="yellow", markup=False, highlight=False)
         console.print(f"{result['out']}: success alone is rewarded", highlight=False)
         return
+    if result["tool_stands_in"]:
+        console.print(
+            "nothing tells where the objects of a picture are later on: the tool stands for what it holds; set the scene up as pictured",
+            style="yellow",
+        )
     points = result["points_m"]
     for name in ("grasp", "function", "target"):
         if name in points:

@@ -2,6 +2,9 @@
 
 import json
 import socket
+import threading
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import cv2
 import numpy as np
@@ -9,13 +12,16 @@ import pytest
 import torch
 
 import sim
+from calibration.camera import Camera
+from calibration.results import Mounted
 from rewards import files
 from rewards.environment import Rewarded
 from sinew.cli import collect, improve, main, reward_propose, reward_situation, train
 from sinew.cli.improve_actors import tell
+from sinew.cli.reward_scene import open_scene
 from sinew.errors import DataError, InputError
 from sinew.progress import Progress
-from sinew.rundir import read_json
+from sinew.rundir import read_json, write_json
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +68,63 @@ def test_a_reward_proposed_in_one_scene_leads_to_success_in_others(folder):
     falls = (told[1:] - told[:-1]).nan_to_num(0).clamp(max=0).sum(0)
     assert falls.min() > -0.2  # nearly monotone along a good demonstration
     assert returns.min() > 3.0
+
+
+@contextmanager
+def seer(truth):
+    """A real server that answers as somebody who knows the truth would."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            content = asked["messages"][0]["content"]
+            assert [c["type"] for c in content] == ["text", "image_url", "image_url"]
+            answer = truth(content[0]["text"], [], asked["response_format"]["json_schema"]["schema"])
+            told = json.dumps({"choices": [{"message": {"content": json.dumps(answer)}}]}).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(told)))
+            self.end_headers()
+            self.wfile.write(told)
+
+        def log_message(self, *args):
+            pass
+
+    made = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=made.serve_forever, args=(0.01,), daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{made.server_port}/v1"
+    finally:
+        made.shutdown()
+        made.server_close()
+
+
+def calibration(path, view):
+    camera = Camera.from_matrix(view.camera.matrix, np.zeros(5), view.camera.width, view.camera.height)
+    zeros = {"covariance": np.zeros((6, 6)), "Z": np.eye(4), "pixel_sigma": 0.1, "robot_sigma_m": 0.0, "robot_sigma_rad": 0.0}
+    mounted = Mounted(name="front", mount="to_hand", T=view.camera.T_world_camera, camera=camera, **zeros)
+    write_json(path, {"version": 1, "cameras": [mounted]})
+    return path
+
+
+def test_two_calibrated_pictures_and_a_server_make_a_reward_in_metres(tmp_path):
+    scene = open_scene(sim.make_interface("lift"), 3, oracle=True)
+    given = {}
+    for name, view in (("", scene.view), ("2", scene.second)):
+        cv2.imwrite(str(tmp_path / f"view{name}.png"), view.image[..., ::-1])
+        given |= {f"image{name}": tmp_path / f"view{name}.png", f"camera{name}": calibration(tmp_path / f"camera{name}.json", view)}
+    with seer(scene.truth) as url:
+        told = propose(**given, task_text="lift the cube", vlm=url, out=tmp_path / "r.json")
+    assert told["reward"] == "keypoint" and told["tool_stands_in"]
+    assert np.linalg.norm(np.array(told["points_m"]["grasp"]) - scene.poses["cube"][:3, 3]) < 0.04  # somewhere on the cube
+    _, settings = files.load(tmp_path / "r.json")
+    assert settings.function.object == "tool" and settings.waypoints[-1].offset_m[2] > 0.08
+    hand = json.loads((tmp_path / "camera.json").read_text().replace("to_hand", "in_hand"))
+    write_json(tmp_path / "hand.json", hand)
+    with pytest.raises(InputError, match="camera on the hand"):
+        propose(**given | {"camera": tmp_path / "hand.json"}, task_text="lift", vlm=nobody(), out=tmp_path / "x.json")
+    cv2.imwrite(str(tmp_path / "small.png"), scene.view.image[::2, ::2])
+    with pytest.raises(InputError, match="is of pictures of 640 x 480, and this one has 320 x 240"):
+        propose(**given | {"image": tmp_path / "small.png"}, task_text="lift", vlm=nobody(), out=tmp_path / "x.json")
 
 
 def test_recorded_answers_make_the_same_reward_again(folder, tmp_path):

@@ -91,7 +91,11 @@ def test_pictures_alone_are_lifted_by_two_views_to_where_the_named_surface_is():
     proposal = propose(SimOracleVLM(truth(first, second)), "put the box into the bowl", first, second)
     low, high = BOXES["box"]
     assert (proposal.points_m["grasp"] > np.array(low) - 0.02).all() and (proposal.points_m["grasp"] < np.array(high) + 0.02).all()
-    assert proposal.settings.objects() == ()  # nobody says what the points are on
+    settings = proposal.settings  # nobody says what the points are on: the tool stands for what it holds
+    assert settings.objects() == () and settings.function.object == "tool" and settings.grasp is None
+    way, points = np.array([w.offset_m for w in settings.waypoints]), proposal.points_m
+    np.testing.assert_allclose(way[1], points["grasp"], atol=1e-4)
+    np.testing.assert_allclose(way[2:] - way[1], points["path"][1:] - points["path"][0], atol=1e-4)
 
 
 def test_one_calibrated_picture_is_lifted_by_the_heights_that_were_told():
