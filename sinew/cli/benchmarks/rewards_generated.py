@@ -59,7 +59,7 @@ def rows(quick: bool) -> list[Row]:
         Row(
             name=f"generated: a step of {WORLDS} worlds, both states, median", unit="ms", ours=round(median, 4), higher_is_better=False,
             peer="the same code in this process, world by world, unconfined", peer_value=round(by_world_ms, 3), target="< 1 ms",
-            holds=median < 1, detail={"p99_ms": worst, "held": list(reward.sandbox.held)},
+            holds=median < 1, detail={"p10_ms": 1e3 * float(np.quantile(walls, 0.1)), "held": list(reward.sandbox.held)},
         ),
         Row(name="generated: the same, 99 %", unit="ms", ours=round(worst, 4), higher_is_better=False),
         Row(
