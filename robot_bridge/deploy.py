@@ -177,8 +177,13 @@ def deploy(
         record=record, judge=judge, look=look, ended=ended,
     )  # fmt: skip
     robot.connect(config.connect_timeout_s)
-    results: list[EpisodeResult] = []
-    stopped = ""
+    results, stopped = _play(runner, seeds, scene, progress)
+    return _report(interface, loop, runner, results, seeds, ready, stopped, why_stopped(gate, robot))
+
+
+def _play(runner: EpisodeRunner, seeds: Sequence[int], scene: Scene | None, progress: Progress) -> tuple[list[EpisodeResult], str]:
+    """Episodes until all are played, the gate is latched or somebody stops; and why the robot could not go on, if so."""
+    loop, results, stopped = runner.loop, list[EpisodeResult](), ""
     progress.start("deploy", len(seeds))
     loop.start()
     try:
@@ -187,13 +192,13 @@ def deploy(
             progress.advance(success=float(bool(results[-1].success)))
             if loop.defect is not None:
                 raise loop.defect
-            if gate.latched or results[-1].ended_by == "stop":
+            if loop.gate.latched or results[-1].ended_by == "stop":
                 break
     except SafetyStop as e:
         stopped = str(e)
     finally:
         loop.close()
-    return _report(interface, loop, runner, results, seeds, ready, stopped, why_stopped(gate, robot))
+    return results, stopped
 
 
 def _check(spec: PolicySpec | None, interface: TaskInterface, robot: Robot, gate: SafetyGate) -> None:
