@@ -12,7 +12,7 @@ import numpy as np
 
 from sinew.bench import Row
 
-TRIALS, QUICK_TRIALS = 100, 3
+TRIALS, QUICK_TRIALS = 25, 3
 CASES = {
     "zeros 1 deg off, encoders 0.1 deg, in hand, 20 views": ("in_hand", 20, 0.1),
     "zeros 1 deg off, encoders 0.1 deg, to hand, 20 views": ("to_hand", 20, 0.1),
