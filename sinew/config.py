@@ -74,6 +74,8 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         if not isinstance(value, (list, tuple)):
             raise DataError(f"{where}: expected a list, found {value!r}")
         inner = args[0] if len(args) == 2 and args[1] is Ellipsis else None
+        if inner is None and len(value) != len(args):
+            raise DataError(f"{where}: expected {len(args)} values, found {len(value)}")
         return tuple(
             _convert(inner if inner is not None else a, v, where)
             for a, v in zip(args if inner is None else [inner] * len(value), value, strict=True)

@@ -196,6 +196,7 @@ def test_settings_survive_their_file_and_wrong_ones_are_named(tmp_path):
     for old, new, said in (
         ("0.1", "99.0", "within 5 m"),
         ("0.1", "NaN", "within 5 m"),
+        ('"offset_m": [', '"offset_m": [0.0, ', "expected 3 values, found 4"),
         ('"stray": 0.5', '"stray": -1', "out of its range"),
         ('"waypoints": [', '"waypoints": [], "wayp": [', "unknown field"),
     ):
