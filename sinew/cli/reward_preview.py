@@ -102,8 +102,11 @@ def preview(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
     _png(out / "curves.png", plot(found.curves, [e.success for e in found.episodes]))
     if rows:
         _png(out / "sheet.png", sheet(rows, low, high))
-    kind = load(args.reward)[0]
-    atomic_write(out / "preview.html", page_of(args, kind, found, films, bool(rows)))
+    kind, asked = load(args.reward)[0], []
+    for view in sorted(Path(args.reward).parent.glob(f"{Path(args.reward).stem}-view*.png")):
+        atomic_write(out / view.name, view.read_bytes())
+        asked.append(view.name)
+    atomic_write(out / "preview.html", page_of(args, kind, found, films, bool(rows), asked))
     return {
         "reward": args.reward, "kind": kind, "page": str(out / "preview.html"), "films": films,
         "findings": [asdict(f) for f in found.findings], "passed": not found.problems,
@@ -145,8 +148,8 @@ def drawn_film(data: Dataset, episode: Episode, camera: str | None, build: Calla
     return tuple(pictures)
 
 
-def page_of(args: Args, kind: str, found: Inspection, films: list[str], pictures: bool) -> str:
-    """The page."""
+def page_of(args: Args, kind: str, found: Inspection, films: list[str], pictures: bool, asked: list[str]) -> str:
+    """The page; `asked` are pictures as the model saw them that proposed the reward."""
     from sinew.cli.report_charts import Line, line_chart
     from sinew.cli.report_style import page, section
 
@@ -172,10 +175,13 @@ def page_of(args: Args, kind: str, found: Inspection, films: list[str], pictures
         image = '<img src="sheet.png" alt="pictures of episodes with their values" style="width:100%;border-radius:8px">'
         parts.append(section("Episodes, with the value at each picture", image))
         videos = "".join(
-            f'<figure><video src="{name}" controls muted loop playsinline></video><figcaption>{name[:-4]}</figcaption></figure>'
+            f'<figure><video src="{name}" controls autoplay muted loop playsinline></video><figcaption>{name[:-4]}</figcaption></figure>'
             for name in map(escape, films)
         )
         parts.append(section("Films", f'<div class="videos">{videos}</div>'))
+    if asked:
+        views = "".join(f'<img src="{escape(name)}" alt="as the model saw it" style="width:100%">' for name in asked)
+        parts.append(section("What the model was shown that proposed it", f'<div class="columns">{views}</div>'))
     parts.append("<footer>Written by Sinew. The reward was not told how the episodes end.</footer>")
     return page(f"Reward {Path(args.reward).name}", "\n".join(parts))
 
