@@ -66,13 +66,14 @@ class PointTracker:
         if mask is None:
             v, u = np.mgrid[:height, :width]
             mask = np.hypot(u - self.point[0], v - self.point[1]) <= radius_px
-        found: Any = cv2.goodFeaturesToTrack(
+        seen = cv2.goodFeaturesToTrack(
             self._gray, self.config.support, 0.01, 3, mask=mask.astype(np.uint8), blockSize=5, useHarrisDetector=False
         )
-        if found is None or len(found) < self.config.fewest:
+        found = np.zeros((0, 1, 2)) if seen is None else seen
+        if len(found) < self.config.fewest:
             raise RewardUnavailable(
                 f"there is too little texture around the point at {self.point.round().astype(int).tolist()} to follow it: "
-                f"{0 if found is None else len(found)} corners, {self.config.fewest} are needed"
+                f"{len(found)} corners, {self.config.fewest} are needed"
             )
         self._model = found[:, 0].astype(np.float64)  # where the points are on the thing, in pixels of the first picture
         self._wanted = self.point.copy()
