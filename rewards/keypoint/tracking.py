@@ -63,11 +63,10 @@ class PointTracker:
         """(2,) where it is now."""
         if not (np.isfinite(self.point).all() and 0 <= self.point[0] < width and 0 <= self.point[1] < height):
             raise RewardUnavailable(f"the point at {self.point.round(1).tolist()} is outside the picture of {width} x {height}")
-        if mask is None:
-            v, u = np.mgrid[:height, :width]
-            mask = np.hypot(u - self.point[0], v - self.point[1]) <= radius_px
+        v, u = np.mgrid[:height, :width]
+        inside = np.hypot(u - self.point[0], v - self.point[1]) <= radius_px if mask is None else mask
         seen = cv2.goodFeaturesToTrack(
-            self._gray, self.config.support, 0.01, 3, mask=mask.astype(np.uint8), blockSize=5, useHarrisDetector=False
+            self._gray, self.config.support, 0.01, 3, mask=inside.astype(np.uint8), blockSize=5, useHarrisDetector=False
         )
         found = np.zeros((0, 1, 2)) if seen is None else seen
         if len(found) < self.config.fewest:
