@@ -72,6 +72,6 @@ def run(args: Args) -> dict[str, Any]:
 def show(result: dict[str, Any], console: Console) -> None:
     """What was written."""
     told = (
-        f"{result['out']}: {result['inside']} ({result['kind']}), guarded by {result['states']} states of {result['successes']} successes"
+        f"{result['out']}: {result['inside']} ({result['kind']}), near {result['states']} states of {result['successes']} successes"
     )
     console.print(told, markup=False, highlight=False, soft_wrap=True)

@@ -112,7 +112,7 @@ def test_a_reward_that_pays_failures_does_not_pass(tmp_path, made, capsys):
     wrong = [Episode(e.index, e.frames, not e.success) for e in episodes(given, 10)]
     found = inspect(given, wrong, builder(str(made / "r.json"), given, print), [])
     assert {"ranking", "growth"} <= {f.name for f in found.problems}
-    code, result = told(capsys, "reward", "check", str(made / "r.json"), "--data", str(swapped))
+    _, result = told(capsys, "reward", "check", str(made / "r.json"), "--data", str(swapped))
     assert next(f["holds"] for f in result["findings"] if f["name"] == "ranking") is None  # no failure to tell from
 
 
