@@ -153,7 +153,8 @@ def _along(reward: Reward, values: Mapping[str, torch.Tensor], infos: list[Any])
     for step in range(int(length.max())):
         won = success & (step == length - 1)
         after = {f"next.{key}": value for key, value in at(step + 1).items()}
-        made.append(reward.reward({**at(step), **after, "success": won, "terminated": won}, {}))
+        ended = {"success": won, "terminated": won, "truncated": ~success & (step == length - 1)}
+        made.append(reward.reward({**at(step), **after, **ended}, {}))
     return torch.stack(made, 1).cpu()
 
 

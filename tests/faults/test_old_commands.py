@@ -18,6 +18,7 @@ from robot_bridge.faults.rtps_proxy import RtpsProxy
 
 ROOT = Path(__file__).resolve().parents[2]
 HELD_UP_S = 2.0
+SETTLED_TICKS = 100
 SENDER = """
 import sys, time
 from robot_bridge.dds import codec
@@ -105,6 +106,18 @@ def obeys(robot: RobotProcess, sender: Sender, values: np.ndarray) -> None:
     until(again)
 
 
+def settled(robot: RobotProcess) -> tuple[int, int]:
+    """Wait until nothing more is obeyed and the arm stands: what `taken` says then, and the tick."""
+
+    def still() -> bool:
+        ticks = robot.ticks()[-SETTLED_TICKS:]
+        moves = np.ptp([tick["joint_position"][0] for tick in ticks])
+        return len(ticks) == SETTLED_TICKS and ticks[0]["taken"] == ticks[-1]["taken"] and moves < 1e-4
+
+    until(still)
+    return taken(robot), len(robot.ticks())
+
+
 def farthest(robot: RobotProcess, since: int) -> float:
     """How far the first joint came from where it stood at a tick."""
     path = np.array([tick["joint_position"][0] for tick in robot.ticks(since)])
@@ -115,7 +128,7 @@ def test_a_command_that_the_link_held_up_moves_nothing(proxy, robot, sender):
     until(robot.ticks)
     commander = sender()
     obeys(robot, commander, at(robot, 0.0))
-    count, since = taken(robot), len(robot.ticks())
+    count, since = settled(robot)
     proxy.set(back=LinkFaults(delay_s=HELD_UP_S))
     commander.send(at(robot, 0.5))
     until(lambda: len(robot.ticks(since)) > 100 * (HELD_UP_S + 2))  # it came, and nothing of it was done
@@ -140,8 +153,7 @@ def test_packets_that_are_sent_again_move_nothing(proxy, robot, sender, monkeypa
     obeys(robot, commander, at(robot, 0.02))
     monkeypatch.setattr(proxy.to_robot, "put", put)
     obeys(robot, commander, at(robot, 0.0))
-    until(lambda: abs(robot.ticks()[-1]["joint_velocity"][0]) < 1e-3)
-    count, since = taken(robot), len(robot.ticks())
+    count, since = settled(robot)
     for handle, destination, packet in kept:  # whoever recorded the network plays it back
         handle.sendto(packet, destination)
     until(lambda: len(robot.ticks(since)) > 100)
