@@ -7,6 +7,7 @@ from where the masks' middles are and how large they are; the best ones are comp
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -148,7 +149,8 @@ def _rotations() -> Array:
     towards = np.stack([np.sin(polar) * np.cos(turn), np.sin(polar) * np.sin(turn), np.cos(polar)], -1)
     rolls = so3_exp(np.array([[0, 0, a] for a in np.linspace(0, 2 * np.pi, ROLLS, endpoint=False)]))
     looking = np.swapaxes(_looking(towards), 1, 2)
-    return np.matmul(rolls[None], looking[:, None]).astype(np.float64).reshape(-1, 3, 3)
+    turned: Any = rolls[None] @ looking[:, None]
+    return np.asarray(turned, dtype=np.float64).reshape(-1, 3, 3)
 
 
 def _looking(forward: Array) -> Array:
