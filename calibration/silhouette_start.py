@@ -7,7 +7,6 @@ from where the masks' middles are and how large they are; the best ones are comp
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -149,13 +148,13 @@ def _rotations() -> Array:
     towards = np.stack([np.sin(polar) * np.cos(turn), np.sin(polar) * np.sin(turn), np.cos(polar)], -1)
     rolls = so3_exp(np.array([[0, 0, a] for a in np.linspace(0, 2 * np.pi, ROLLS, endpoint=False)]))
     looking = np.swapaxes(_looking(towards), 1, 2)
-    turned: Any = rolls[None] @ looking[:, None]
-    return np.asarray(turned, dtype=np.float64).reshape(-1, 3, 3)
+    return np.asarray(rolls[None] @ looking[:, None], dtype=float).reshape(-1, 3, 3)
 
 
 def _looking(forward: Array) -> Array:
     """Rotations (N, 3, 3) of cameras that look along directions (N, 3) of length 1, x right, y down, z forward."""
     up = np.where(np.abs(forward[:, 2:]) > 0.9, [[0.0, 1.0, 0.0]], [[0.0, 0.0, 1.0]])
-    right = np.cross(forward, up)
+    right: Array = np.asarray(np.cross(forward, up), dtype=np.float64)
     right /= np.linalg.norm(right, axis=1, keepdims=True)
-    return np.stack([right, np.cross(forward, right), forward], -1)
+    down: Array = np.asarray(np.cross(forward, right), dtype=np.float64)
+    return np.stack([right, down, forward], -1)
