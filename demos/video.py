@@ -51,7 +51,7 @@ class FrameEncoder:
         else:
             context.pix_fmt = "rgb24"
             context.options = {"compression_level": "1"}
-        self._context, self._convert = context, _Converter(context.pix_fmt)
+        self._context, self._convert = context, Converter(context.pix_fmt)
 
     def encode(self, image: np.ndarray) -> bytes:
         """Bytes of one uint8 (height, width, 3) image."""
@@ -63,7 +63,7 @@ class FrameEncoder:
         return b"".join(bytes(p) for p in self._context.encode(frame))
 
 
-class _Converter:
+class Converter:
     """Changes the pixel format on the calling thread: PyAV's own threads cost more than the work and do not survive a fork."""
 
     def __init__(self, pixel_format: str) -> None:
@@ -91,7 +91,7 @@ def decode_picture(data: bytes) -> np.ndarray:
         context: Any = av.CodecContext.create(name, "r")
         context.options = {"max_pixels": str(MAX_PIXELS)}
         frames = [*context.decode(av.Packet(data)), *context.decode(None)]
-        return _Converter("rgb24").array(frames[0])
+        return Converter("rgb24").array(frames[0])
     except (VideoError, IndexError, ValueError) as e:
         raise DataError(f"an image of {len(data)} bytes cannot be decoded as {name}: {e}") from None
 
@@ -166,7 +166,7 @@ class VideoReader:
 
     def __init__(self, path: Path, fps: float) -> None:
         self.path, self.fps = path, fps
-        self._next, self._rgb = 0, _Converter("rgb24")
+        self._next, self._rgb = 0, Converter("rgb24")
         try:
             self._container: Any = av.open(str(path))
             self._stream = self._container.streams.video[0]
