@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,7 @@ from torch.nn import functional
 
 from rewards.files import KINDS, Kind, RewardUnavailable, Situation, load
 from rewards.latent import load_tensors
+from rewards.learned import check_beside
 from rewards.shaping import After
 from sinew.errors import DataError, InputError
 from sinew.protocols import Reward
@@ -210,9 +210,8 @@ class GuardedSettings:
     """Settings of the guard."""
 
     def __post_init__(self) -> None:
-        for name in (self.inside, self.reference):
-            if not name or Path(name).name != name:
-                raise InputError(f"{name!r}: give the name of a file beside the reward file")
+        check_beside(self.inside)
+        check_beside(self.reference)
 
     def build(self, situation: Situation) -> Reward:
         """See `rewards.files.Kind`."""

@@ -54,6 +54,11 @@ class EncoderConfig:
         if min(sizes) < 1 or max(sizes) > 4096 or len(self.pictures) > 8:
             raise InputError(f"an encoder's sizes run from 1 to 4096 and it sees at most 8 cameras, got {sizes} and {self.pictures}")
 
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """All that is seen, vectors first."""
+        return (*self.vectors, *self.pictures)
+
     @classmethod
     def of(cls, spec: ObservationSpec, keys: Sequence[str], **sizes: int) -> EncoderConfig:
         """The configuration that sees `keys` of an observation.

@@ -15,15 +15,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from rewards.files import KINDS, Situation
+from rewards.files import KINDS
 from rewards.latent import Encoder, EncoderConfig
 from rewards.measures import auc, auc_interval
 from rewards.preference.episodes import Episodes
-from rewards.preference.scored import Scored, ScoredPotential, check_seen, load_scored
-from rewards.shaping import Shaped
+from rewards.preference.scored import Scored, ScoredSettings
 from sinew.errors import DataError, InputError
 from sinew.progress import SILENT, Progress
-from sinew.protocols import Reward
 
 KIND = "classifier"
 BINS = 15
@@ -56,23 +54,10 @@ class ClassifierConfig:
 
 @KINDS.add(KIND)
 @dataclass(frozen=True, kw_only=True)
-class ClassifierSettings:
+class ClassifierSettings(ScoredSettings):
     """The chance of being done as a potential."""
 
-    weights: str
-    """File beside the reward file."""
-    weight: float = 1.0
-    """Factor on the shaping."""
-
-    def returns(self, gamma: float, max_episode_steps: int) -> tuple[float, float]:
-        """Lowest and highest sum of rewards: those of success alone, less the potential at the start."""
-        return -self.weight, 1.0 + self.weight
-
-    def build(self, situation: Situation) -> Reward:
-        """See `rewards.files.Kind`."""
-        scored = load_scored(situation.folder / self.weights, KIND)
-        check_seen(scored.encoder.config, situation)
-        return Shaped(ScoredPotential(scored), situation.gamma, self.weight)
+    kind = KIND
 
 
 def frames(episodes: Episodes, tail: int) -> tuple[np.ndarray, np.ndarray]:

@@ -17,14 +17,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from rewards.files import KINDS, Situation
+from rewards.files import KINDS
 from rewards.latent import Encoder, EncoderConfig
 from rewards.preference.episodes import Episodes
-from rewards.preference.scored import Scored, ScoredPotential, check_seen, load_scored
-from rewards.shaping import Shaped
+from rewards.preference.scored import Scored, ScoredSettings
 from sinew.errors import DataError, InputError
 from sinew.progress import SILENT, Progress
-from sinew.protocols import EpisodeData, Reward
+from sinew.protocols import EpisodeData
 from sinew.stats import wilson
 
 KIND = "preference"
@@ -67,23 +66,10 @@ class PairwiseConfig:
 
 @KINDS.add(KIND)
 @dataclass(frozen=True, kw_only=True)
-class PairwiseSettings:
-    """The learned score as a potential."""
+class PairwiseSettings(ScoredSettings):
+    """How well liked what is seen is, as a potential."""
 
-    weights: str
-    """File beside the reward file."""
-    weight: float = 1.0
-    """Factor on the shaping."""
-
-    def returns(self, gamma: float, max_episode_steps: int) -> tuple[float, float]:
-        """Lowest and highest sum of rewards: those of success alone, less the potential at the start."""
-        return -self.weight, 1.0 + self.weight
-
-    def build(self, situation: Situation) -> Reward:
-        """See `rewards.files.Kind`."""
-        scored = load_scored(situation.folder / self.weights, KIND)
-        check_seen(scored.encoder.config, situation)
-        return Shaped(ScoredPotential(scored), situation.gamma, self.weight)
+    kind = KIND
 
 
 def read_pairs(path: Path, data: EpisodeData) -> list[Pair]:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from rewards.files import RewardUnavailable, Situation
+from rewards.files import Situation
 from rewards.latent import Encoder, EncoderConfig, load_tensors, restore, save_tensors
+from rewards.learned import LearnedSettings, SeenPotential, check_seen
+from rewards.shaping import Shaped
 from sinew.config import from_json, to_json
 from sinew.errors import DataError
-from sinew.specs import TensorSpec
+from sinew.protocols import Reward
 
 BLOCK = 1024
 """Frames that are scored at a time."""
@@ -38,6 +41,10 @@ class Scored(nn.Module):
         """{key: (N, ...)} → (N,)."""
         return self.head(self.encoder(seen))[:, 0]
 
+    def chance(self, latents: Tensor) -> Tensor:
+        """Latents (N, L) → sigmoid(score / temperature) (N,), in [0, 1]."""
+        return torch.sigmoid(self.head(latents)[:, 0] / self.temperature)
+
     @torch.no_grad()
     def all(self, seen: Mapping[str, Tensor]) -> Tensor:
         """The same for many frames, a block at a time."""
@@ -46,19 +53,18 @@ class Scored(nn.Module):
         return torch.cat([self(block) for block in blocks]) if blocks else torch.zeros(0)
 
 
-class ScoredPotential:
-    """Φ(s) = sigmoid(score / temperature), in [0, 1]."""
+@dataclass(frozen=True, kw_only=True)
+class ScoredSettings(LearnedSettings):
+    """Settings: success, and a learned score as a potential, sigmoid(score / temperature)."""
 
-    low, high = 0.0, 1.0
+    kind: ClassVar[str]
+    """Of the weights."""
 
-    def __init__(self, scored: Scored) -> None:
-        self.scored, self.keys = scored, (*scored.encoder.config.vectors, *scored.encoder.config.pictures)
-
-    @torch.no_grad()
-    def __call__(self, obs: Mapping[str, Tensor]) -> Tensor:
-        """{key: (N, ...)} → (N,) float32."""
-        seen = {key: obs[key].cpu() for key in self.keys}
-        return torch.sigmoid(self.scored(seen) / self.scored.temperature).to(obs[self.keys[0]].device)
+    def build(self, situation: Situation) -> Reward:
+        """See `rewards.files.Kind`."""
+        scored = load_scored(situation.folder / self.weights, self.kind)
+        check_seen(scored.encoder.config, situation)
+        return Shaped(SeenPotential(scored.encoder, scored.chance, self.low, self.high), situation.gamma, self.weight)
 
 
 def save_scored(path: Path, scored: Scored, kind: str, made: Mapping[str, Any]) -> None:
@@ -81,19 +87,3 @@ def load_scored(path: Path, kind: str) -> Scored:
     if not float(scored.temperature) > 0:
         raise DataError(f"{path} has the temperature {float(scored.temperature):g}; it must be above 0")
     return scored.requires_grad_(False).eval()
-
-
-def check_seen(config: EncoderConfig, situation: Situation) -> None:
-    """Whether an environment gives what an encoder sees.
-
-    Raises:
-        RewardUnavailable: it lacks something, or it is of another length.
-    """
-    spec = situation.observation
-    for key in (*config.vectors, *config.pictures):
-        given: TensorSpec | None = spec.tensors.get(key)
-        if given is None or (key in config.vectors and given.shape != (config.vectors[key],)):
-            there = "nothing of that name" if given is None else f"one of shape {given.shape}"
-            raise RewardUnavailable(
-                f"the reward sees {key!r} of length {config.vectors.get(key, 'a picture')}; the environment gives {there}"
-            )

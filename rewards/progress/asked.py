@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor
 
 from rewards.files import KINDS, RewardUnavailable, Situation
+from rewards.learned import check_beside
 from rewards.shaping import ShapedByHistory
 from rewards.vlm.http import OpenAICompatible
 from rewards.vlm.protocol import VLM, VLMReply, VLMUnavailable
@@ -175,8 +175,8 @@ class Asked:
     def __post_init__(self) -> None:
         if min(self.every, self.max_calls) < 1 or self.pictures < 2 or not self.weight > 0:
             raise InputError("every and max_calls must be at least 1, pictures at least 2, weight above 0")
-        if self.record and Path(self.record).name != self.record:
-            raise InputError(f"record {self.record!r}: give the name of a folder beside the reward file")
+        if self.record:
+            check_beside(self.record)
 
     def returns(self, gamma: float, max_episode_steps: int) -> tuple[float, float]:
         """Lowest and highest return: those of success, moved by the potential."""

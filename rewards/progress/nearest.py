@@ -18,9 +18,10 @@ from torch import Tensor
 
 from rewards.files import KINDS, RewardUnavailable, Situation
 from rewards.latent import Encoder, EncoderConfig, load_tensors, restore, save_tensors
+from rewards.learned import LearnedSettings, SeenPotential, check_seen
 from rewards.shaping import Shaped
 from sinew.config import from_json, to_json
-from sinew.errors import DataError, InputError
+from sinew.errors import DataError
 from sinew.protocols import Reward
 
 NEIGHBOURS = 5
@@ -74,71 +75,19 @@ class Successes:
         return torch.cdist(latents, self.latents).amin(1) / self.scale
 
 
-class ProgressPotential:
-    """Progress as a potential: -1 at the start or off the way, 0 where successes end."""
-
-    low, high = -1.0, 0.0
-
-    def __init__(self, encoder: Encoder, successes: Successes) -> None:
-        self.encoder, self.successes = encoder, successes
-
-    @torch.no_grad()
-    def __call__(self, obs: Mapping[str, Tensor]) -> Tensor:
-        """{key: (N, ...)} → (N,) float32."""
-        return self.successes.progress(self.encoder(obs)) - 1.0
-
-
 @KINDS.add("progress")
 @dataclass(frozen=True, kw_only=True)
-class Progress:
-    """Settings: success, and how far an episode has come as a potential."""
+class Progress(LearnedSettings):
+    """How far an episode has come as a potential: -1 at the start or off the way, 0 where successes end."""
 
-    weights: str
-    """File beside the reward file, with encoder and successes."""
-    weight: float = 1.0
-    """Factor on the potential."""
-
-    def __post_init__(self) -> None:
-        check_name(self.weights)
-        if not self.weight > 0:
-            raise InputError(f"weight is {self.weight}; it must be above 0")
-
-    def returns(self, gamma: float, max_episode_steps: int) -> tuple[float, float]:
-        """Lowest and highest return: those of success, moved by the potential."""
-        return 0.0, 1.0 + self.weight
+    low, high = -1.0, 0.0
 
     def build(self, situation: Situation) -> Reward:
         """See `rewards.files.Kind`."""
         encoder, successes = load(situation.folder / self.weights)
         check_seen(encoder.config, situation)
-        return Shaped(ProgressPotential(encoder, successes), situation.gamma, self.weight)
-
-
-def check_name(weights: str) -> None:
-    """Refuse weights that do not lie beside the reward file.
-
-    Raises:
-        InputError: it is a path.
-    """
-    if not weights or Path(weights).name != weights:
-        raise InputError(f"weights {weights!r}: give the name of a file beside the reward file")
-
-
-def check_seen(config: EncoderConfig, situation: Situation) -> None:
-    """Compare what an encoder sees with what there is to see.
-
-    Raises:
-        RewardUnavailable: something is not there; what is there is told.
-        InputError: a vector is of another length.
-    """
-    there = situation.observation
-    missing = [key for key in (*config.vectors, *config.pictures) if key not in there]
-    if missing:
-        raise RewardUnavailable(f"the reward looks at {missing[0]}, and there is only {', '.join(there)}")
-    for key, length in config.vectors.items():
-        shape = there[key].shape
-        if shape != (length,):
-            raise InputError(f"the reward was trained on {key} of length {length}, and here it is {shape}; train one on data of this robot")
+        potential = SeenPotential(encoder, lambda latents: successes.progress(latents) - 1.0, self.low, self.high)
+        return Shaped(potential, situation.gamma, self.weight)
 
 
 def save(path: Path, encoder: Encoder, successes: Successes, made: Mapping[str, object]) -> None:

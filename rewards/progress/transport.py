@@ -10,16 +10,17 @@ Sources: Cuturi 2013, arXiv:1306.0895 (Sinkhorn); Haldar et al. 2022, arXiv:2206
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from rewards.files import KINDS, RewardUnavailable, Situation
-from rewards.latent import Encoder
-from rewards.progress.nearest import Successes, check_name, check_seen, load
+from rewards.learned import LearnedSettings, check_seen, latents_of
+from rewards.progress.nearest import Successes, load
 from rewards.shaping import After
 from sinew.errors import InputError
 from sinew.protocols import Reward
@@ -72,15 +73,18 @@ class EpisodeTransport:
     This is no potential: an episode that goes as demonstrations do is paid for it. Success pays more while `weight` is below 1.
 
     Args:
-        encoder: sees frames.
+        see: observations {key: (N, ...)} → latents (N, L).
         demonstrations: latents (T_d, L) of each, at least two.
         scale: unit of distances.
         num_envs: worlds N.
         weight: most that an episode earns besides success.
     """
 
-    def __init__(self, encoder: Encoder, demonstrations: Sequence[Tensor], scale: float, num_envs: int, weight: float = 0.5) -> None:
-        self.encoder, self.demonstrations, self.scale, self.weight = encoder, list(demonstrations), scale, weight
+    def __init__(
+        self, see: Callable[[Mapping[str, Tensor]], Tensor], demonstrations: Sequence[Tensor], scale: float, num_envs: int,
+        weight: float = 0.5,
+    ) -> None:  # fmt: skip
+        self.see, self.demonstrations, self.scale, self.weight = see, list(demonstrations), scale, weight
         self.low, self.high = 0.0, 1.0 + weight
         others = [[d for j, d in enumerate(demonstrations) if j != i] for i in range(len(demonstrations))]
         self.usual = sum(self.cost(d, o) for d, o in zip(demonstrations, others, strict=True)) / len(demonstrations)
@@ -111,7 +115,7 @@ class EpisodeTransport:
 
     @torch.no_grad()
     def _see(self, obs: Mapping[str, Tensor]) -> Tensor:
-        latents = self.encoder(obs)
+        latents = self.see(obs)
         finite = torch.isfinite(latents).all(1)
         if not bool(finite.all()):
             raise RewardUnavailable(f"what is seen of world {int((~finite).nonzero()[0])} is not finite")
@@ -120,29 +124,19 @@ class EpisodeTransport:
 
 @KINDS.add("transport")
 @dataclass(frozen=True, kw_only=True)
-class Transport:
-    """Settings: success, and how cheaply an episode can be moved onto a demonstration."""
+class Transport(LearnedSettings):
+    """How cheaply an episode can be moved onto a demonstration, paid at its end."""
 
-    weights: str
-    """File beside the reward file, with encoder and successes."""
+    low, high = -1.0, 0.0
     weight: float = 0.5
     """The most that an episode earns besides success."""
-
-    def __post_init__(self) -> None:
-        check_name(self.weights)
-        if not self.weight > 0:
-            raise InputError(f"weight is {self.weight}; it must be above 0")
-
-    def returns(self, gamma: float, max_episode_steps: int) -> tuple[float, float]:
-        """Lowest and highest return."""
-        return 0.0, 1.0 + self.weight
 
     def build(self, situation: Situation) -> Reward:
         """See `rewards.files.Kind`."""
         encoder, successes = load(situation.folder / self.weights)
         check_seen(encoder.config, situation)
         shown = demonstrations(successes)
-        return EpisodeTransport(encoder, shown, float(successes.scale), situation.num_envs, self.weight)
+        return EpisodeTransport(partial(latents_of, encoder), shown, float(successes.scale), situation.num_envs, self.weight)
 
 
 def demonstrations(successes: Successes) -> list[Tensor]:

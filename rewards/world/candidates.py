@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from rewards.files import KINDS, Situation
+from rewards.learned import LearnedSettings, SeenPotential, check_seen
 from rewards.preference.episodes import Episodes
-from rewards.preference.scored import check_seen
 from rewards.shaping import Shaped
 from rewards.world.model import KIND, WorldModel, load_world
 from sinew.errors import InputError
@@ -131,35 +131,11 @@ def ranking_of_recorded(
 
 @KINDS.add(KIND)
 @dataclass(frozen=True, kw_only=True)
-class WorldSettings:
-    """The success that a world model sees ahead, as a potential."""
-
-    weights: str
-    """File beside the reward file."""
-    weight: float = 1.0
-    """Factor on the shaping."""
-
-    def returns(self, gamma: float, max_episode_steps: int) -> tuple[float, float]:
-        """Lowest and highest sum of rewards: those of success alone, less the potential at the start."""
-        return -self.weight, 1.0 + self.weight
+class WorldSettings(LearnedSettings):
+    """The discounted success that a world model sees ahead, as a potential."""
 
     def build(self, situation: Situation) -> Reward:
         """See `rewards.files.Kind`."""
         model = load_world(situation.folder / self.weights)
         check_seen(model.encoder.config, situation)
-        return Shaped(AheadPotential(model), situation.gamma, self.weight)
-
-
-class AheadPotential:
-    """Φ(s) = discounted success that lies ahead, in [0, 1]."""
-
-    low, high = 0.0, 1.0
-
-    def __init__(self, model: WorldModel) -> None:
-        self.model, self.keys = model, (*model.encoder.config.vectors, *model.encoder.config.pictures)
-
-    @torch.no_grad()
-    def __call__(self, obs: Mapping[str, Tensor]) -> Tensor:
-        """{key: (N, ...)} → (N,) float32."""
-        ahead = self.model.ahead(self.model.encoder({key: obs[key].cpu() for key in self.keys}))
-        return ahead.to(obs[self.keys[0]].device)
+        return Shaped(SeenPotential(model.encoder, model.ahead, self.low, self.high), situation.gamma, self.weight)

@@ -140,9 +140,9 @@ def test_a_classifier_is_a_reward_file(trained, tmp_path):
     rises, stays = reward.reward(step, {}).tolist()
     assert rises > 0.5 and abs(stays) < 0.1
     said = []
-    other = ObservationSpec({KEY: TensorSpec(shape=(4,))})
+    other = ObservationSpec({"observation.other": TensorSpec(shape=(3,))})
     assert files.build(tmp_path / "r.json", situation(tmp_path, other, say=said.append)).reward(step, {}).tolist() == [0.0, 0.0]
-    assert len(said) == 1 and "sees 'observation.state' of length 3" in said[0]
+    assert len(said) == 1 and "looks at observation.state, and there is only observation.other" in said[0]
     with pytest.raises(DataError, match="'preference' is needed"):
         load_scored(tmp_path / "w.safetensors", "preference")
     with pytest.raises(RewardUnavailable):

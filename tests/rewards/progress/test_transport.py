@@ -56,7 +56,7 @@ def lines(count=3):
 
 def walk(episodes, truncated=True):
     """What worlds are paid that walk along the frames of an episode each, all of one length."""
-    reward = EpisodeTransport(AsItIs(), lines(), 1.0, len(episodes))  # type: ignore[arg-type]
+    reward = EpisodeTransport(AsItIs(), lines(), 1.0, len(episodes))
     reward.begin({"x": torch.stack([e[0] for e in episodes])}, range(len(episodes)))
     paid = []
     for i in range(1, len(episodes[0])):
@@ -85,7 +85,7 @@ def test_the_same_way_backwards_is_worth_as_much():
 
 
 def test_episodes_of_different_worlds_do_not_mix():
-    reward = EpisodeTransport(AsItIs(), lines(), 1.0, 2)  # type: ignore[arg-type]
+    reward = EpisodeTransport(AsItIs(), lines(), 1.0, 2)
     reward.begin({"x": torch.zeros(2, 2)}, [0, 1])
     flags = {"success": torch.zeros(2), "terminated": torch.zeros(2, dtype=torch.bool)}
     reward.reward({"next.x": torch.ones(2, 2), **flags}, {})
