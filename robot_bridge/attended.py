@@ -261,7 +261,9 @@ class AttendedRobot:
             self._wait_for_person("paused")
         elif word == "stop":
             self._asked_stop = True
-        elif word == "reset" or (word in ("success", "failure") and self.playing):
+        elif word in ("reset", "discard"):
+            self.asked = "reset"
+        elif word in ("success", "failure") and self.playing:
             self.asked = word
         elif word != "undo" and not self.playing:
             self.asked = "last_success" if word in ("success", "last_success") else "last_failure"
@@ -288,8 +290,8 @@ class AttendedRobot:
         until_ns = self._until()
         while not self.stopped:
             word = self._word()
-            if word in ("pause", "reset"):
-                self.asked = word if word == "reset" and self.playing else self.asked
+            if word in ("pause", "reset", "discard"):
+                self.asked = "reset" if word != "pause" and self.playing else self.asked
                 break
             if word is not None:
                 self._take(word)

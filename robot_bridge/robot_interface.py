@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,11 +14,16 @@ from sinew.errors import DataError, SpecError
 from sinew.protocols import RobotSpec
 from sinew.specs import IMAGES, ActionSpec, ObservationSpec, TensorSpec, check_action_join, check_observation_join
 
+if TYPE_CHECKING:
+    from sim.control import ToolServo
+
 STEP_SHARE = 0.9
 """Of the joints' speed limits that one action may ask for; the rest is kept back from rounding, as in simulation."""
 LEASH_RAD = 0.5
 """Targets stay this near to what is measured, so that a robot that is stuck is not pulled hard when it comes free."""
 KINDS = ("joint_position", "joint_delta")
+SPEED_M_S, TURN_RAD_S = 0.25, 0.5
+"""Largest speeds that a person's device asks of a tool."""
 
 
 class RobotInterface:
@@ -83,8 +88,26 @@ class RobotInterface:
     def decoder(self, num: int) -> Decoder:
         """A decoder for `num` robots; call its `reset` before `decode`."""
         if self.action_spec.kind == "ee_delta":
-            return _tool_targets(self.config, self.action_spec, num)
+            from sim.control import EndEffectorDecoder
+
+            action, gripping = self.action_spec, self.robot_spec.gripper_name is not None
+            turning = any("dyaw" in n for n in action.names)
+            return EndEffectorDecoder(self.tool_servos(num), turning, gripping, np.array(action.low), np.array(action.high))
         return JointTargets(self.robot_spec, self.action_spec, num)
+
+    def tool_servos(self, num: int) -> list[ToolServo]:
+        """Differential inverse kinematics for each tool of `num` robots, as simulated tasks have it; call its `reset` before `move`.
+
+        Raises:
+            SpecError: the robot's frames are not known.
+        """
+        _check_tools(self.config)
+        return _tool_servos(self.config, self.action_spec.rate_hz, num)
+
+    @property
+    def tool_step(self) -> tuple[float, float]:
+        """Largest displacement along an axis and turn of a tool that a person asks for in one step, metres and rad."""
+        return SPEED_M_S / self.action_spec.rate_hz, TURN_RAD_S / self.action_spec.rate_hz
 
     @property
     def chains(self) -> tuple[Any, ...]:
@@ -185,9 +208,8 @@ def _tool_chains(config: RobotConfig) -> list[tuple[Any, list[int]]]:
     return made
 
 
-def _tool_targets(config: RobotConfig, action: ActionSpec, num: int) -> Decoder:
-    """Differential inverse kinematics, as simulated tasks have it."""
-    from sim.control import ArmLimits, EndEffectorDecoder, ToolServo
+def _tool_servos(config: RobotConfig, rate_hz: float, num: int) -> list[ToolServo]:
+    from sim.control import ArmLimits, ToolServo
 
     spec = config.spec
     home = spec.home_rad or tuple((lo + hi) / 2 for lo, hi in zip(spec.position_low_rad, spec.position_high_rad, strict=True))
@@ -196,12 +218,11 @@ def _tool_targets(config: RobotConfig, action: ActionSpec, num: int) -> Decoder:
         limits = ArmLimits(
             position_low=np.array(spec.position_low_rad)[part],
             position_high=np.array(spec.position_high_rad)[part],
-            step_max=STEP_SHARE * np.array(spec.velocity_max_rad_s)[part] / action.rate_hz,
+            step_max=STEP_SHARE * np.array(spec.velocity_max_rad_s)[part] / rate_hz,
             workspace_low=np.array(spec.workspace_low_m),
             workspace_high=np.array(spec.workspace_high_m),
             home=np.array(home)[part],
             rotation_weight=1.0 if len(part) >= 6 else 0.0,
         )
         servos.append(ToolServo(chain, limits, num))
-    gripping = spec.gripper_name is not None
-    return EndEffectorDecoder(servos, any("dyaw" in n for n in action.names), gripping, np.array(action.low), np.array(action.high))
+    return servos

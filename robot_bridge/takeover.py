@@ -1,7 +1,9 @@
 """Taking over: what a person asks of the robot at this moment, from a keyboard, a gamepad, a SpaceMouse or a script.
 
-A source is asked at every policy tick and never waits. It gives a motion in the frame it was meant in; `robot_bridge.given`
-brings it into the policy's action space. Beside motions it gives requests: a word at a time.
+This is the one protocol of every device. A source is asked at every policy tick and never waits. While a person is in control it
+gives what is asked, with the axes it was meant in, a stamp and a number; `robot_bridge.given` brings it into the policy's action
+space. What is absolute (a leader arm, a hand's pose) counts from where the robot is when the person takes hold: the clutch of
+`robot_bridge.clutch`. Beside motions a source gives requests: a word at a time.
 """
 
 from __future__ import annotations
@@ -14,17 +16,26 @@ import time
 import tty
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 import numpy as np
 
 from sinew.errors import InputError, SinewError
 
-Frame = Literal["world", "tool", "action"]
-Request = Literal["pause", "reset", "success", "failure", "last_success", "last_failure", "undo", "stop"]
-"""pause: hold, and go on again; reset: give the episode up; success and failure: end it as that; last_…: the one before was
-that after all; undo: take the last such word back; stop: end the run, which can be gone on with."""
+Frame = Literal["world", "tool"]
+Kind = Literal["steps", "pose", "joints", "action"]
+UNITS: dict[Kind, str] = {
+    "steps": "6 shares of the largest step, -1 to 1: along x, y, z and about them",
+    "pose": "position of the hand in metres and its rotation as a wxyz quaternion, 7 values",
+    "joints": "the arm's joints in the robot's order, rad or m",
+    "action": "the policy's action, in its physical units",
+}
+"""What `Given.values` are, for each kind."""
+Request = Literal["pause", "reset", "discard", "intervene", "success", "failure", "last_success", "last_failure", "undo", "stop"]
+"""pause: hold, and go on again; reset and discard: give the episode up, nothing of it is kept; intervene: take hold, and let go
+again, of a device that cannot tell by itself; success and failure: end it as that; last_…: the one before was that after all;
+undo: take the last such word back; stop: end the run, which can be gone on with."""
 FAREWELL_S = 2.0
 """A keyboard's person has let go when no key was pressed for this long."""
 KEY_S = 0.12
@@ -37,24 +48,34 @@ class DeviceLost(SinewError):  # noqa: N818
 
 @dataclass(frozen=True)
 class Given:
-    """What a person asks of the robot for one tick."""
+    """What a person asks of the robot for one tick; where there is none, nobody is in control."""
 
     values: tuple[float, ...]
-    """In frames "world" and "tool": along x, y, z and about them, -1 to 1, shares of the largest step. In frame "action": the
-    policy's action (A,) in physical units."""
+    """As `kind` says; `UNITS` has the units."""
     frame: Frame = "world"
-    """Axes that `values` are along."""
+    """Axes that motions are along. The axes of a pose are the world's wherever its origin is; "tool": what the hand does along its own
+    axes the tool does along its own."""
     open: float | None = None
-    """Share of the gripper's opening, 0 closed; None keeps it. Not for frame "action"."""
+    """Share of the gripper's opening, 0 closed; None keeps it. Not for kind "action"."""
     arm: int = 0
-    """Which arm moves, of several; not for frame "action"."""
+    """Which arm moves, of several; not for kind "action"."""
+    kind: Kind = "steps"
+    """steps are relative; pose and joints absolute, so that they go through the clutch."""
+    hold: int = 0
+    """How often the person has taken hold of the device: at a new number a pose and joints count from where the robot is then."""
+    also: tuple[Given, ...] = ()
+    """What is asked of other arms in the same tick."""
+    stamp_ns: int = field(default=0, compare=False)
+    """When the device said it, monotonic clock; 0: at this moment."""
+    seq: int = field(default=0, compare=False)
+    """Grows with everything that the device says; the same number is the same word."""
 
 
 class Takeover(Protocol):
     """Where a person's wishes come from."""
 
     def read(self) -> Given | None:
-        """What is asked now; None where the policy acts. Never waits.
+        """What is asked now; None where nobody is in control, and where the newest is too old to count. Never waits.
 
         Raises:
             DeviceLost: it cannot be told any more.

@@ -138,13 +138,21 @@ class TaskInterface:
         """A decoder for `num` worlds; call its `reset` before `decode`."""
         task, spec = self.scene.task, self.action_spec
         low, high = np.array(spec.low), np.array(spec.high)
-        limits = [self._limits(i) for i in range(len(self.chains))]
         if self.action == "ee_delta":
-            servos = [ToolServo(chain, limit, num) for chain, limit in zip(self.chains, limits, strict=True)]
-            return EndEffectorDecoder(servos, task.axes == "xyz_yaw", self.grippers > 0, low, high)
+            return EndEffectorDecoder(self.tool_servos(num), task.axes == "xyz_yaw", self.grippers > 0, low, high)
+        limits = [self._limits(i) for i in range(len(self.chains))]
         joined = {f: np.concatenate([getattr(limit, f) for limit in limits]) for f in ("position_low", "position_high", "step_max", "home")}
         joints = replace(limits[0], **joined)
         return JointDecoder(joints, self.grippers, num, low, high)
+
+    def tool_servos(self, num: int) -> list[ToolServo]:
+        """What moves the tool of each arm in `num` worlds, within the arm's limits; call its `reset` before `move`."""
+        return [ToolServo(chain, self._limits(i), num) for i, chain in enumerate(self.chains)]
+
+    @property
+    def tool_step(self) -> tuple[float, float]:
+        """Largest displacement along an axis and turn of a tool in one step, metres and rad."""
+        return self.scene.task.step_m, self.scene.task.step_rad
 
     def _limits(self, index: int) -> ArmLimits:
         robot = self.scene.robots[index]

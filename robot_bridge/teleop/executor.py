@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 REOPEN_S = 1.0
 """Between two tries to find a lost device."""
-ENDS = {"success": "success", "failure": "failure", "reset": DISCARDED, "stop": "stop"}
+ENDS = {"success": "success", "failure": "failure", "reset": DISCARDED, "discard": DISCARDED, "stop": "stop"}
 """Words that end an episode, and as what."""
 
 
@@ -94,11 +94,11 @@ class TeleopExecutor:
         if given is None or self.paused:
             action = self._space.hold(joints)
         else:
-            if not self.moved and (any(given.values) or given.open is not None):
+            action = self._space.action(given, joints)
+            if not self.moved and self._space.moved:
                 self.moved = True
                 self._tell("recording")
-            action = self._space.action(given, joints)
-        self._space.executed(action, by_person=given is not None)
+        self._space.executed(action, by_person=True)
         self._listen()
         return torch.as_tensor(self._action.normalize(action), dtype=torch.float32).clip(-1, 1)[None]
 

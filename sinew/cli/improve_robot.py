@@ -298,7 +298,7 @@ def _help_writer(run: RunDir) -> Callable[[Help], None]:
 
     def write(help_: Help) -> None:
         given = help_.given
-        line = {"episode": help_.episode, "step": help_.step, "frame": given.frame, "given": list(given.values)}
+        line = {"episode": help_.episode, "step": help_.step, "kind": given.kind, "frame": given.frame, "given": list(given.values)}
         line |= {"open": given.open, "arm": given.arm, "action": help_.action.tolist()}
         with open(run / HELP_FILE, "ab") as f:
             f.write(json.dumps(line).encode() + b"\n")

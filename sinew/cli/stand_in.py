@@ -64,4 +64,4 @@ class ExpertTakeover(Unattended):
             self.expert.reset(seeds=[self._seed])
             self._acts = True
         seen = {key: torch.from_numpy(np.array(value))[None] for key, value in self._observation.items()}
-        return Given(tuple(float(v) for v in self.expert.act(seen)[0]), "action")
+        return Given(tuple(float(v) for v in self.expert.act(seen)[0]), kind="action")

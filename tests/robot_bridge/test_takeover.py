@@ -343,8 +343,8 @@ def test_for_a_policy_of_joint_targets_a_motion_becomes_joint_targets():
 def test_an_action_as_it_is_stays_within_bounds_and_nonsense_is_refused():
     space = ActionSpace(sim.make_interface("lift"))
     joints = np.zeros(7)
-    assert space.action(Given((9.0, -9.0, 0.0, 0.01), "action"), joints).tolist() == [0.025, -0.025, 0.0, 0.01]
-    for bad in (Given((0.0,) * 3, "action"), Given((0.0,) * 5), Given((float("nan"),) + (0.0,) * 5)):
+    assert space.action(Given((9.0, -9.0, 0.0, 0.01), kind="action"), joints).tolist() == [0.025, -0.025, 0.0, 0.01]
+    for bad in (Given((0.0,) * 3, kind="action"), Given((0.0,) * 5), Given((float("nan"),) + (0.0,) * 5)):
         with pytest.raises(InputError, match="finite values"):
             space.action(bad, joints)
 

@@ -196,7 +196,7 @@ def test_a_person_who_takes_over_can_solve_what_the_policy_does_not():
             if self.step == 4:
                 expert.reset(seeds=[self.seed])
             action = expert.act({k: torch.from_numpy(np.array(v))[None] for k, v in self.seen.items()})
-            return Given(tuple(action[0].tolist()), "action")
+            return Given(tuple(action[0].tolist()), kind="action")
 
     rig = Rig(Person())
     rig.env.reset([2])
