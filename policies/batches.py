@@ -46,6 +46,7 @@ class Windows:
         weights: (frames,) weight of each sample, which becomes "weight"; None for none.
         goal: what a goal is, for a policy with capability "goal"; each sample then has one from its own episode.
         early_share: share of each batch that `Beginnings` draws.
+        draw: (frames,) how often each frame is drawn, relative to the others; None for all alike.
 
     Raises:
         DataError: the dataset is empty, or tells no instructions to a language policy or no columns to one with goals or beginnings.
@@ -64,12 +65,15 @@ class Windows:
         weights: np.ndarray | None = None,
         goal: GoalSettings | None = None,
         early_share: float = 0.0,
+        draw: np.ndarray | None = None,
     ) -> None:
         if len(data) == 0:
             raise DataError("the dataset holds no frames: record or collect episodes first")
         self.data, self.spec = data, spec
         self.keys = list(spec.observation)
-        self.order = Beginnings(data, batch_size, seed, early_share) if early_share else BatchOrder(len(data), batch_size, seed)
+        draw = None if draw is None else check_weights(draw, len(data))
+        order = BatchOrder(len(data), batch_size, seed, draw)
+        self.order = Beginnings(data, order, early_share, draw) if early_share else order
         self.share = group.share(batch_size)
         self.weights = None if weights is None else torch.from_numpy(check_weights(weights, len(data)))
         self.tasks, self.task_index = instructed(data) if LANGUAGE in spec.capabilities else ((), None)
@@ -145,18 +149,19 @@ class Beginnings:
 
     Args:
         data: the dataset, with column "frame_index".
-        batch_size: samples in a batch.
-        seed: fixes the order.
+        order: the usual order.
         share: of a batch; of these, frame k of an episode is drawn in proportion to exp(-k / `EARLY_FRAMES`).
+        draw: (frames,) by which this is multiplied; None for all alike.
 
     Source: frames that the past does not foretell are to count more, Wen et al. 2021, arXiv:2106.06452.
     """
 
-    def __init__(self, data: EpisodeData, batch_size: int, seed: int, share: float) -> None:
+    def __init__(self, data: EpisodeData, order: BatchOrder, share: float, draw: np.ndarray | None = None) -> None:
         if not isinstance(data, HasColumns):
             raise DataError("the data have no columns, so nothing tells where their episodes begin")
-        self.order, self.early = BatchOrder(len(data), batch_size, seed), round(share * batch_size)
+        self.order, self.early = order, round(share * order.batch_size)
         chance = np.exp(-np.asarray(data.column("frame_index"), np.float64).reshape(-1) / EARLY_FRAMES)
+        chance = chance if draw is None else chance * draw
         self.below = np.cumsum(chance) / chance.sum()
 
     def __getitem__(self, step: int) -> np.ndarray:

@@ -35,10 +35,16 @@ class BatchOrder:
         length: number of samples.
         batch_size: samples in a batch; may exceed `length`.
         seed: fixes the order.
+        draw: (length,) how often each sample is drawn, relative to the others; None for once in an epoch. In an epoch of `length`
+            draws, a sample with the share p of the sum comes floor(p * length) or ceil(p * length) times, p * length on average.
+
+    Source: systematic resampling, Kitagawa 1996, J. Comput. Graph. Stat. 5(1), whose counts vary least.
     """
 
-    def __init__(self, length: int, batch_size: int, seed: int) -> None:
+    def __init__(self, length: int, batch_size: int, seed: int, draw: np.ndarray | None = None) -> None:
         self.length, self.batch_size, self.seed = length, batch_size, seed
+        self._below = None if draw is None else np.cumsum(draw, dtype=np.float64) * (length / np.sum(draw, dtype=np.float64))
+        self._last = length - 1 if draw is None else int(np.flatnonzero(draw)[-1])
         self._epoch, self._permutation = -1, np.empty(0, dtype=np.int64)
 
     def __getitem__(self, step: int) -> np.ndarray:
@@ -54,5 +60,9 @@ class BatchOrder:
     def _permute(self, epoch: int) -> np.ndarray:
         if epoch != self._epoch:
             stream = np.random.Generator(np.random.Philox(np.random.SeedSequence([self.seed & _MASK, epoch])))
-            self._permutation, self._epoch = stream.permutation(self.length), epoch
+            permutation = stream.permutation(self.length)
+            if self._below is not None:
+                drawn = np.searchsorted(self._below, np.arange(self.length) + stream.random(), side="right")
+                permutation = np.minimum(drawn, self._last)[permutation]
+            self._permutation, self._epoch = permutation, epoch
         return self._permutation

@@ -84,6 +84,7 @@ def train(
     progress: Progress = SILENT,
     device: torch.device | str = "cpu",
     weights: np.ndarray | None = None,
+    draw: np.ndarray | None = None,
 ) -> PolicyModule:
     """Train `policy` in place and save it; goes on where an earlier call for the same run was stopped.
 
@@ -100,6 +101,7 @@ def train(
         progress: told every step, with the loss.
         device: where to train.
         weights: (frames,) how much each frame's window counts, relative to the others; None for all alike.
+        draw: (frames,) how often each frame's window is drawn, relative to the others; None for all alike.
 
     Returns:
         `policy` (what it calls its product) with averaged parameters, in evaluation mode, on the CPU; saved in `run`.
@@ -115,7 +117,7 @@ def train(
     check_horizon(data, policy.spec.horizon)
     device = own_device(device)
     with process_group(device) as group, torch.random.fork_rng(devices=[]):
-        _Training(policy.to(device), data, run, config, progress, device, group, weights).run()
+        _Training(policy.to(device), data, run, config, progress, device, group, weights, draw).run()
         group.barrier()
     return policy.cpu().eval().product()
 
@@ -133,6 +135,7 @@ class _Training:
         device: torch.device,
         group: Group,
         weights: np.ndarray | None = None,
+        draw: np.ndarray | None = None,
     ) -> None:
         self.policy, self.folder, self.config, self.device, self.group = policy, run, config, device, group
         self.progress = progress if group.leads else SILENT
@@ -145,8 +148,9 @@ class _Training:
         self.described = {**to_json(config), "frames": len(data), "episodes": data.num_episodes}
         if not config.early_share:  # runs from before there was such a share go on
             del self.described["early_share"]
-        if weights is not None:
-            self.described["weights"] = hashlib.sha256(np.ascontiguousarray(weights, np.float64).tobytes()).hexdigest()
+        for name, values in (("weights", weights), ("draw", draw)):
+            if values is not None:
+                self.described[name] = hashlib.sha256(np.ascontiguousarray(values, np.float64).tobytes()).hexdigest()
         record = restore(run, policy, self.optimizer, self.ema, self.described) or {"step": 0, "loss_smooth": None}
         if record["step"] == 0:
             self.ema = Ema(self.parameters, config.ema_decay)
@@ -154,7 +158,7 @@ class _Training:
         self.loss_smooth: float | None = record["loss_smooth"]
         self.windows = Windows(
             data, policy.spec, config.batch_size, config.seed, group, self.progress,
-            weights=weights, goal=goal_settings(policy.product()), early_share=config.early_share,
+            weights=weights, goal=goal_settings(policy.product()), early_share=config.early_share, draw=draw,
         )  # fmt: skip
         self.times = dict.fromkeys(TIMES, 0.0)
 

@@ -9,6 +9,7 @@ import torch
 from policies.base import weighted_loss
 from policies.batches import EARLY_FRAMES, Beginnings, Windows, check_horizon
 from policies.parallel import Group
+from policies.randomness import BatchOrder
 from policies.train import TrainConfig
 from sinew.errors import DataError, InputError
 from sinew.progress import Progress
@@ -75,7 +76,7 @@ def test_weights_are_relative_however_small():
 
 def test_a_share_of_each_batch_comes_from_the_beginnings_of_episodes(toys):
     data, spec = toys.ToyData(episodes=10, length=20), toys.policy_spec()
-    drawn = Beginnings(data, 1000, 3, 0.75)
+    drawn = Beginnings(data, BatchOrder(len(data), 1000, 3), 0.75)
     frame = np.concatenate([drawn[step] for step in range(20)]) % 20
     chance = 0.25 / 20 + 0.75 * np.exp(-np.arange(20) / EARLY_FRAMES) / np.exp(-np.arange(20) / EARLY_FRAMES).sum()
     np.testing.assert_allclose(np.bincount(frame, minlength=20) / len(frame), chance, atol=4 * np.sqrt(0.25 / len(frame)))
@@ -89,6 +90,24 @@ def test_beginnings_need_to_be_known(toys):
     data = toys.ToyData()
     columnless = type("Columnless", (), {"__len__": lambda self: len(data)})()
     with pytest.raises(DataError, match="nothing tells where their episodes begin"):
-        Beginnings(columnless, 8, 0, 0.5)
+        Beginnings(columnless, BatchOrder(len(data), 8, 0), 0.5)
     with pytest.raises(InputError, match=r"early_share 1\.5 is a share of the batch: 0 to 1"):
         TrainConfig(early_share=1.5)
+
+
+def test_frames_are_drawn_by_weight_in_the_usual_order_and_among_beginnings(toys):
+    data, spec = toys.ToyData(episodes=10, length=20), toys.policy_spec()
+    draw = np.repeat([1.0, 0.0, 0.5, 1, 1, 0, 1, 1, 1, 2], 20)
+    for early in (0.0, 0.5):
+        batches = list(Windows(data, spec, 16, 5, Group(), early_share=early, draw=draw)(0, 50))
+        later = list(Windows(data, spec, 16, 5, Group(), early_share=early, draw=draw)(44, 50))
+        assert all(np.array_equal(a, b) for (a, _), (b, _) in zip(batches[44:], later, strict=True))
+        counts = np.bincount(np.concatenate([i for i, _ in batches]) // 20, minlength=10)
+        assert not counts[[1, 5]].any() and counts[9] > counts[0] > counts[2] > 0
+    whole = list(Windows(data, spec, 12, 1, Group(), draw=draw)(0, 3))
+    parts = [list(Windows(data, spec, 12, 1, Group(rank, 3), draw=draw)(0, 3)) for rank in range(3)]
+    for step, (indices, _) in enumerate(whole):
+        assert np.array_equal(indices, np.concatenate([part[step][0] for part in parts]))
+    for wrong in (-draw, np.zeros(200), draw[1:]):
+        with pytest.raises(InputError, match="weight"):
+            Windows(data, spec, 16, 5, Group(), draw=wrong)

@@ -26,6 +26,18 @@ def test_any_batch_can_be_had_without_those_before():
     assert not np.array_equal(BatchOrder(50, 8, 2)[0], walked[0])
 
 
+def test_an_epoch_draws_each_sample_as_often_as_its_weight_says():
+    draw = np.array([0.0, 1, 1, 0, 2.5, 0.25, 0])
+    order, epochs = BatchOrder(7, 7, 3, draw), 400
+    counts = np.array([np.bincount(order[epoch], minlength=7) for epoch in range(epochs)])
+    exact = 7 * draw / draw.sum()
+    assert (counts >= np.floor(exact)).all() and (counts <= np.ceil(exact)).all()
+    np.testing.assert_allclose(counts.mean(0), exact, atol=4 * 0.5 / np.sqrt(epochs))
+    again = BatchOrder(7, 7, 3, draw)
+    assert np.array_equal(again[11], order[11]), "a batch depends on its number alone"
+    assert sorted(BatchOrder(7, 7, 3, np.full(7, 0.1))[5]) == list(range(7))
+
+
 def test_noise_is_a_function_of_seed_and_counter():
     assert torch.equal(normal((3, 2), 7, 1), normal((3, 2), 7, 1))
     assert not torch.equal(normal((3, 2), 7, 1), normal((3, 2), 7, 2))
