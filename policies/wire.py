@@ -134,11 +134,11 @@ def _unpack_array(found: dict[Any, Any]) -> Any:
 class Channel:
     """One open connection; no call takes longer than the time-out it is given."""
 
-    def __init__(self, connection: Any, url: str, close: Callable[[], None]) -> None:
-        self._connection, self.url, self._close = connection, url, close
+    def __init__(self, connection: Any, url: str, close: Callable[[], None], path: str = "/") -> None:
+        self._connection, self.url, self._close, self.path = connection, url, close, path
 
-    def send(self, data: bytes) -> None:
-        """Send one message.
+    def send(self, data: bytes | str) -> None:
+        """Send one message; str as a text frame.
 
         Raises:
             LinkError: the connection is closed, or nobody reads at the other end.

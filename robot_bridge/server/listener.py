@@ -1,4 +1,4 @@
-"""The socket of a policy server: websockets in threads, plain questions over HTTP, TLS, and strangers who mean no good."""
+"""The socket of a server of ours: websockets in threads, plain questions over HTTP, TLS, and strangers who mean no good."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from policies.wire import Channel, bound_sends, line, websockets
@@ -32,6 +32,8 @@ class Reply:
     status: int
     text: str
     content_type: str = "text/plain; charset=utf-8"
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """Further ones."""
 
 
 Front = Callable[[str, Mapping[str, str]], "Reply | None"]
@@ -50,6 +52,8 @@ class Listener:
         timeout_s: longest that a `send` may wait for a client to read.
         tls: with the server's certificate; None for no encryption.
         turned_away: called for every connection beyond those that the limits allow.
+        origins: of web pages that may open a websocket; None in it stands for clients that are no pages, None for whatever `front`
+            lets in.
 
     Raises:
         InputError: the address cannot be listened at.
@@ -67,6 +71,7 @@ class Listener:
         timeout_s: float = 10.0,
         tls: ssl.SSLContext | None = None,
         turned_away: Callable[[], None] = lambda: None,
+        origins: Sequence[str | None] | None = (None,),
     ) -> None:
         server, limits = websockets("sync.server"), limits or Limits()
 
@@ -76,7 +81,7 @@ class Listener:
             self._places.settled(connection.socket)
             bound_sends(connection.socket, timeout_s)
             name = "{}:{}".format(*connection.remote_address[:2])
-            serve(Channel(connection, name, connection.close))
+            serve(Channel(connection, name, connection.close, connection.request.path))
 
         def judge(connection: Any, request: Any) -> Any:
             reply = _judge(front, request)
@@ -87,6 +92,8 @@ class Listener:
             response.headers["Content-Type"] = reply.content_type
             response.headers["Cache-Control"] = "no-store"
             response.headers["X-Content-Type-Options"] = "nosniff"
+            for name, value in reply.headers.items():
+                response.headers[name] = value
             return response
 
         if tls is not None:
@@ -97,7 +104,7 @@ class Listener:
                 sock=_bound(host, port),
                 ssl=tls,
                 process_request=judge,
-                origins=[None],
+                origins=origins,
                 max_size=limits.max_bytes,
                 max_queue=_QUEUED,
                 compression=None,
@@ -110,7 +117,7 @@ class Listener:
             raise InputError(f"cannot listen at {host}:{port}: {why}; choose another --listen") from None
         self._server.handler = self._places.around(self._server.handler)
         self.port: int = self._server.socket.getsockname()[1]
-        self._thread = threading.Thread(target=self._server.serve_forever, name="policy server", daemon=True)
+        self._thread = threading.Thread(target=self._server.serve_forever, name="listener", daemon=True)
         self._thread.start()
 
     def close(self) -> None:

@@ -1,0 +1,117 @@
+"""The page as a person's device: what its hands ask goes where a keyboard's or a gamepad's would."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from robot_bridge.safety.operator import Operator
+from robot_bridge.takeover import Frame, Given, Request
+from robot_bridge.teleop.browser.messages import Hand, Sample
+from robot_bridge.teleop.browser.server import PageServer
+from sinew.specs import IMAGES
+
+MOST_LINES = 5
+"""Lines for the person that the page may not have shown yet."""
+
+
+class BrowserTakeover:
+    """A page in a browser. Nobody in control is no lost device: the robot holds until somebody is there.
+
+    Args:
+        host: address that the page is served at; this machine alone if left out.
+        port: 0 for any that is free.
+        frame: axes of the motions.
+        arms: arms that there are.
+        tell: gets lines for the terminal.
+        about: what the page shows of the robot and the task.
+        settings: of the `PageServer`.
+
+    Raises:
+        InputError: the address cannot be listened at, or there is no certificate.
+        MissingDependency: `websockets` is not installed.
+    """
+
+    def __init__(
+        self,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        *,
+        frame: Frame = "world",
+        arms: int = 1,
+        tell: Callable[[str], None] = lambda line: None,
+        about: Mapping[str, Any] | None = None,
+        **settings: Any,
+    ) -> None:
+        self._frame: Frame = frame
+        self._arms = arms
+        self._lines: deque[tuple[int, str]] = deque(maxlen=MOST_LINES)
+        self._pictures: dict[str, np.ndarray] = {}
+        self._state: Callable[[], Mapping[str, Any]] = dict
+        self.server = PageServer(
+            host, port, source=lambda: self._pictures, state=self._told, about={"arms": arms, **(about or {})}, tell=tell, **settings
+        )
+        tell(f"open the robot's page: {self.server.link}")
+        tell(f"its certificate, made by this machine for itself, has the fingerprint {self.server.fingerprint}")
+        if not self.server.local:
+            tell("EVERYBODY ON THIS NETWORK REACHES THIS PAGE: whoever has the link moves the robot. It works once; show it to nobody")
+
+    @property
+    def operator(self) -> Operator:
+        """The emergency stop that the page's button presses."""
+        return self.server.operator
+
+    # ------------------------------------------------------------ for the robot
+
+    def read(self) -> Given | None:
+        """See `Takeover.read`."""
+        sample, hands = self.server.held()
+        given = [self._given(sample, hand) for hand in hands if hand.arm < self._arms] if sample is not None else []
+        if not given:
+            return None
+        first, *rest = given
+        return Given(**{**vars(first), "also": tuple(rest)})
+
+    def _given(self, sample: Sample, hand: Hand) -> Given:
+        said: dict[str, Any] = {"open": hand.open, "arm": hand.arm, "hold": hand.grip, "frame": self._frame, "seq": sample.number}
+        said["stamp_ns"] = self.server.monotonic_ns(sample.heard_ns)
+        if hand.pose is not None:
+            return Given(hand.pose, kind="pose", **said)
+        return Given(hand.rate or (0.0,) * 6, kind="steps", **said)
+
+    def request(self) -> Request | None:
+        """See `Takeover.request`."""
+        return self.server.requests.popleft() if self.server.requests else None
+
+    def watch(self, observation: Mapping[str, np.ndarray], step: int, seed: int) -> None:
+        """See `Takeover.watch`: its pictures are shown, where nobody has better ones."""
+        self._pictures = {key.removeprefix(IMAGES): value for key, value in observation.items() if key.startswith(IMAGES)}
+
+    def reopen(self) -> bool:
+        """See `Takeover.reopen`."""
+        return True
+
+    def close(self) -> None:
+        """See `Takeover.close`."""
+        self.server.close()
+
+    # ------------------------------------------------------------ for the person
+
+    def show(self, pictures: Callable[[], Mapping[str, np.ndarray]], state: Callable[[], Mapping[str, Any]]) -> None:
+        """What the page shows from now on; both are called in threads of the server and return at once.
+
+        Args:
+            pictures: {camera: (H, W, 3) uint8 RGB}.
+            state: "recording", "paused", "holding" (why), "kept", "episodes".
+        """
+        self.server.source, self._state = pictures, state
+
+    def say(self, line: str) -> None:
+        """Show a line on the page."""
+        self._lines.append((self._lines[-1][0] + 1 if self._lines else 1, line))
+
+    def _told(self) -> dict[str, Any]:
+        return {**self._state(), "said": list(self._lines)}
