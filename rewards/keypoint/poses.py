@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Protocol
 
-import torch
+import numpy as np
 from torch import Tensor
 
 from rewards.files import RewardUnavailable
-from rewards.keypoint.settings import TOOL, WORLD, Place
-from sinew.errors import InputError
+from rewards.keypoint.settings import TOOL, Place
 from sinew.specs import ENVIRONMENT_STATE, STATE, ObservationSpec
 
 ELEMENTS = ("x", "y", "z", "r11", "r21", "r31", "r12", "r22", "r32")
+_CROSSED = np.array([4, 5, 3, 8, 6, 7, 5, 3, 4, 7, 8, 6])
+"""Elements of a frame whose products are the third column of its rotation."""
+
+Frames = Mapping[str, np.ndarray]
+"""Name → (9, n) float32: position in metres, and the first two columns of the rotation, in the world."""
+
+
+class Poses(Protocol):
+    """Tells where things are."""
+
+    def frames(self, obs: Mapping[str, Tensor], rows: np.ndarray | None = None) -> Frames:
+        """The tool's frame and those of objects, in worlds `rows` (n,), or in all; obs of all worlds."""
+        ...
 
 
 class StatePoses:
-    """Places in the world, from named elements of the observation.
+    """Frames from named elements of the observation.
 
     Args:
         spec: of the observation: "<object>.x", …, "<object>.r32" in observation.environment_state, the tool's in observation.state.
@@ -27,31 +40,33 @@ class StatePoses:
     """
 
     def __init__(self, spec: ObservationSpec, objects: Sequence[str]) -> None:
-        self._columns = {TOOL: (STATE, _columns(spec, STATE, TOOL))}
-        for name in objects:
-            self._columns[name] = (ENVIRONMENT_STATE, _columns(spec, ENVIRONMENT_STATE, name))
+        self._columns = {STATE: {TOOL: _columns(spec, STATE, TOOL)}}
+        if objects:
+            self._columns[ENVIRONMENT_STATE] = {name: _columns(spec, ENVIRONMENT_STATE, name) for name in objects}
 
-    def points(self, obs: Mapping[str, Tensor], places: Sequence[Place]) -> Tensor:
-        """(K, N, 3) world positions in metres of places.
-
-        Raises:
-            InputError: one is not finite; its world is named.
-        """
-        found = torch.stack([self._point(obs, place) for place in places])
-        if not bool(torch.isfinite(found).all()):
-            place, world = (int(i) for i in (~torch.isfinite(found)).any(2).nonzero()[0])
-            raise InputError(f"where {places[place].object or 'the world'!r} is in world {world} is not finite")
+    def frames(self, obs: Mapping[str, Tensor], rows: np.ndarray | None = None) -> Frames:
+        """See `Poses`."""
+        found: dict[str, np.ndarray] = {}
+        for key, columns in self._columns.items():
+            values = obs[key].numpy(force=True)
+            chosen = values if rows is None else values[rows]
+            found |= {name: chosen[:, c].T for name, c in columns.items()}
         return found
 
-    def _point(self, obs: Mapping[str, Tensor], place: Place) -> Tensor:
-        key, columns = self._columns[place.object or TOOL]
-        pose, (x, y, z) = obs[key][:, columns].cpu(), place.offset_m
-        if place.object == WORLD:
-            return pose.new_tensor(place.offset_m).expand(len(pose), 3)
-        position, first, second = pose[:, :3], pose[:, 3:6], pose[:, 6:]
-        if x or y:
-            position = position + x * first + y * second
-        return position + z * torch.linalg.cross(first, second) if z else position
+
+def placed(frame: np.ndarray, offset: np.ndarray) -> np.ndarray:
+    """(K, 3, n) where places at offsets (K, 4, 1, n) in frames (9, n) are in the world, metres; the first element of an offset is 1."""
+    basis = np.empty((4, 3, frame.shape[1]), np.float32)  # position and the three columns of the rotation
+    basis[:3] = frame.reshape(3, 3, -1)
+    turned = basis.reshape(12, -1)[_CROSSED].reshape(4, 3, -1)
+    np.multiply(turned[0], turned[1], out=basis[3])
+    basis[3] -= np.multiply(turned[2], turned[3], out=turned[2])
+    return np.add.reduce(offset * basis, axis=1)
+
+
+def offsets(places: Sequence[Place], count: int = 1) -> np.ndarray:
+    """(K, 4, 1, n) float32 as `placed` takes them, the same for n worlds."""
+    return np.repeat(np.array([(1.0, *p.offset_m) for p in places], np.float32)[:, :, None, None], count, axis=3)
 
 
 def _columns(spec: ObservationSpec, key: str, name: str) -> list[int] | slice:

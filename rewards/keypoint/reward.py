@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from rewards.files import CameraView
-from rewards.keypoint.path import arc_lengths, hold_path
-from rewards.keypoint.settings import TOOL, KeypointSettings, Place
+from rewards.keypoint.path import Paths
+from rewards.keypoint.poses import Frames, Poses, offsets, placed
+from rewards.keypoint.settings import MAX_WAYPOINTS, TOOL, WORLD, KeypointSettings, Place
+from rewards.shaping import After
+from sinew.errors import InputError
 
 CONFIDENCE = "confidence"
 SHORTEST_WAY_M = 1e-3
-
-
-class Poses(Protocol):
-    """Tells where things are."""
-
-    def points(self, obs: Mapping[str, Tensor], places: Sequence[Place]) -> Tensor:
-        """(K, N, 3) world positions in metres, on the CPU; raises on what is not finite."""
-        ...
+HAND = Place(offset_m=(0.0, 0.0, 0.0), object=TOOL)
 
 
 class KeypointReward:
@@ -43,36 +39,45 @@ class KeypointReward:
     """
 
     def __init__(self, settings: KeypointSettings, poses: Poses, num_envs: int, gamma: float) -> None:
-        self.settings, self.poses, self.gamma = settings, poses, gamma
+        self.settings, self.poses, self.gamma, self.num_envs = settings, poses, gamma, num_envs
         deepest = settings.weight * (1 + settings.stray)
         self.low, self.high = -deepest, max(1.0, deepest) if settings.replace else 1.0 + deepest
-        self.phi = torch.zeros(num_envs)
+        self.paths = Paths(2 * num_envs, MAX_WAYPOINTS + 2)
+        """The tool's ways, as seen from the grasp point, and after those of all worlds the function points'."""
+        self._phi = np.zeros(num_envs, np.float32)
+        self._whole = np.ones(num_envs, np.float32)
+        self._moving = Moving(num_envs, (settings.grasp or HAND, settings.function))
+
+    @property
+    def phi(self) -> Tensor:
         """(N,) potential of where each world is."""
-        self.progress = torch.zeros(2, num_envs)
+        return torch.from_numpy(self._phi)
+
+    @property
+    def progress(self) -> Tensor:
         """(2, N) metres walked on the tool's way and on the function point's."""
-        own = Place(offset_m=(0.0, 0.0, 0.0), object=TOOL)
-        self._moving = (own, settings.grasp or own, settings.function)
-        self._longest = max(len(settings.approach) + 2, len(settings.waypoints) + 1)
-        self._ways = torch.zeros(2, num_envs, self._longest, 3)
-        """The tool's ways, as seen from the grasp point, and the function point's; the last place repeated where one is shorter."""
-        self._arcs = torch.zeros(2, num_envs, self._longest)
-        self._whole = torch.ones(num_envs)
+        return torch.from_numpy(self.paths.progress.reshape(2, -1))
 
     def begin(self, obs: Mapping[str, Tensor], ids: Sequence[int]) -> None:
         """Lay out the ways of new episodes in worlds `ids`; `obs` is of all worlds."""
-        rows = torch.as_tensor(list(ids), dtype=torch.long)
-        here = {key: value[rows.to(value.device)] for key, value in obs.items() if value.dim() == 2}
-        approach, waypoints = self.settings.approach, self.settings.waypoints
-        found = self.poses.points(here, (*self._moving, *approach, *waypoints))
-        tool, grasp, function, *rest = found
-        tools = [p - grasp for p in (tool, *rest[: len(approach)], grasp)]
-        for i, way in enumerate((tools, [function, *rest[len(approach) :]])):
-            way = [*way, *[way[-1]] * (self._longest - len(way))]
-            self._ways[i, rows] = torch.stack(way, 1)
-            self._arcs[i, rows] = arc_lengths(self._ways[i, rows])
-        self._whole[rows] = self._arcs[:, rows, -1].sum(0).clamp(min=SHORTEST_WAY_M)
-        self.progress[:, rows] = 0.0
-        self.phi[rows] = -1.0
+        self.lay(obs, ids, self.settings)
+
+    def lay(self, obs: Mapping[str, Tensor], ids: Sequence[int], settings: KeypointSettings) -> None:
+        """Lay out the ways of worlds `ids` by points of their own; weights stay those of all worlds."""
+        rows = np.asarray(list(ids), dtype=np.int64)
+        frames, grasp = self.poses.frames(obs, rows), settings.grasp or HAND
+        self._moving.put(rows, (grasp, settings.function))
+        named = (HAND, grasp, settings.function, *settings.approach, *settings.waypoints)
+        found = [_points(frames, place, len(rows)) for place in named]
+        _refuse_infinite(np.stack(found), named, rows)
+        tool, held, function, *rest = found
+        approach, waypoints = rest[: len(settings.approach)], rest[len(settings.approach) :]
+        for first, way in ((0, [p - held for p in (tool, *approach, held)]), (self.num_envs, [function, *waypoints])):
+            self.paths.lay(first + rows, np.stack(way).transpose(2, 0, 1))
+        ends = self.paths.arc[:, -1].reshape(2, -1)[:, rows]
+        self._whole[rows] = np.maximum(ends[0] + ends[1], SHORTEST_WAY_M)
+        self._phi = self._phi.copy()
+        self._phi[rows] = -1.0
 
     def reward(self, transition: Mapping[str, Tensor], context: Mapping[str, Any]) -> Tensor:
         """Reward of a step; moves on to where it led.
@@ -88,37 +93,100 @@ class KeypointReward:
         Raises:
             InputError: where something is is not finite.
         """
-        after = {k.removeprefix("next."): v for k, v in transition.items() if k.startswith("next.")}
-        before, now = self.phi, self._potential(after)
-        self.phi = now
-        kept = torch.where(transition["terminated"].cpu(), 0.0, now)
-        dense = self.settings.weight * (self.gamma * kept - before)
-        success = transition["success"].cpu()
-        total = torch.where(success, 1.0, dense) if self.settings.replace else success + dense
-        return total.to(transition["success"].device)
+        sure = None
+        if f"next.{CONFIDENCE}" in transition:
+            sure = transition[f"next.{CONFIDENCE}"].detach().cpu().numpy() >= self.settings.confidence
+        return self.paid(transition, self.advance(After(transition), sure))
+
+    def paid(self, transition: Mapping[str, Tensor], now: np.ndarray) -> Tensor:
+        """(N,) reward of a step that led to potentials (N,)."""
+        before, self._phi = self._phi, now
+        success, terminated = (transition[key].numpy(force=True) for key in ("success", "terminated"))
+        dense = self.gamma * np.where(terminated, np.float32(0.0), now)
+        dense -= before
+        dense *= self.settings.weight
+        total = np.where(success, np.float32(1.0), dense) if self.settings.replace else np.add(dense, success, dtype=np.float32)
+        return torch.from_numpy(total).to(transition["success"].device)
+
+    def advance(self, obs: Mapping[str, Tensor], sure: np.ndarray | None = None) -> np.ndarray:
+        """(N,) Φ after one more observation; where `sure` (N,) bool is False, it is held and so is the progress."""
+        frames = self.poses.frames(obs)
+        tool, (grasp, function) = frames[TOOL][:3], self._moving.at(frames)
+        strayed = self.paths.walk(np.concatenate((tool - grasp, function), axis=1), None if sure is None else np.tile(sure, 2))
+        if not np.isfinite(strayed.sum()):
+            _refuse_infinite(np.stack((tool, grasp, function)), (HAND, *self._moving.places[0]), np.arange(self.num_envs))
+        ahead = self.settings.stray * strayed - self.paths.progress
+        left = ahead[: self.num_envs] + ahead[self.num_envs :]
+        left += self._whole
+        left /= -self._whole
+        phi = np.maximum(np.minimum(left, 0.0, out=left), -1 - self.settings.stray, out=left)
+        return phi if sure is None else np.where(sure, phi, self._phi)
 
     def overlay(self, image: np.ndarray, view: CameraView, obs: Mapping[str, Tensor], world: int) -> np.ndarray:
         """A picture (H, W, 3) uint8 of one world with ways, progress and points drawn on it; obs of all worlds, as rewarded last."""
         from rewards.keypoint.overlay import draw
 
-        tool, grasp, function = (p[world].numpy() for p in self.poses.points(obs, self._moving))
+        frames = self.poses.frames(obs)
+        tool, (grasp, function) = frames[TOOL][:3, world], self._moving.at(frames)[:, :, world]
         ways = [
-            (way[world].numpy() + shift, float(s[world])) for way, shift, s in zip(self._ways, (grasp, 0.0), self.progress, strict=True)
+            (self.paths.places[row] + shift, float(self.paths.progress[row]))
+            for row, shift in ((world, grasp), (self.num_envs + world, 0.0))
         ]
-        return draw(image, view, ways, {"tool": tool, "grasp": grasp, "function": function}, float(self.phi[world]))
+        return draw(image, view, ways, {"tool": tool, "grasp": grasp, "function": function}, float(self._phi[world]))
 
-    def _potential(self, obs: Mapping[str, Tensor]) -> Tensor:
-        """(N,) Φ after one more observation; progress goes on."""
-        tool, grasp, function = self.poses.points(obs, self._moving)
-        points = torch.cat((tool - grasp, function))
-        walked, strayed = hold_path(points, self._ways.flatten(0, 1), self.progress.flatten(), self._arcs.flatten(0, 1))
-        progress = walked.view_as(self.progress)
-        stray = self.settings.stray
-        left = self._whole - progress.sum(0) + stray * strayed.view_as(progress).sum(0)
-        phi = (-left / self._whole).clamp(-1 - stray, 0.0)
-        if CONFIDENCE not in obs:
-            self.progress = progress
-            return phi
-        sure = obs[CONFIDENCE].cpu() >= self.settings.confidence
-        self.progress = torch.where(sure, progress, self.progress)
-        return torch.where(sure, phi, self.phi)
+
+class Moving:
+    """Points that keep their places in some frame, which may differ between worlds.
+
+    Args:
+        count: worlds N.
+        places: K of them.
+    """
+
+    def __init__(self, count: int, places: Sequence[Place]) -> None:
+        self.places = [tuple(places)] * count
+        """Of each world."""
+        self._offset = offsets(places, count)
+        self._groups: list[tuple[str, int, Any]] = []
+        self.put(range(count), places)
+
+    def put(self, rows: Sequence[int] | np.ndarray, places: Sequence[Place]) -> None:
+        """From now on they are there in worlds `rows`."""
+        if self._groups and all(self.places[row] == tuple(places) for row in rows):
+            return
+        for row in rows:
+            self.places[row] = tuple(places)
+        self._offset = np.concatenate([offsets(world) for world in self.places], axis=3)
+        self._groups = [
+            (str(name), i, np.flatnonzero(of == name))
+            for i, of in enumerate(np.array([[p.object for p in world] for world in self.places]).T)
+            for name in np.unique(of)
+        ]
+        frames = {name for name, _, _ in self._groups}
+        self._together = frames.pop() if len(frames) == 1 and WORLD not in frames else None
+        self._one = all(p == world[0] for world in self.places for p in world)
+
+    def at(self, frames: Frames) -> np.ndarray:
+        """(K, 3, N) in the world."""
+        shape = (len(self._offset), 3, self._offset.shape[3])
+        if self._together is not None:
+            return np.broadcast_to(placed(frames[self._together], self._offset[:1] if self._one else self._offset), shape)
+        found = self._offset[:, 1:, 0].copy()  # which the places of the world's own frame are
+        for name, i, rows in self._groups:
+            if name != WORLD:
+                found[i][:, rows] = placed(frames[name][:, rows], self._offset[i : i + 1, ..., rows])[0]
+        return found
+
+
+def _points(frames: Frames, place: Place, count: int) -> np.ndarray:
+    """(3, count) where a place is in each of `count` worlds."""
+    offset = offsets([place], count)
+    return offset[0, 1:, 0] if place.object == WORLD else placed(frames[place.object], offset)[0]
+
+
+def _refuse_infinite(points: np.ndarray, places: Sequence[Place], worlds: np.ndarray) -> None:
+    """Raise InputError where one of points (K, 3, n) is not finite; names what it is on and the world."""
+    wrong = ~np.isfinite(points).all(1)
+    if wrong.any():
+        place, world = (int(i) for i in np.argwhere(wrong)[0])
+        raise InputError(f"where {places[place].object or 'the world'!r} is in world {worlds[world]} is not finite")

@@ -1,18 +1,26 @@
+import numpy as np
 import pytest
-import torch
 
-from rewards.keypoint.path import arc_lengths, hold_path
+from rewards.keypoint.path import Paths
 from sinew.errors import SpecError
 
-CORNER = torch.tensor([[[0.0, 0, 0], [1, 0, 0], [1, 1, 0]]])
+CORNER = [[0.0, 0, 0], [1, 0, 0], [1, 1, 0]]
+
+
+def laid(ways):
+    """Paths over places (R, M, 3)."""
+    ways = np.asarray(ways, np.float32)
+    paths = Paths(*ways.shape[:2])
+    paths.lay(np.arange(len(ways)), ways)
+    return paths
 
 
 def follow(way, points):
     """Progress and distance after each of the points."""
-    progress, seen = torch.zeros(1), []
+    paths, seen = laid([way]), []
     for point in points:
-        progress, distance = hold_path(torch.tensor([point]), way, progress)
-        seen.append((round(float(progress), 4), round(float(distance), 4)))
+        distance = paths.walk(np.array([point], np.float32).T)
+        seen.append((round(float(paths.progress[0]), 4), round(float(distance[0]), 4)))
     return seen
 
 
@@ -27,43 +35,64 @@ def test_what_was_walked_is_never_taken_back():
 
 
 def test_a_path_that_comes_back_gives_nothing_for_standing_at_its_end():
-    there_and_back = torch.tensor([[[0.0, 0, 0], [1, 0, 0], [2, 0, 0], [1, 0.001, 0], [0.0, 0.001, 0]]])
+    there_and_back = [[0.0, 0, 0], [1, 0, 0], [2, 0, 0], [1, 0.001, 0], [0.0, 0.001, 0]]
     assert follow(there_and_back, [(0.0, 0.001, 0.0)] * 3)[-1][0] == 0.0
     assert follow(there_and_back, [(x, 0.0, 0.0) for x in (0.5, 1.0, 1.5, 2.0, 1.5, 1.0, 0.5, 0.0)])[-1][0] == pytest.approx(4.0, abs=0.01)
 
 
 def test_many_worlds_are_as_each_alone():
-    generator = torch.Generator().manual_seed(0)
-    ways = torch.rand(50, 5, 3, generator=generator)
-    points, progress = torch.rand(50, 3, generator=generator), torch.rand(50, generator=generator)
-    together = hold_path(points, ways, progress, arc_lengths(ways))
-    for i in range(50):
-        alone = hold_path(points[i : i + 1], ways[i : i + 1], progress[i : i + 1])
-        torch.testing.assert_close((together[0][i : i + 1], together[1][i : i + 1]), alone)
+    rng = np.random.default_rng(0)
+    ways, points = rng.random((50, 5, 3), np.float32), rng.random((12, 3, 50), np.float32)
+    together, alone = laid(ways), [laid(ways[i : i + 1]) for i in range(50)]
+    for p in points:
+        distance = together.walk(p)
+        for i, path in enumerate(alone):
+            assert path.walk(p[:, i : i + 1])[0] == distance[i] and path.progress[0] == together.progress[i]
 
 
-def test_the_nearest_place_ahead_is_found_as_by_trying_all():
-    generator = torch.Generator().manual_seed(1)
-    ways = torch.rand(40, 3, 3, generator=generator)  # two segments: both are always open
-    points = torch.rand(40, 3, generator=generator)
-    arc = arc_lengths(ways)
-    progress = torch.rand(40, generator=generator) * arc[:, -1] * 0.9
-    _, distance = hold_path(points, ways, progress)
-    for i in range(40):
-        tried = torch.linspace(float(progress[i]), float(arc[i, -1]), 4001)
-        second = tried > arc[i, 1]
-        base = torch.where(second[:, None], ways[i, 1], ways[i, 0])
-        unit = torch.where(second[:, None], (ways[i, 2] - ways[i, 1]) / (arc[i, 2] - arc[i, 1]), (ways[i, 1] - ways[i, 0]) / arc[i, 1])
-        at = base + (tried - torch.where(second, arc[i, 1], 0.0))[:, None] * unit
-        assert float(distance[i]) == pytest.approx(float((at - points[i]).norm(dim=1).min()), abs=1e-3)
+def by_hand(way, p, progress):
+    """Progress and distance over the present segment and the next, one path in double precision, as the documentation says it."""
+    steps = np.linalg.norm(np.diff(way, axis=0), axis=1)
+    arc = np.concatenate(([0.0], np.cumsum(steps)))
+    present = min(int((progress >= arc[1:] - 1e-7).sum()), len(steps) - 1)
+    found = []
+    for s in range(present, min(present + 2, len(steps))):
+        along = (way[s + 1] - way[s]) / steps[s]
+        walked = np.clip((p - way[s]) @ along, max(progress - arc[s], 0.0), steps[s])
+        found.append((float(np.linalg.norm(way[s] + walked * along - p)), max(arc[s] + walked, progress)))
+    return min(found)[::-1]
+
+
+def test_it_is_as_done_by_hand_along_whole_walks():
+    rng = np.random.default_rng(2)
+    for _ in range(20):
+        way = rng.random((6, 3))
+        paths, progress = laid([way]), 0.0
+        for p in np.repeat(way, 8, axis=0) + rng.normal(0, 0.05, (48, 3)):
+            distance = paths.walk(p[:, None].astype(np.float32))
+            progress, expected = by_hand(way, p, progress)
+            assert paths.progress[0] == pytest.approx(progress, abs=2e-5) and distance[0] == pytest.approx(expected, abs=2e-5)
+
+
+def test_where_nobody_is_sure_the_progress_stays():
+    paths = laid([CORNER, CORNER])
+    paths.walk(np.array([[0.5, 0.0, 0.0]] * 2, np.float32).T, np.array([True, False]))
+    assert paths.progress.tolist() == [0.5, 0.0]
+
+
+def test_a_path_laid_anew_begins_anew_and_leaves_the_others():
+    paths = laid([CORNER, CORNER])
+    paths.walk(np.array([[1.0, 0.5, 0.0]] * 2, np.float32).T)
+    paths.lay(np.array([1]), np.array([CORNER[:2]], np.float32))
+    assert paths.progress.tolist() == [1.5, 0.0] and paths.arc[:, -1].tolist() == [2.0, 1.0]
 
 
 def test_places_that_coincide_do_no_harm():
-    way = torch.tensor([[[0.0, 0, 0], [0, 0, 0], [1, 0, 0], [1, 0, 0]]])
+    way = [[0.0, 0, 0], [0, 0, 0], [1, 0, 0], [1, 0, 0]]
     assert follow(way, [(0.5, 0.0, 0.0), (1.0, 0.0, 0.0), (1.0, 0.0, 0.0)])[-1] == (1.0, 0.0)
-    assert follow(torch.zeros(1, 2, 3), [(0.0, 0.0, 0.3)])[0] == (0.0, pytest.approx(0.3))
+    assert follow([[0.0, 0, 0]] * 2, [(0.0, 0.0, 0.3)])[0] == (0.0, pytest.approx(0.3))
 
 
 def test_one_place_is_no_path():
     with pytest.raises(SpecError, match="two or more"):
-        hold_path(torch.zeros(1, 3), torch.zeros(1, 1, 3), torch.zeros(1))
+        Paths(1, 1)
