@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from demos.native import SampleLog
 from sinew.errors import DataError, InputError
 
 HEADER, ROWS, TASKS, SEAL = "header.json", "rows.bin", "tasks.jsonl", "seal.json"
@@ -61,15 +62,18 @@ class Journal:
         self, folder: Path, header: Mapping[str, Any], columns: Mapping[str, tuple[str, tuple[int, ...]]], cameras: Mapping[str, str]
     ) -> None:
         self.folder, self.length = folder, 0
+        self.beside = SampleLog(folder)
+        """Samples at their own rates; its writes need not be on the thread of `append`."""
         self._dtype, self._cameras = row_dtype(columns, cameras), tuple(cameras)
         self._tasks: dict[str, int] = {}
         self._sizes = dict.fromkeys(cameras, 0)
+        self._row: np.ndarray | None = None
         self._files: dict[str, int] = {}
         told = {**header, "columns": {k: [d, list(s)] for k, (d, s) in columns.items()}, "cameras": dict(cameras)}
         try:
             folder.mkdir(parents=True)
             for name in (ROWS, TASKS, *(blob_name(k) for k in cameras)):
-                self._files[name] = os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+                self._files[name] = os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
             # The header comes last: a folder without one holds no frames.
             (folder / ".header").write_text(json.dumps(told))
             os.replace(folder / ".header", folder / HEADER)
@@ -95,19 +99,40 @@ class Journal:
             for key in self._cameras:
                 row[f"p:{key}"] = len(packets[key])
                 _write(self._files[blob_name(key)], packets[key])
-            data = row.tobytes()[:-4]
-            _write(self._files[ROWS], data + zlib.crc32(data).to_bytes(4, "little"))
+            _write(self._files[ROWS], _checked(row))
         except OSError as e:
             self._cut()
             raise InputError(f"cannot record into {self.folder}: {e.strerror or e}; {self.length} frames are kept, free space") from None
+        self._row = row
         self.length += 1
         for key in self._cameras:
             self._sizes[key] += len(packets[key])
+
+    def amend(self, values: Mapping[str, np.ndarray]) -> None:
+        """Change some columns of the newest frame; a process that is killed meanwhile loses at most that frame.
+
+        Raises:
+            InputError: there is no frame, or the disk refuses.
+        """
+        if self._row is None:
+            raise InputError("no frame was recorded that could be changed")
+        for key, value in values.items():
+            self._row[f"c:{key}"] = value
+        try:
+            os.pwrite(self._files[ROWS], _checked(self._row), (self.length - 1) * self._dtype.itemsize)
+        except OSError as e:
+            raise InputError(f"cannot record into {self.folder}: {e.strerror or e}; {self.length} frames are kept, free space") from None
+
+    @property
+    def bytes(self) -> int:
+        """Size on disk."""
+        return self.length * self._dtype.itemsize + sum(self._sizes.values()) + self.beside.bytes
 
     def flush(self) -> None:
         """Ask the disk to hold what was written, against loss of power."""
         for fd in tuple(self._files.values()):
             os.fdatasync(fd)
+        self.beside.flush()
 
     def seal(self, keep: Mapping[str, Any]) -> None:
         """Note that the episode is complete, and what to save with it.
@@ -123,16 +148,17 @@ class Journal:
 
     def close(self) -> None:
         """Close the files; the folder stays."""
+        self.beside.close()
         while self._files:  # each is forgotten before it is closed: Ctrl-C in between must not close a number twice
             os.close(self._files.popitem()[1])
 
     def _cut(self) -> None:
         """Take back what a failed write left behind."""
         sizes = {ROWS: self.length * self._dtype.itemsize, **{blob_name(k): n for k, n in self._sizes.items()}}
+        sizes[TASKS] = len("".join(json.dumps(t) + "\n" for t in self._tasks).encode())
         for name, size in sizes.items():
             os.ftruncate(self._files[name], size)
-        told = "".join(json.dumps(t) + "\n" for t in self._tasks).encode()
-        os.ftruncate(self._files[TASKS], len(told))
+            os.lseek(self._files[name], size, os.SEEK_SET)
 
 
 def blob_name(camera: str) -> str:
@@ -188,6 +214,12 @@ def packet_ends(recorded: Recorded, camera: str) -> np.ndarray:
 def _whole_lines(path: Path) -> list[str]:
     lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
     return [json.loads(line) for line in lines]
+
+
+def _checked(row: np.ndarray) -> bytes:
+    """A row as it lies on disk, with its checksum."""
+    data = row.tobytes()[:-4]
+    return data + zlib.crc32(data).to_bytes(4, "little")
 
 
 def _write(fd: int, data: bytes) -> None:

@@ -26,6 +26,8 @@ SPECS = "meta/sinew.json"
 DATA = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 EPISODES = "meta/episodes/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 VIDEO = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
+NATIVE = "native/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
+"""Samples at their own rates and the account of what was lost, of the episode with the file's number; no part of LeRobot's format."""
 RECORDING = "recording"
 DAMAGED = "damaged"
 STAMP = "timestamp_ns"
@@ -152,6 +154,12 @@ def columns(info: Mapping[str, Any]) -> dict[str, tuple[str, tuple[int, ...]]]:
 def file_indices(number: int) -> tuple[int, int]:
     """(chunk, file) of the number-th file."""
     return divmod(number, FILES_PER_CHUNK)
+
+
+def native_path(root: Path, episode: int) -> Path:
+    """File of what was kept beside the frames of an episode."""
+    chunk, file = file_indices(episode)
+    return root / NATIVE.format(chunk_index=chunk, file_index=file)
 
 
 def new_info(

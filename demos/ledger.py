@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from demos import layout, tables, video
+from demos import layout, native, tables, video
 from demos.journal import HEADER, Recorded, blob_name, packet_ends, read_journal, remove_journal
 from demos.layout import EpisodeInfo, cameras, columns, file_indices
 from demos.statistics import Stats, aggregate, image_stats, vector_stats
@@ -126,6 +126,7 @@ class Ledger:
                 pictures[key] = _split(packets.read_bytes(), packet_ends(recorded, key))
                 sample = np.linspace(0, len(recorded) - 1, min(SAMPLED_IMAGES, len(recorded))).astype(int)
                 stats[key] = image_stats(np.stack([video.decode_picture(pictures[key][i]) for i in sample]))
+        self._beside(folder, place)
         path, chunk, file = place(self.info["data_path"], self._next_file("data/"))
         tables.write_frames(path, values, pictures)
         row |= {"data/chunk_index": chunk, "data/file_index": file}
@@ -136,6 +137,54 @@ class Ledger:
         tables.write_episode(path, row, stats, tables.episode_schema(self.root) if self.rows else None)
         self._publish(moves, row, tasks, stats, staged)
         return episode_info(row)
+
+    def _beside(self, folder: Path, place: Any) -> None:
+        """Stage what was kept beside the frames; what an episode of the same number left there goes."""
+        beside, number = native.read_log(folder), len(self.rows)
+        if beside:
+            tables.write_native(place(layout.NATIVE, number)[0], beside.streams, native.account(beside))
+        else:
+            layout.native_path(self.root, number).unlink(missing_ok=True)
+
+    def retract(self) -> EpisodeInfo:
+        """Take the last episode out of the dataset again, with its files. Killed on the way, it is in or out, never half.
+
+        Raises:
+            DataError: there is none, or its files hold other episodes too.
+            InputError: the folder cannot be written.
+        """
+        if not self.rows:
+            raise DataError(f"{self.root} has no episode that could be taken out")
+        row, rest = self.rows[-1], self.rows[:-1]
+        files = self._files_of(row)
+        if any(path in self._files_of(other) for other in rest for path in files):
+            raise DataError(f"the last episode of {self.root} shares its files with others; use sinew data edit --delete {len(rest)}")
+        lines = tables.read_episodes(self.root, stats=True)[: len(rest)]
+        totals = aggregate([tables.row_stats(r) for r in lines])
+        count = int(rest[-1]["dataset_to_index"]) if rest else 0
+        info = {**self.info, "total_episodes": len(rest), "total_frames": count}
+        info["splits"] = {"train": f"0:{len(rest)}"} if rest else {}
+        try:
+            # From here on nobody counts the episode; its files are what a crash in the middle of saving would have left.
+            atomic_write(self.root / layout.INFO, json.dumps(info, indent=4))
+            self.info, self._stats, self.rows = info, totals, rest
+            if rest:
+                self._write_stats(totals)
+            for path in [*files, *(() if rest else (self.root / layout.STATS,))]:
+                path.unlink(missing_ok=True)
+        except OSError as e:
+            raise InputError(f"cannot take episode {len(rest)} out of {self.root}: {e.strerror or e}; run sinew data repair") from None
+        return episode_info(row)
+
+    def _files_of(self, row: Mapping[str, Any]) -> list[Path]:
+        """Every file of an episode, its line last."""
+        patterns = {f"videos/{key}": self.info["video_path"] for key, kind in cameras(self.info).items() if kind == "video"}
+        patterns |= {"data": self.info["data_path"], "meta/episodes": layout.EPISODES}
+        found = [layout.native_path(self.root, int(row["episode_index"]))]
+        for prefix, pattern in patterns.items():
+            number = {"chunk_index": row[f"{prefix}/chunk_index"], "file_index": row[f"{prefix}/file_index"]}
+            found.append(self.root / pattern.format(video_key=prefix.removeprefix("videos/"), **number))
+        return found
 
     def _write_video(self, key: str, packets: Path, path: Path, length: int) -> Stats:
         found = video.write_mp4(packets, path, self.info["fps"])
@@ -189,10 +238,13 @@ class Ledger:
             os.replace(source, target)
         for folder in {target.parent for _, target in moves}:
             _sync(folder)
-        atomic_write(self.root / layout.STATS, json.dumps({k: {n: v.tolist() for n, v in s.items()} for k, s in totals.items()}))
+        self._write_stats(totals)
         atomic_write(self.root / layout.INFO, json.dumps(info, indent=4))
         self.info, self._stats = info, totals
         self.rows.append(row)
+
+    def _write_stats(self, totals: Mapping[str, Stats]) -> None:
+        atomic_write(self.root / layout.STATS, json.dumps({k: {n: v.tolist() for n, v in s.items()} for k, s in totals.items()}))
 
     def _next_file(self, prefix: str) -> int:
         """Number of the first file that no committed episode uses."""

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from demos.footer import Leaf
 from demos.layout import EPISODES, MOST, TASKS
+from demos.native import WIDEST, Samples
 from demos.statistics import Stats
 from sinew.errors import DataError
 
@@ -102,6 +103,72 @@ def write_tasks(path: Path, tasks: Sequence[str]) -> None:
     pq.write_table(table.replace_schema_metadata({"pandas": json.dumps(description)}), path)
 
 
+def write_native(path: Path, streams: Mapping[str, Samples], told: Mapping[str, Any]) -> None:
+    """Write samples at their own rates, one row per sample, streams one after the other.
+
+    Args:
+        path: Parquet file.
+        streams: by name.
+        told: anything that JSON holds, kept with the file.
+    """
+    values = [np.ravel(s.values).astype(np.float32) for s in streams.values()]
+    widths = np.concatenate([np.zeros(1, np.int64), *(np.full(len(s), s.values.shape[1]) for s in streams.values())])
+    whole = list(streams.values())
+    table = pa.table(
+        {
+            "stream": pa.array([name for name, s in streams.items() for _ in range(len(s))], pa.string()),
+            "stamp_ns": pa.array(np.concatenate([np.zeros(0, np.int64), *(s.stamps_ns for s in whole)])),
+            "receipt_ns": pa.array(np.concatenate([np.zeros(0, np.int64), *(s.receipts_ns for s in whole)])),
+            "value": pa.ListArray.from_arrays(
+                pa.array(np.cumsum(widths).astype(np.int32)), pa.array(np.concatenate([np.zeros(0, np.float32), *values]))
+            ),
+        }
+    )
+    encodings = {"stamp_ns": "DELTA_BINARY_PACKED", "receipt_ns": "DELTA_BINARY_PACKED", "value.list.element": "BYTE_STREAM_SPLIT"}
+    pq.write_table(
+        table.replace_schema_metadata({"sinew": json.dumps(dict(told))}), path, compression="zstd", use_dictionary=False,
+        column_encoding=encodings,
+    )  # fmt: skip
+
+
+def read_native(path: Path) -> dict[str, Samples]:
+    """Samples by stream, of a file that `write_native` made.
+
+    Raises:
+        DataError: the file is missing, damaged or something else.
+    """
+    table = read_table(path)
+    if not {"stream", "stamp_ns", "receipt_ns", "value"} <= set(table.column_names):
+        raise DataError(f"{path} holds no samples at their own rates: it has columns {', '.join(table.column_names)}")
+    names = np.asarray(table["stream"].to_pylist(), dtype=object)
+    streams = {}
+    for name in dict.fromkeys(names.tolist()):
+        part = rows_where(table, names == name)
+        column = part["value"].combine_chunks()
+        column = pa.concat_arrays(column.chunks) if isinstance(column, pa.ChunkedArray) else column
+        width, left = divmod(len(column.flatten()), len(part))
+        if left or width > WIDEST:
+            raise DataError(f"{path}: the samples of {name!r} differ in their number of values")
+        values = np.asarray(column.flatten().to_numpy(zero_copy_only=False), np.float32).reshape(len(part), width)
+        streams[str(name)] = Samples(part["stamp_ns"].to_numpy(), part["receipt_ns"].to_numpy(), values)
+    return streams
+
+
+def native_account(path: Path) -> dict[str, Any]:
+    """What was kept with the samples, from the file's footer; empty where there is no such file.
+
+    Raises:
+        DataError: the file is damaged.
+    """
+    if not path.exists():
+        return {}
+    try:
+        told = json.loads((pq.read_schema(path).metadata or {}).get(b"sinew", b"{}"))
+    except (pa.ArrowException, OSError, ValueError) as e:
+        raise DataError(f"{path} is truncated or damaged ({str(e).splitlines()[0][:100]}); run sinew data repair") from None
+    return told if isinstance(told, dict) else {}
+
+
 def read_tasks(root: Path) -> list[str]:
     """Task texts in the order of task_index.
 
@@ -130,6 +197,24 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
         return parquet.read(columns=list(columns) if columns is not None else None, use_threads=parquet.metadata.num_rows > 100_000)
     except FileNotFoundError:
         raise DataError(f"{path} is missing; run sinew data repair") from None
+    except (pa.ArrowException, OSError) as e:
+        raise DataError(f"{path} is truncated or damaged ({str(e).splitlines()[0][:100]}); run sinew data repair") from None
+
+
+def group_lengths(path: Path) -> list[int]:
+    """Rows of each row group of a Parquet file that `read_table` could read."""
+    footer = pq.ParquetFile(path).metadata
+    return [footer.row_group(i).num_rows for i in range(footer.num_row_groups)]
+
+
+def read_group(path: Path, group: int, columns: Sequence[str]) -> pa.Table:
+    """One row group of a Parquet file.
+
+    Raises:
+        DataError: the file is damaged.
+    """
+    try:
+        return pq.ParquetFile(path).read_row_group(group, columns=list(columns), use_threads=False)
     except (pa.ArrowException, OSError) as e:
         raise DataError(f"{path} is truncated or damaged ({str(e).splitlines()[0][:100]}); run sinew data repair") from None
 

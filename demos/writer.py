@@ -6,7 +6,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -14,11 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from demos import layout
+from demos import layout, tables
 from demos.journal import Journal, remove_journal
 from demos.layout import EpisodeInfo, cameras, columns
 from demos.ledger import Ledger
 from demos.lock import hold
+from demos.native import Sample
+from demos.stillness import Stillness
 from demos.video import FrameEncoder
 from sinew.errors import DataError, InputError
 from sinew.rundir import atomic_write, write_json
@@ -47,13 +49,15 @@ class Writer:
         self._ledger, self._lock = ledger, lock
         self._journal: Journal | None = None
         self._encoders: dict[str, FrameEncoder] = {}
-        self._pictures = _Stillness(max(2, round(STILL_S * self.fps)))
+        self._pictures = Stillness(max(2, round(STILL_S * self.fps)))
         self._full: str | None = None
         self._columns = {k: v for k, v in columns(ledger.info).items() if k not in {*_MADE_AT_SAVE, layout.STAMP}}
         self._cameras = cameras(ledger.info)
         self._shapes = {k: layout.image_shape(ledger.info["features"][k]) for k in self._cameras}
         large = [k for k, s in self._shapes.items() if s[0] * s[1] >= PARALLEL_PIXELS]
         self._pool = ThreadPoolExecutor(len(large)) if len(large) > 1 else None
+        self._beginning = threading.Lock()  # frames and samples come on threads of their own
+        self._retractable = 0
         self._closing = threading.Event()
         threading.Thread(target=self._sync_often, name="demos-sync", daemon=True).start()
 
@@ -181,6 +185,59 @@ class Writer:
             raise
         self._pictures.see(at, values, self._cameras)
 
+    def amend(self, values: Mapping[str, np.ndarray]) -> None:
+        """Change columns of the newest frame, which is on disk already: what becomes known of it only later.
+
+        Raises:
+            DataError: a key is no extra column or its shape differs.
+            InputError: no frame was recorded, or the disk refuses.
+        """
+        for key, value in values.items():
+            if key.startswith("observation.") or self._columns.get(key) != (str(value.dtype), value.shape):
+                raise DataError(f"column {key!r} of the newest frame cannot become {value.dtype} {value.shape}")
+        if self._journal is None:
+            raise InputError("no frame was recorded that could be changed")
+        self._journal.amend(values)
+
+    def add_samples(self, stream: str, samples: Sequence[Sample]) -> None:
+        """Keep samples of a stream at its own rate beside the frames of the episode in progress, which begins if there is none.
+
+        May be called on a thread of its own, on which `note` is called too.
+
+        Args:
+            stream: its name, such as "joint_position" or "images.front".
+            samples: (stamp, receipt, values) in the order in which they came; nanoseconds on the clock of the frames' stamps.
+
+        Raises:
+            DataError: a sample has another number of values than those before.
+            InputError: the disk is full.
+        """
+        self._aside(lambda journal: journal.beside.add(stream, samples))
+
+    def note(self, what: str, of: str, n: int = 1, **more: Any) -> None:
+        """Keep what happened in the episode in progress: see `demos.native.Beside`.
+
+        Raises:
+            InputError: the disk is full.
+        """
+        self._aside(lambda journal: journal.beside.note(what, of, n, **more))
+
+    def _aside(self, write: Callable[[Journal], None]) -> None:
+        journal = self._journal or self._begin()
+        try:
+            write(journal)
+        except OSError as e:
+            raise InputError(f"cannot record into {journal.folder}: {e.strerror or e}; the frames before are kept, free space") from None
+
+    def news(self) -> list[str]:
+        """One line for each camera that became odd in the episode in progress, told once."""
+        return self._pictures.news()
+
+    @property
+    def episode_bytes(self) -> int:
+        """Size of the episode in progress on disk."""
+        return self._journal.bytes if self._journal else 0
+
     def save_episode(self, success: bool | None = None, notes: Sequence[str] = ()) -> EpisodeInfo:
         """Make the recorded frames an episode of the dataset.
 
@@ -201,6 +258,27 @@ class Writer:
         self._journal.seal({"success": None if success is None else bool(success), "warnings": warnings})
         episode = self._ledger.commit(self._journal.folder)
         self._forget()
+        self._retractable += 1
+        return episode
+
+    def account(self) -> dict[str, Any]:
+        """What came and what was lost in the newest saved episode: see `demos.native.account`."""
+        return tables.native_account(layout.native_path(self.root, self.num_episodes - 1))
+
+    def retract_episode(self) -> EpisodeInfo:
+        """Throw away the newest saved episode; one that an earlier process saved is left alone.
+
+        Raises:
+            DataError: an episode is in progress, or this process has saved none.
+            InputError: the folder cannot be written.
+        """
+        if self.episode_length:
+            raise DataError("an episode is being recorded: discard_episode throws that one away")
+        if not self._retractable:
+            raise DataError("this run has saved no episode that could be thrown away; use sinew data edit --delete for earlier ones")
+        self.discard_episode()
+        episode = self._ledger.retract()
+        self._retractable -= 1
         return episode
 
     def discard_episode(self) -> None:
@@ -248,6 +326,10 @@ class Writer:
                 raise DataError(f"frame {at}: {key!r} element {element} is {value[element]}; the frame was not recorded, mend its source")
 
     def _begin(self) -> Journal:
+        with self._beginning:
+            return self._journal or self._new_journal()
+
+    def _new_journal(self) -> Journal:
         info = self._ledger.info
         self._encoders = {k: FrameEncoder(kind, self._shapes[k], self.fps) for k, kind in self._cameras.items()}
         recorded = dict(self._columns)
@@ -282,45 +364,3 @@ class Writer:
 
 
 _MADE_AT_SAVE = (layout.REWARD, layout.DONE, layout.SUCCESS, *layout.INDEX_FEATURES)
-
-
-class _Stillness:
-    """Watches for cameras that do not change while something else does, and for pictures of one colour."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self.reset()
-
-    def reset(self) -> None:
-        self._last: dict[str, np.ndarray] = {}
-        self._since: dict[str, int] = {}
-        self._longest: dict[str, tuple[int, int]] = {}
-        self._blank: dict[str, int] = {}
-        self._moved_at = 0
-
-    def see(self, at: int, values: Mapping[str, np.ndarray], pictures: Mapping[str, Any]) -> None:
-        for key, value in values.items():
-            if key not in pictures and not key.startswith("observation."):
-                continue
-            # A stride keeps the cost far below that of encoding.
-            small = value[:: max(1, value.shape[0] // 48), :: max(1, value.shape[1] // 48)].copy() if key in pictures else value.copy()
-            same = key in self._last and np.array_equal(small, self._last[key])
-            if key not in pictures:
-                self._moved_at = self._moved_at if same else at
-            else:
-                if small.min() == small.max():
-                    self._blank[key] = self._blank.get(key, 0) + 1
-                if not same:
-                    self._since[key] = at
-                elif self._moved_at > self._since[key]:
-                    still = at - self._since[key] + 1
-                    self._longest[key] = max(self._longest.get(key, (0, 0)), (still, self._since[key]))
-            self._last[key] = small
-
-    def warnings(self, length: int) -> list[str]:
-        """One line for each camera that was odd in an episode of `length` frames."""
-        found = [f"{k}: one colour in {n} of {length} frames" for k, n in self._blank.items() if n >= min(self._limit, length)]
-        for key, (count, first) in self._longest.items():
-            if count >= min(self._limit, length) and count > 1:
-                found.append(f"{key}: the picture did not change from frame {first} to {first + count - 1}")
-        return found

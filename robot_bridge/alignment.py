@@ -14,6 +14,7 @@ import numpy as np
 
 from robot_bridge.contract import Contract, Source
 from robot_bridge.dds import codec
+from robot_bridge.interfaces import Tap
 from robot_bridge.readers import JointStates, Read, reader
 from robot_bridge.timeline import Clocks, History, Kept
 from robot_bridge.transforms import TransformTree
@@ -71,6 +72,8 @@ class Aligner:
         """Messages, and transforms, whose stamps are too far from the time when they were fed."""
         self.problem = ""
         """What was wrong with the last damaged one."""
+        self.tap: Tap | None = None
+        """Takes every sample, on the thread on which it is fed."""
         self._delay_ns = _ns(contract.delay_s)
         transforms = [s for s in self.sources if s.field == "transform"]
         self._tree = TransformTree(self._keep_ns(transforms)) if transforms else None
@@ -78,7 +81,11 @@ class Aligner:
         self._last_ns = [-(1 << 62)] * len(self.sources)
         self._index = {id(s): i for i, s in enumerate(self.sources)}
         self._groups = {key: [i for i, s in enumerate(self.sources) if s.key == key] for key in dict.fromkeys(s.key for s in self.sources)}
+        self._names = [
+            s.key if len(self._groups[s.key]) == 1 else f"{s.key}.{self._groups[s.key].index(i)}" for i, s in enumerate(self.sources)
+        ]
         self._static = {STATIC if s.topic == "/tf" else s.topic + "_static" for s in transforms}
+        self._followed = {s.child for s in transforms}
         tolerance_ns = _ns(contract.clock_tolerance_s)
         self._clocks = {name: Clocks(offset_ns, tolerance_ns) for name in {s.topic for s in self.sources}}
         self._read: dict[str, Read] = {}
@@ -113,14 +120,21 @@ class Aligner:
             used = take(topic, data, receipt_ns, source_ns)
         except DataError as e:
             self.problem, used = str(e), False
+            if self.tap is not None:
+                self.tap.happened("dropped", f"{topic}: damaged")
         self.dropped += not used and self.late == late
+        if self.tap is not None and self.late != late:
+            self.tap.happened("dropped", f"{topic}: of another time", self.late - late)
         return used
 
     def _take(self, topic: str, data: bytes, receipt_ns: int, source_ns: int) -> bool:
         header_ns, values = self._read[topic](data)
         by_receipt = self._by_receipt[topic]
-        stamp_ns = self._clocks[topic].stamp(header_ns or (0 if by_receipt else source_ns), receipt_ns)
-        used = False
+        clocks, used = self._clocks[topic], False
+        jumps = clocks.jumps
+        stamp_ns = clocks.stamp(header_ns or (0 if by_receipt else source_ns), receipt_ns)
+        if self.tap is not None and clocks.jumps != jumps:
+            self.tap.happened("clock_jump", topic)
         if stamp_ns is None:
             self.late += 1
             return False
@@ -132,6 +146,8 @@ class Aligner:
             kept: Any = value if not callable(value) else value() if self._eager else _Picture(cast(Decode, value))
             own_ns = receipt_ns if source.stamp == "receipt" else stamp_ns
             used |= self._histories[index].add(own_ns, receipt_ns, kept)
+            if self.tap is not None:
+                self.tap.sample(self._names[index], stamp_ns, receipt_ns, None if source.image else kept)
         return used
 
     def _take_transforms(self, topic: str, data: bytes, receipt_ns: int, source_ns: int) -> bool:
@@ -146,7 +162,10 @@ class Aligner:
             if stamp_ns is None:
                 self.late += 1
             else:
-                used |= tree.add(t.parent, t.child, np.array(t.pose), stamp_ns, receipt_ns)
+                new = tree.add(t.parent, t.child, np.array(t.pose), stamp_ns, receipt_ns)
+                used |= new
+                if new and self.tap is not None and t.child in self._followed:
+                    self.tap.sample(f"tf.{t.child}", stamp_ns, receipt_ns, np.array(t.pose))
         return used
 
     # ------------------------------------------------------------ telling

@@ -14,7 +14,7 @@ from robot_bridge.clock import Clock, MonotonicClock
 from robot_bridge.dds_robot import EFFORT_MAX_NM
 from robot_bridge.episode import EpisodeRunner, Judge, Look, Timing
 from robot_bridge.gate import GateConfig, Operator, SafetyGate
-from robot_bridge.interfaces import UNKNOWN_POSE, Decoder, Frame, Recorder, TaskInterface, needed_values
+from robot_bridge.interfaces import UNKNOWN_POSE, Decoder, Frame, Recorder, Tap, TaskInterface, needed_values
 from robot_bridge.kinematics import Arms
 from robot_bridge.loop import ControlLoop
 from robot_bridge.readiness import Readiness, limit_answers, told, warm_up
@@ -184,6 +184,10 @@ def deploy(
 def _play(runner: EpisodeRunner, seeds: Sequence[int], scene: Scene | None, progress: Progress) -> tuple[list[EpisodeResult], str]:
     """Episodes until all are played, the gate is latched or somebody stops; and why the robot could not go on, if so."""
     loop, results, stopped = runner.loop, list[EpisodeResult](), ""
+    tap = cast(Tap, runner.record) if hasattr(runner.record, "sample") else None
+    loop.tap = tap
+    if hasattr(loop.robot, "tap"):
+        loop.robot.tap = tap  # type: ignore[attr-defined]  # robots that can tell what they measure at its own rate
     progress.start("deploy", len(seeds))
     loop.start()
     try:

@@ -103,6 +103,8 @@ class EpisodeRunner:
         self._warm = warm
         self._seq = 0
         self._held_since_ns: int | None = None
+        self._passed: Counter[str] = Counter()
+        """Ticks since the newest frame that have none, by reason."""
 
     def play(self, episode: int, seed: int, scene: Scene | None) -> EpisodeResult:
         """One episode; the robot stands when this returns.
@@ -138,7 +140,8 @@ class EpisodeRunner:
                 break
             ended_by = self._tick(episode, seed, step, deadline_ns) or self.ended()
             step += not ended_by
-            deadline_ns = next_deadline(deadline_ns, self.timing.period_ns, self.clock.now_ns())
+            due_ns, deadline_ns = deadline_ns, next_deadline(deadline_ns, self.timing.period_ns, self.clock.now_ns())
+            self._passed["deadline"] += (deadline_ns - due_ns) // self.timing.period_ns - 1
         loop.ramp_down()
         success = SAID.get(ended_by, success)
         return self._result(episode, seed, success, step, started_ns, ended_by)
@@ -149,6 +152,7 @@ class EpisodeRunner:
         self._stand(self.robot.read())
         self.synchroniser.start(self.clock.now_ns())
         self.cadence.resume()
+        self._passed.clear()
         self._held_since_ns = None
 
     def _tick(self, episode: int, seed: int, step: int, deadline_ns: int) -> str:
@@ -182,15 +186,22 @@ class EpisodeRunner:
         self.late_actions += marks[-1] > deadline_ns + self.timing.period_ns
         self.latencies_ns.append(marks[-1] - measured.stamp_ns)
         if self.watchers:
-            frame = Frame(episode, seed, step, {k: v[0] for k, v in observation.items()}, action, measured, command, before)
+            seen = {k: v[0] for k, v in observation.items()}
+            frame = Frame(episode, seed, step, seen, action, measured, command, before, deadline_ns, {**+self._passed})
+            self._passed.clear()
             for watch in self.watchers:
                 watch(frame)
         return ""
 
     def _hold(self, key: str, now_ns: int) -> None:
-        self.holds[key] += 1
+        self._without(key)
         self._held_since_ns = self._held_since_ns or now_ns
         self.loop.hold(f"{key} is too old")
+
+    def _without(self, reason: str) -> None:
+        """A tick without a target."""
+        self.holds[reason] += 1
+        self._passed[reason] += 1
 
     def _go_on(self, seed: int, now_ns: int, measured: Observation) -> None:
         """Lift a hold; the policy begins anew where it was long, from where the robot stands."""
@@ -221,10 +232,10 @@ class EpisodeRunner:
             gate.stop("non_finite", self.clock.now_ns(), str(e))
             return None
         except LinkError:
-            self.holds["link"] += 1
+            self._without("link")
             return None
         if given is None:
-            self.holds["thinking"] += 1
+            self._without("thinking")
             return None
         action = np.asarray(given.detach().cpu(), dtype=np.float64)
         if action.shape != (1, spec.dim):
@@ -289,7 +300,7 @@ class EpisodeRunner:
         latched = self.loop.gate.latched
         duration_s = (self.clock.now_ns() - started_ns) / 1e9
         ended_by = "success" if success else latched or ended_by or "time_limit"
-        result = EpisodeResult(seed, False if latched and not success else success, steps, duration_s, ended_by)
+        result = EpisodeResult(seed, False if latched and not success else success, steps, duration_s, ended_by, {**+self._passed})
         if result.success is None and steps and self.judge is not None:
             result = replace(result, success=self.judge(result))
         if self.record:

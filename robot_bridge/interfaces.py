@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -63,6 +63,10 @@ class Frame:
     """What was asked of the control loop: the action as targets of the joints."""
     verdict: Verdict | None = None
     """The gate's newest word when the command was handed over, which is about the command before; None before the first."""
+    due_ns: int = 0
+    """Deadline of the tick, monotonic."""
+    passed: Mapping[str, int] = field(default_factory=dict)
+    """Ticks since the frame before that have none, by reason: "deadline", "thinking", "link", or the value that was too old."""
 
 
 class Recorder(Protocol):
@@ -71,6 +75,18 @@ class Recorder(Protocol):
     def frame(self, frame: Frame) -> None: ...
 
     def end_episode(self, result: EpisodeResult) -> None: ...
+
+
+class Tap(Protocol):
+    """Takes what a robot measures and is sent at its own rate, on the thread on which it comes; neither waits nor raises."""
+
+    def sample(self, stream: str, stamp_ns: int, receipt_ns: int, value: np.ndarray | None = None, sequence: int | None = None) -> None:
+        """A value of a stream, monotonic times; None for a picture. A sequence that jumps tells of values that are lost."""
+        ...
+
+    def happened(self, what: str, of: str, n: int = 1) -> None:
+        """Something else: "dropped" or "clock_jump", of which topic, how often."""
+        ...
 
 
 def needed_values(interface: TaskInterface, wanted: ObservationSpec) -> list[str]:

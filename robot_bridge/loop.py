@@ -21,6 +21,7 @@ import numpy as np
 from robot_bridge.cadence import Cadence, next_deadline, quiet_interpreter, raise_priority
 from robot_bridge.clock import Clock, MonotonicClock, SteppedClock
 from robot_bridge.gate import SafetyGate, Verdict
+from robot_bridge.interfaces import Tap
 from robot_bridge.interpolation import Interpolator, Motion, MotionLimits, braking_path
 from robot_bridge.stop_times import StopTimes
 from sinew.errors import SinewError
@@ -61,6 +62,8 @@ class ControlLoop:
         """What broke in the control thread, which latches the gate."""
         self.held = ""
         """Why the robot is held although targets may come; empty when it is not."""
+        self.tap: Tap | None = None
+        """Takes what is sent, at the rate at which it is."""
         self._blend_s, self._stretched = blend_s, 0
         self.interpolator = Interpolator(self.limits(), gate.config.dt_s, blend_s)
         self._clock = clock or MonotonicClock()
@@ -281,6 +284,9 @@ class ControlLoop:
         if self._path_points > 1:
             values |= self._path(replace(motion, position=verdict.joint_position))
         self.robot.write(Command(now_ns, self._seq, WRITE_TTL_S, values, self._session))
+        if self.tap is not None:
+            for name in ("joint_position", "gripper"):
+                self.tap.sample(f"sent.{name}", now_ns, now_ns, values[name], self._seq)
 
     def _path(self, motion: Motion) -> dict[str, np.ndarray]:
         """The point that is sent, and the way to rest from there."""

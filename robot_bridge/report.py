@@ -21,6 +21,8 @@ class EpisodeResult:
     duration_s: float
     ended_by: str
     """"success", "time_limit", the reason for which the gate stopped it, or "no images.front" where a value stayed away."""
+    passed: Mapping[str, int] = field(default_factory=dict)
+    """Ticks after the last frame that have none, by reason."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,7 @@ import numpy as np
 from robot_bridge.alignment import Aligner
 from robot_bridge.contract import Contract, Sink, Source
 from robot_bridge.controllers import Controller, inactive, make_controllers
+from robot_bridge.interfaces import Tap
 from robot_bridge.robots.config import RobotConfig
 from robot_bridge.standing import DriverStatus
 from robot_bridge.streams import TRAJECTORY
@@ -76,6 +77,15 @@ class RosRobot:
     @property
     def spec(self) -> RobotSpec:
         return self.config.spec
+
+    @property
+    def tap(self) -> Tap | None:
+        """Takes every sample as it is read."""
+        return self.aligner.tap
+
+    @tap.setter
+    def tap(self, tap: Tap | None) -> None:
+        self.aligner.tap = tap
 
     @property
     def dropped(self) -> int:

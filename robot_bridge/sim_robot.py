@@ -10,6 +10,7 @@ import numpy as np
 
 from robot_bridge.cadence import next_deadline
 from robot_bridge.clock import Clock, MonotonicClock, SteppedClock
+from robot_bridge.interfaces import Tap
 from sinew.errors import InputError
 from sinew.protocols import Command, Observation, RobotSpec
 
@@ -89,6 +90,8 @@ class SimRobot:
         """Whether the watchdog holds: no command is within its time to live."""
         self.stopped = ""
         """Reason of the last `stop`."""
+        self.tap: Tap | None = None
+        """Takes every measurement."""
 
     @property
     def spec(self) -> RobotSpec:
@@ -181,6 +184,12 @@ class SimRobot:
             values["joint_effort"] = np.array(effort, dtype=float)
         self._solved = bool(physics.success)
         self._observation = Observation(now_ns, self._observation.seq + 1, values, self._stamps_ns)
+        if self.tap is not None:
+            for key, value in values.items():
+                if key not in self._images:
+                    self.tap.sample(key, now_ns, now_ns, value, self._observation.seq)
+                elif self._stamps_ns[key] == now_ns:
+                    self.tap.sample(key, now_ns, now_ns, None, self._ticks // self._image_every)
 
     def _run(self) -> None:
         try:

@@ -161,3 +161,34 @@ class Synchroniser:
             self._pictures[key] = (seen, joints)
         elif joints.size and np.abs(joints - before[1]).max() > MOVED_RAD:
             self.counts[key]["frozen"] += 1
+
+
+def policy(needed: Iterable[str], rate_hz: float, contract: Contract | None = None) -> dict[str, Any]:
+    """How values of different times become frames, as it is kept with every recorded episode; JSON-able.
+
+    Args:
+        needed: keys of `Observation.values`.
+        rate_hz: frames per second.
+        contract: the robot's, whose sources say how each value is aligned; None where the newest value is taken of each.
+
+    Returns:
+        "rate_hz"; "delay_s", a frame being of this long before its tick; "streams": per value "alignment" (newest at or before, nearest,
+        interpolate), "age_max_s", "tolerance_s", "stamp" and "ends_after_s"; "when_older": what is stored then.
+    """
+    sources = {s.key: s for s in contract.sources} if contract is not None else {}
+    streams = {}
+    for key, budget in budgets(needed, contract).items():
+        source = sources.get(key)
+        streams[key] = {
+            "alignment": "newest" if source is None else source.alignment,
+            "age_max_s": budget.hold_after_s,
+            "tolerance_s": budget.tolerance_s,
+            "ends_after_s": budget.end_after_s,
+            "stamp": "receipt" if source is None else source.stamp,
+        }
+    return {
+        "rate_hz": rate_hz,
+        "delay_s": 0.0 if contract is None else contract.delay_s,
+        "streams": streams,
+        "when_older": "no frame: the tick is counted as skipped, the robot holds, and the episode ends after ends_after_s",
+    }

@@ -32,10 +32,11 @@ UNITS: dict[Kind, str] = {
     "action": "the policy's action, in its physical units",
 }
 """What `Given.values` are, for each kind."""
-Request = Literal["pause", "reset", "discard", "intervene", "success", "failure", "last_success", "last_failure", "undo", "stop"]
+Request = Literal["pause", "reset", "discard", "intervene", "success", "failure", "last_success", "last_failure", "undo", "again", "stop"]
 """pause: hold, and go on again; reset and discard: give the episode up, nothing of it is kept; intervene: take hold, and let go
 again, of a device that cannot tell by itself; success and failure: end it as that; last_…: the one before was that after all;
-undo: take the last such word back; stop: end the run, which can be gone on with."""
+undo: take the last such word back; again: throw away the episode that was saved last; stop: end the run, which can be gone on
+with."""
 FAREWELL_S = 2.0
 """A keyboard's person has let go when no key was pressed for this long."""
 KEY_S = 0.12
@@ -155,10 +156,12 @@ MOTIONS: dict[str, tuple[int, float]] = {
 """Key → (element of `Given.values`, direction)."""
 WORDS: dict[str, Request] = {
     "p": "pause", "r": "reset", "y": "success", "x": "failure", "Y": "last_success", "X": "last_failure", "z": "undo", "q": "stop",
+    "R": "again",
 }  # fmt: skip
 KEYS = (
     "i k forth and back, j l left and right, u o up and down, n m turn, g h close and open, b other arm, + - faster and slower, "
-    "space gives back; y success, x failure (Y X of the last episode, z takes it back), p pause and go on, r reset, q stop"
+    "space gives back; y success, x failure (Y X of the last episode, z takes it back), p pause and go on, r reset, "
+    "R throw the saved episode away and record it again, q stop"
 )
 """What the keys do, in one line."""
 

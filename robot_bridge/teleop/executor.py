@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from robot_bridge.given import ActionSpace
-from robot_bridge.interfaces import Frame, Recorder, grippers_of
-from robot_bridge.recording import DISCARDED
+from robot_bridge.interfaces import Frame, grippers_of
+from robot_bridge.recording import DISCARDED, DatasetRecorder
 from robot_bridge.report import EpisodeResult
 from robot_bridge.takeover import DeviceLost, Request, Takeover
 from sinew.protocols import Observation
@@ -54,6 +54,8 @@ class TeleopExecutor:
         """Whether the person has moved in this episode."""
         self.paused = False
         self._takeover, self._space, self._action, self._read, self._tell = takeover, space, action, read, tell
+        self.again: Callable[[], None] = lambda: None
+        """Called where the person throws away the episode that was saved last."""
         self._live, self._began, self._lost, self._reopen_s = False, False, False, 0.0
         self._ended = ""
 
@@ -69,8 +71,9 @@ class TeleopExecutor:
     def begin(self) -> None:
         """A new demonstration: what was moved before does not count."""
         self.moved, self.paused, self._live = False, False, False
-        while self._requested() is not None:  # words from between two episodes mean neither
-            pass
+        while (word := self._requested()) is not None:  # other words from between two episodes mean neither
+            if word == "again":
+                self.again()
 
     def act(self, obs: Mapping[str, Tensor]) -> Tensor | None:
         """The next action (1, A) in [-1, 1]; None where the device is lost."""
@@ -115,6 +118,10 @@ class TeleopExecutor:
                 self._tell(f"{word}: nothing is recorded yet")
             elif word in ENDS:
                 self._ended = ENDS[word]
+            elif word == "again" and self.moved:
+                self._tell("again: an episode is being recorded; throw that one away first")
+            elif word == "again":
+                self.again()
             else:
                 self._tell(f"{word.replace('_', ' ')}: an episode that was saved is changed with sinew data edit")
 
@@ -140,17 +147,32 @@ class Attentive:
     """A recorder that leaves out what is no part of a demonstration: before the person first moves, and pauses.
 
     Args:
-        recorder: takes the rest.
+        recorder: takes the rest; what comes after a pause is told apart.
         executor: knows.
     """
 
-    def __init__(self, recorder: Recorder, executor: TeleopExecutor) -> None:
-        self._recorder, self._executor = recorder, executor
+    def __init__(self, recorder: DatasetRecorder, executor: TeleopExecutor) -> None:
+        self._recorder, self._executor, self._apart = recorder, executor, False
 
     def frame(self, frame: Frame) -> None:
         """See `Recorder`."""
+        if not self._executor.recording:
+            self._apart = True
+            return
+        if self._apart:
+            self._recorder.cut()
+            self._apart = False
+        self._recorder.frame(frame)
+
+    def sample(self, stream: str, stamp_ns: int, receipt_ns: int, value: np.ndarray | None = None, sequence: int | None = None) -> None:
+        """See `robot_bridge.interfaces.Tap`."""
         if self._executor.recording:
-            self._recorder.frame(frame)
+            self._recorder.sample(stream, stamp_ns, receipt_ns, value, sequence)
+
+    def happened(self, what: str, of: str, n: int = 1) -> None:
+        """See `robot_bridge.interfaces.Tap`."""
+        if self._executor.recording:
+            self._recorder.happened(what, of, n)
 
     def end_episode(self, result: EpisodeResult) -> None:
         """See `Recorder`; the next demonstration begins."""
