@@ -44,8 +44,11 @@ class Args:
     """Height and width of camera images in pixels."""
     robot: Literal["sim", "dds", "ros2"] | None = None
     """A robot of the network on which the expert or the person acts, in real time; sim is one in this process, for a person."""
-    teleop: Literal["keyboard", "gamepad", "spacemouse"] | None = None
+    teleop: Literal["keyboard", "gamepad", "spacemouse", "browser", "phone"] | None = None
     """A person demonstrates, with this device, through the control loop and the safety gate."""
+    listen: str | None = None
+    """Where the page of --teleop browser or phone is served, 127.0.0.1:8443 if left out; 0.0.0.0:8443 opens it to headsets and phones
+    on this network."""
     frame: Literal["world", "tool"] = "world"
     """Axes of the person's motions."""
     episode_s: float = 60.0

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
+from sinew.cli import robot_page
 from sinew.cli.scenes import first_scene
 from sinew.errors import InputError, SafetyStop, unknown
 from sinew.progress import Progress
@@ -92,12 +93,12 @@ def collect(args: Args, settings: Mapping[str, Any], progress: Progress, calibra
         SafetyStop: the gate stopped the robot; what was recorded is kept.
     """
     from robot_bridge.recording import DatasetRecorder
-    from robot_bridge.takeover import KEYS, open_takeover
+    from robot_bridge.takeover import KEYS
 
     assert args.teleop is not None
     interface, config = interface_of(args)
     with ExitStack() as stack:
-        takeover = open_takeover(args.teleop, frame=args.frame, arms=len(interface.chains))
+        takeover = _device(args, interface, progress)
         stack.callback(takeover.close)
         contract, new = None if config is None else config.contract, not args.out.exists()
         recorder = DatasetRecorder(args.out, interface, about=settings, contract=contract, calibration=calibration)
@@ -107,10 +108,21 @@ def collect(args: Args, settings: Mapping[str, Any], progress: Progress, calibra
             raise InputError(f"{args.out} holds {recorder.episodes} episodes, more than --episodes {args.episodes}; take another --out")
         robot, scene = _robot(args, interface, config)
         stack.callback(robot.close)  # type: ignore[attr-defined]  # every robot of ours has it
-        if sys.stdin.isatty():
+        if sys.stdin.isatty() and args.teleop not in robot_page.PAGES:
             progress.note(f"keys: {KEYS}")
         progress.note("recording begins with your first motion; y or x ends the episode, r throws it away, q stops")
         play(args, interface, config, robot, scene, takeover, recorder, progress, calibration)
+
+
+def _device(args: Args, interface: TaskInterface, progress: Progress) -> Takeover:
+    from robot_bridge.takeover import open_takeover
+
+    assert args.teleop is not None
+    arms = len(interface.chains)  # type: ignore[attr-defined]  # those that a person can move have them
+    if args.teleop in robot_page.PAGES:
+        told = {"task": interface.task_text, "robot": interface.robot_spec.name}
+        return robot_page.open_page(args.teleop, args.listen, progress.note, frame=args.frame, arms=arms, **told)
+    return open_takeover(args.teleop, frame=args.frame, arms=arms)
 
 
 def play(
@@ -127,19 +139,21 @@ def play(
     from robot_bridge.teleop.executor import Attentive, TeleopExecutor
     from sinew.cli.calibrated import look
 
-    space = ActionSpace(interface)
-    executor = TeleopExecutor(takeover, space, interface.observation_spec, interface.action_spec, robot.read, progress.note)
+    space, desk = ActionSpace(interface), robot_page.Desk(takeover, progress.note)
+    executor = TeleopExecutor(takeover, space, interface.observation_spec, interface.action_spec, robot.read, desk.tell)
+    desk.watch(robot, executor, lambda: recorder.episodes, args.episodes)
     steps = round(args.episode_s * interface.action_spec.rate_hz)
     timing = DeployConfig(max_steps=steps, first_run=config is not None)  # it begins where it stands: nothing moves unasked
     while recorder.episodes < args.episodes:
         first = first_scene("demonstrations", args.seed)
+        desk.gate = make_gate(interface, timing, config, desk.operator)
         report = deploy(
             cast("Executor", executor), interface, robot, seeds=[first + recorder.episodes], scene=scene,
-            gate=make_gate(interface, timing, config), config=timing, record=Attentive(recorder, executor), ended=executor.ended,
+            gate=desk.gate, config=timing, record=Attentive(recorder, executor), ended=executor.ended,
             contract=None if config is None else config.contract, look=look(args.calibration, calibration, interface, robot, config),
-            tell=progress.note, **more,
+            tell=desk.tell, **more,
         )  # fmt: skip
-        _tell(report, recorder, executor, progress, args.episodes)
+        _tell(report, recorder, executor, desk.tell, args.episodes)
         if report.stopped:
             kept = f"{recorder.episodes} of {args.episodes} episodes are kept"
             raise SafetyStop(f"the robot was stopped ({report.why}); {kept}, and the same command goes on")
@@ -147,12 +161,12 @@ def play(
             return
 
 
-def _tell(report: DeployReport, recorder: DatasetRecorder, executor: TeleopExecutor, progress: Progress, wanted: int) -> None:
+def _tell(report: DeployReport, recorder: DatasetRecorder, executor: TeleopExecutor, tell: Callable[[str], None], wanted: int) -> None:
     words = {True: "success", False: "failure", None: "outcome unknown"}
     for result in report.episodes:
         kept = "thrown away" if result.ended_by == "discarded" else words[result.success]
         late = report.policy.get("late_actions", 0)
-        progress.note(f"episode of {result.duration_s:.1f} s: {kept}; {recorder.episodes} of {wanted} kept, {late} late actions")
+        tell(f"episode of {result.duration_s:.1f} s: {kept}; {recorder.episodes} of {wanted} kept, {late} late actions")
 
 
 def _robot(args: Args, interface: Any, config: RobotConfig | None) -> tuple[Any, Scene | None]:
@@ -163,7 +177,8 @@ def _robot(args: Args, interface: Any, config: RobotConfig | None) -> tuple[Any,
 
         if config is not None:
             raise InputError("--robot sim is the task's own arm; for another one start sinew robot --robot-config and use --robot dds")
-        simulated = robot_bridge.SimRobot(sim.RobotSim(args.task), interface.robot_spec, cameras=interface.cameras)
+        size = (args.image_size, args.image_size)
+        simulated = robot_bridge.SimRobot(sim.RobotSim(args.task), interface.robot_spec, cameras=interface.cameras, image_size=size)
         return simulated, robot_bridge.SimScene(simulated)
     if config is not None:
         from robot_bridge.ros_robot import RosRobot
@@ -185,6 +200,7 @@ def checked(args: Args) -> Args:
     Raises:
         InputError: options that do not belong together.
     """
+    robot_page.checked(args.teleop, args.listen)
     if args.teleop is None:
         for name in ("robot_config", "controller", "gripper_controller"):
             if getattr(args, name):

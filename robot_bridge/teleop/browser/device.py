@@ -47,17 +47,13 @@ class BrowserTakeover:
         **settings: Any,
     ) -> None:
         self._frame: Frame = frame
-        self._arms = arms
+        self._arms, self._present = arms, False
         self._lines: deque[tuple[int, str]] = deque(maxlen=MOST_LINES)
         self._pictures: dict[str, np.ndarray] = {}
         self._state: Callable[[], Mapping[str, Any]] = dict
         self.server = PageServer(
             host, port, source=lambda: self._pictures, state=self._told, about={"arms": arms, **(about or {})}, tell=tell, **settings
         )
-        tell(f"open the robot's page: {self.server.link}")
-        tell(f"its certificate, made by this machine for itself, has the fingerprint {self.server.fingerprint}")
-        if not self.server.local:
-            tell("EVERYBODY ON THIS NETWORK REACHES THIS PAGE: whoever has the link moves the robot. It works once; show it to nobody")
 
     @property
     def operator(self) -> Operator:
@@ -67,7 +63,10 @@ class BrowserTakeover:
     # ------------------------------------------------------------ for the robot
 
     def read(self) -> Given | None:
-        """See `Takeover.read`."""
+        """See `Takeover.read`. A page that goes away while a demonstration is recorded asks for a pause."""
+        before, self._present = self._present, self.server.present
+        if before and not self._present and self._state().get("recording"):
+            self.server.requests.append("pause")
         sample, hands = self.server.held()
         given = [self._given(sample, hand) for hand in hands if hand.arm < self._arms] if sample is not None else []
         if not given:

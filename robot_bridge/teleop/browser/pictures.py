@@ -14,7 +14,7 @@ from sinew.errors import SinewError
 
 LARGEST_PX = 640
 """Wider and higher pictures are made smaller."""
-QUALITY = 70
+QUALITY = 80
 """Of JPEG."""
 POLL_S = 0.01
 

@@ -122,8 +122,11 @@ class PageServer:
         return stamp_ns + self._began_ns
 
     def close(self) -> None:
-        """Stop listening and let the page go."""
+        """Tell the page, let it go and stop listening."""
         self._closed.set()
+        if there := self._open:
+            stopped = f"the robot was stopped: {self.operator.pressed}. " if self.operator.pressed else ""
+            _refuse(there[0], f"{stopped}This session has ended; the same command goes on with it, with a new link.")
         self._listener.close()
 
     def _now_ns(self) -> int:

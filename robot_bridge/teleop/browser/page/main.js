@@ -90,6 +90,12 @@ function frame(now) {
   if (!headset.session || headset.kind === "phone") step(now);
 }
 
+/** Act when a button goes down, not when it comes up; from the keyboard when it is clicked. */
+function atOnce(button, act) {
+  button.onpointerdown = act;
+  button.onclick = (event) => event.detail === 0 && act();
+}
+
 async function keepAwake() {
   try {
     await navigator.wakeLock?.request("screen");
@@ -125,12 +131,8 @@ function offerTurning() {
 }
 
 for (const button of document.querySelectorAll("[data-word]")) button.onclick = () => word(button.dataset.word);
-for (const button of document.querySelectorAll("[data-open]")) {
-  button.onpointerdown = () => gripper.set(settings.arm, Number(button.dataset.open), true);
-  button.onclick = (event) => event.detail === 0 && gripper.set(settings.arm, Number(button.dataset.open), true); // from the keyboard
-}
-$("stop").onpointerdown = stop;
-$("stop").onclick = stop;
+for (const button of document.querySelectorAll("[data-open]")) atOnce(button, () => gripper.set(settings.arm, Number(button.dataset.open), true));
+atOnce($("stop"), stop);
 addEventListener("blur", release);
 addEventListener("pagehide", release);
 document.addEventListener("visibilitychange", () => {

@@ -19,6 +19,7 @@ export class View {
 
   welcome({ task, robot }) {
     this.phase = "there";
+    this.wasThere = true;
     this.why = "";
     $("task").textContent = task ?? "";
     $("robot").textContent = robot ?? "";
@@ -40,6 +41,7 @@ export class View {
   refused(why) {
     this.phase = "refused";
     this.why = why;
+    this.state = {};
     this.render();
   }
 
@@ -84,11 +86,11 @@ export class View {
   judge() {
     const { state, now } = this;
     if (this.phase === "connecting") return ["idle", "Connecting …", ""];
-    if (this.phase === "refused") return ["bad", "Not connected", this.why];
+    if (this.phase === "refused") return ["bad", this.wasThere ? "The session is over" : "Not connected", this.why];
     if (this.phase === "lost") return ["warn", "Connection lost", "The robot holds. Trying again …"];
     if (state.stopped) return ["bad", "Stopped", `${state.stopped}. The terminal says how to go on.`];
     if (this.lapsed) return ["warn", "Let go, then take hold again", "The connection stuttered, and the robot holds."];
-    if (state.paused) return ["warn", "Pause", "The robot holds and nothing is recorded. Pause again to go on."];
+    if (state.paused) return ["warn", "Pause", "The robot holds and nothing is recorded."];
     if (state.holding) return ["warn", "The robot holds", state.holding];
     if (now.held) return ["moving", "You move the robot", `with the ${NAMES[now.device] ?? now.device}`];
     return ["idle", "The robot holds", "Hold the pad, a key or a button to move it. Let go and it holds."];
@@ -104,6 +106,7 @@ export class View {
     document.body.dataset.phase = this.phase;
     $("recording").classList.toggle("on", Boolean(state.recording));
     set($("recording-text"), state.recording ? "Recording" : "Not recording");
+    set($("pause-text"), state.paused ? "Go on" : "Pause");
     set($("episode"), state.episodes ? `${state.kept} of ${state.episodes} kept` : "");
     set($("pad-name"), this.now.pad ? `gamepad: ${this.now.pad.replace(/\s*\(.*/, "")}` : "");
   }
