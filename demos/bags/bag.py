@@ -49,10 +49,15 @@ class Bag:
         """Whether every file has its end; one that was cut off has none."""
         return all(file.summary() is not None for file in self._files)
 
-    def messages(self, topics: Collection[str] | None = None) -> Iterator[BagMessage]:
-        """Messages of `topics` (None for all), by the time of their receipt within each file."""
+    def messages(self, topics: Collection[str] | None = None, span_ns: tuple[int, int] | None = None) -> Iterator[BagMessage]:
+        """Messages of `topics` (None for all), by the time of their receipt within each file.
+
+        Args:
+            topics: their names.
+            span_ns: what is before or behind these times may be passed over, which is faster; None for all.
+        """
         for file in self._files:
-            yield from file.messages(topics)
+            yield from file.messages(topics, span_ns)
 
     def _summaries(self) -> dict[str, tuple[Topic, int]]:
         """From the ends of the files; where one is missing that file is read through."""

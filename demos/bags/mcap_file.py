@@ -45,6 +45,7 @@ class McapFile:
     def __init__(self, path: Path, damage: list[str]) -> None:
         self.path, self._damage = path, damage
         self._schemas: dict[int, Any] = {}
+        self._span_ns: tuple[int, int] | None = None
         self.topics: dict[int, Topic] = {}
         """Topics met so far by the number of their channel."""
         try:
@@ -69,8 +70,15 @@ class McapFile:
             file.seek(start)
             return self._summary(file.read(size - TAIL - start))
 
-    def messages(self, topics: Collection[str] | None = None) -> Iterator[BagMessage]:
-        """Messages of `topics` (None for all) in the order of their log times, as long as chunks do not overlap without end."""
+    def messages(self, topics: Collection[str] | None = None, span_ns: tuple[int, int] | None = None) -> Iterator[BagMessage]:
+        """Messages of `topics` (None for all) in the order of their log times, as long as chunks do not overlap without end.
+
+        Args:
+            topics: their names.
+            span_ns: chunks that say that they are wholly before or behind these times are passed over, where the end of the file
+                tells the topics; None for all.
+        """
+        self._span_ns = span_ns if span_ns is not None and self.summary() is not None else None
         waiting: list[tuple[int, int, BagMessage]] = []
         held = count = 0
         for start_ns, found in self._blocks(topics):
@@ -121,9 +129,17 @@ class McapFile:
             elif length > MESSAGE_LIMIT:
                 self._damage.append(f"{self.path.name}: {length} bytes in one piece at byte {at} are left out, the most is {MESSAGE_LIMIT}")
                 file.seek(length, os.SEEK_CUR)
+            elif opcode == CHUNK and self._span_ns is not None and length > 16 and self._is_elsewhere(times := file.read(16)):
+                file.seek(length - len(times), os.SEEK_CUR)
             else:
+                file.seek(at + 9)
                 yield at, opcode, file.read(length)
             at += 9 + length
+
+    def _is_elsewhere(self, times: bytes) -> bool:
+        """Whether a chunk that begins so is outside of the times that are wanted."""
+        first_ns, last_ns = struct.unpack("<QQ", times)
+        return self._span_ns is not None and (last_ns < self._span_ns[0] or first_ns > self._span_ns[1])
 
     def _take(self, opcode: int, body: bytes, topics: Collection[str] | None) -> BagMessage | None:
         """Take over a schema or channel; gives the message where it is one that is wanted."""
@@ -143,13 +159,13 @@ class McapFile:
 
     def _add(self, channel: Any) -> None:
         schema = self._schemas.get(channel.schema_id)
-        if channel.message_encoding != "cdr" or schema is None:
-            self._damage.append(f"{self.path.name}: topic {channel.topic} holds {channel.message_encoding!r} and not ROS 2's 'cdr'")
         self.topics[channel.id] = Topic(
             name=channel.topic,
             type=schema.name if schema is not None else "",
             definition=schema.data.decode(errors="replace") if schema is not None and schema.encoding == "ros2msg" else "",
             type_hash=channel.metadata.get("topic_type_hash", ""),
+            encoding=channel.message_encoding,
+            schema=schema.data if schema is not None and schema.encoding != "ros2msg" else b"",
             **promises(channel.metadata.get("offered_qos_profiles", "")),
         )
 

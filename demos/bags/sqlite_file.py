@@ -59,13 +59,16 @@ class SqliteFile:
             found[topic.name] = (topic, counts.get(number, 0) + found.get(topic.name, (topic, 0))[1])
         return found
 
-    def messages(self, topics: Collection[str] | None = None) -> Iterator[BagMessage]:
-        """Messages of `topics` (None for all) by time; of a file that was cut off in the order in which they were written."""
+    def messages(self, topics: Collection[str] | None = None, span_ns: tuple[int, int] | None = None) -> Iterator[BagMessage]:
+        """Messages of `topics` (None for all) within a span (None for all), by time; of a file that was cut off as they were written."""
         wanted = {n: t for n, t in self.topics.items() if topics is None or t.name in topics}
         order = "id" if self._cut else "timestamp, id"
+        bounds = tuple(min(at_ns, (1 << 63) - 1) for at_ns in span_ns or ())
+        where = "WHERE timestamp BETWEEN ? AND ? " if bounds else ""
+        query = f"SELECT topic_id, timestamp, data FROM messages {where}ORDER BY {order}"
         with closing(self._open()) as database:
             try:
-                for number, stamp_ns, data in database.execute(f"SELECT topic_id, timestamp, data FROM messages ORDER BY {order}"):
+                for number, stamp_ns, data in database.execute(query, bounds):
                     if number in wanted and (message := self._message(wanted[number], stamp_ns, data)) is not None:
                         yield message
             except sqlite3.Error as e:
@@ -102,6 +105,8 @@ class SqliteFile:
                 type=row["type"],
                 definition=str(definitions.get(row["type"], "")),
                 type_hash=str(row.get("type_description_hash") or ""),
+                encoding="cdr",
+                schema=b"",
                 **promises(str(row.get("offered_qos_profiles") or "")),
             )
         return topics

@@ -26,6 +26,10 @@ class Topic:
     """Its text, with those of the messages in it, in the format that MCAP calls ros2msg."""
     type_hash: str = ""
     """RIHS01 hash of the type, where it is known."""
+    encoding: str = "cdr"
+    """Of the messages: ROS 2's cdr; in MCAP files of others also json, protobuf and more."""
+    schema: bytes = b""
+    """The definition in a format other than ros2msg, as an MCAP file holds it."""
     reliable: bool = True
     latched: bool = False
     """Transient local: who comes later gets the last samples."""
@@ -61,7 +65,7 @@ class BagMessage(NamedTuple):
     publish_ns: int
     """When it was sent, wall clock; `log_ns` where the bag does not tell."""
     data: bytes
-    """CDR payload with its header."""
+    """Of CDR the payload with its header."""
 
 
 def promises(text: str) -> dict[str, bool]:

@@ -43,7 +43,7 @@ class Reader:
     """
 
     def __init__(self, path: Path, choice: Choice) -> None:
-        self.path = path
+        self.path, self.damage = path, list[str]()
         self._root, self._store = _open(path)
         try:
             self.described = self._describe(choice)

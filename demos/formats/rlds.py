@@ -53,6 +53,7 @@ class Reader:
     """
 
     def __init__(self, path: Path, choice: Choice) -> None:
+        self.damage: list[str] = []
         self.path, self._kinds = path, dict(_features(read_json(path / FEATURES), ""))
         if not any(name.startswith(STEPS) for name in self._kinds):
             raise DataError(f"{path} has no steps: it is no RLDS dataset")
@@ -295,5 +296,3 @@ def _varints(data: bytes) -> np.ndarray:
         value, at = _varint(data, at)
         found.append(value - (1 << 64) if value >= 1 << 63 else value)
     return np.array(found, dtype=np.int64)
-
-

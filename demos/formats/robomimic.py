@@ -42,7 +42,7 @@ class Reader:
     """
 
     def __init__(self, path: Path, choice: Choice) -> None:
-        self.path = path
+        self.path, self.damage = path, list[str]()
         self._file = _open(path, "r")
         try:
             self.described = self._describe(choice)

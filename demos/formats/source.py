@@ -25,6 +25,7 @@ FORMATS: Mapping[str, str] = {
     "robomimic": "demos.formats.robomimic",
     "zarr": "demos.formats.diffusion_policy",
     "rlds": "demos.formats.rlds",
+    "mcap": "demos.formats.mcap",
 }
 """Format → module with `is_it(path) -> bool` and `Reader(path, choice)`."""
 MOST_ELEMENTS = 2**31
@@ -61,6 +62,10 @@ class Episode:
     tasks: Sequence[str] = ()
     """Text per frame; empty where the format tells none."""
     success: bool | None = None
+    begin_ns: int = 0
+    """Wall clock of the first frame, where it is known."""
+    notes: Sequence[str] = ()
+    """What was odd."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,12 +75,16 @@ class Described:
     fps: int
     vectors: Mapping[str, int]
     """{name: D} of all that can be observed."""
+    names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Names of a vector's elements, where they are told."""
     state: tuple[str, ...]
     """Those that make up observation.state."""
     environment: tuple[str, ...] = ()
     """Those that make up observation.environment_state."""
     cameras: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)
     """{name: (H, W, 3)}."""
+    action: str = ""
+    """The vector that is the action, where it is one of `vectors`."""
     action_dim: int
     action_kind: ActionKind = "joint_position"
     action_low: tuple[float, ...] = ()
@@ -90,6 +99,8 @@ class Source(Protocol):
     """A foreign dataset."""
 
     described: Described
+    damage: list[str]
+    """What could not be read so far, a line each."""
 
     def episode(self, index: int) -> Episode:
         """One episode.
@@ -178,14 +189,23 @@ def specs(source: Source, progress: Progress = SILENT) -> tuple[ObservationSpec,
     tensors: dict[str, TensorSpec] = {}
     for key, names in ((STATE, told.state), (ENVIRONMENT_STATE, told.environment)):
         if names:
-            elements = tuple(f"{name}.{i}" if told.vectors[name] > 1 else name for name in names for i in range(told.vectors[name]))
+            elements = tuple(element for name in names for element in _elements(told, name))
             tensors[key] = TensorSpec(shape=(len(elements),), names=elements)
     for name, shape in told.cameras.items():
         tensors[IMAGES + name] = TensorSpec(shape=shape, dtype="uint8", low=0, high=255)
     low, high = (told.action_low, told.action_high) if told.action_low else _bounds(source, progress)
-    names = tuple(f"action.{i}" for i in range(told.action_dim))
+    names = told.names.get(told.action) or tuple(f"action.{i}" for i in range(told.action_dim))
     action = ActionSpec(kind=told.action_kind, low=low, high=high, rate_hz=float(told.fps), names=names)
     return ObservationSpec(tensors), action
+
+
+def _elements(told: Described, name: str) -> tuple[str, ...]:
+    """Names of a vector's elements; those that another observation has as well say whose they are."""
+    names, width = told.names.get(name), told.vectors[name]
+    if names is None:
+        return tuple(f"{name}.{i}" for i in range(width)) if width > 1 else (name,)
+    others = {element for other in (*told.state, *told.environment) if other != name for element in told.names.get(other, ())}
+    return tuple(f"{name}.{element}" if element in others else element for element in names)
 
 
 def _bounds(source: Source, progress: Progress) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -216,8 +236,8 @@ def _write(writer: Writer, source: Source, episode: Episode, task: str | None, i
         frame = {key: values[at] for key, values in joined.items()} | {ACTION: actions[at]}
         for name in told.cameras:
             frame[IMAGES + name] = episode.picture(name, at)
-        writer.add_frame(frame, task=words, stamp_ns=round(at * period_ns))
-    writer.save_episode(success=episode.success)
+        writer.add_frame(frame, task=words, stamp_ns=episode.begin_ns + round(at * period_ns))
+    writer.save_episode(success=episode.success, notes=episode.notes)
 
 
 def chosen(wanted: Sequence[str], there: Sequence[str], what: str) -> tuple[str, ...]:

@@ -28,6 +28,8 @@ def convert(args: Convert) -> dict[str, Any] | None:
     source = args.source[0] if args.source else Path()
     is_v2 = lerobot_v2.is_it(source)
     kind = "lerobot v2" if is_v2 else kind_of(source) if source.exists() else None
+    if kind == "mcap" and _has_contract(args, source):
+        kind = None
     if args.to == "hdf5":
         _alone(args, "--to hdf5 takes one dataset")
         with ConsoleProgress() as progress:
@@ -36,14 +38,14 @@ def convert(args: Convert) -> dict[str, Any] | None:
     if kind is None:
         given = [name for name in FOREIGN_ONLY if getattr(args, name)]
         if given:
-            raise InputError(f"--{given[0].replace('_', '-')} is for formats without a contract (robomimic, zarr, RLDS); leave it out here")
+            raise InputError(f"--{given[0].replace('_', '-')} is for what has no contract of a robot (docs/data.md); leave it out here")
         return None
     _alone(args, f"{source} is a dataset in another format ({kind}): convert one at a time, then sinew data merge")
     if args.to == "mcap":
         raise InputError(f"{source} is a dataset in another format ({kind}): convert it to lerobot first, then that to mcap")
     for name in ("contract", "markers", "success"):
         if getattr(args, name) is not None:
-            raise InputError(f"--{name} is for ROS 2 bags; {source} is {kind}")
+            raise InputError(f"--{name} is for ROS 2 bags that are read by --contract; {source} is read as {kind}")
     with ConsoleProgress() as progress:
         if is_v2:
             return _told(args, "lerobot", lerobot_v2.upgrade(source, args.out, progress))
@@ -51,9 +53,19 @@ def convert(args: Convert) -> dict[str, Any] | None:
         opened = open_source(source, choice)
         try:
             told = {"source": str(source.resolve()), "choice": choice, "task": args.task}
-            return _told(args, "lerobot", transfer(opened, args.out, task=args.task, told=told, progress=progress))
+            done = transfer(opened, args.out, task=args.task, told=told, progress=progress)
+            return {**_told(args, "lerobot", done), "damage": opened.damage}
         finally:
             opened.close()
+
+
+def _has_contract(args: Convert, source: Path) -> bool:
+    """Whether a bag is read by the contract of a robot: one that is given, or that the bag holds."""
+    from demos.bags import Bag
+    from demos.formats.mcap import bags_of
+    from robot_bridge.bags import CONTRACT
+
+    return args.contract is not None or CONTRACT in Bag(bags_of(source)[0]).topics
 
 
 def _alone(args: Convert, message: str) -> None:
