@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from demos.concat import Concat
     from demos.dataset import Dataset
+    from demos.decoded import Shelf
     from demos.doctor import Finding, Report, check, info
     from demos.layout import EpisodeInfo
     from demos.rescue import repair
-    from demos.resized import Resized
     from demos.writer import Writer
 
-__all__ = ["Concat", "Dataset", "EpisodeInfo", "Finding", "Report", "Resized", "Writer", "check", "info", "repair"]
+__all__ = ["Concat", "Dataset", "EpisodeInfo", "Finding", "Report", "Shelf", "Writer", "check", "info", "repair"]
 
 _HOME = {
     "Concat": "concat",
@@ -22,7 +22,7 @@ _HOME = {
     "EpisodeInfo": "layout",
     "Finding": "doctor",
     "Report": "doctor",
-    "Resized": "resized",
+    "Shelf": "decoded",
     "Writer": "writer",
     "check": "doctor",
     "info": "doctor",

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
 from demos import layout, tables
-from demos.frames import Frames
+from demos.decoded import Shelf
+from demos.frames import Frames, Kept
 from demos.layout import EpisodeInfo, cameras, columns
 from demos.ledger import episode_info
+from demos.resized import resized_spec
 from sinew.errors import DataError
 from sinew.specs import ACTION, ActionSpec, ObservationSpec
 
@@ -29,13 +33,14 @@ class Dataset:
     Args:
         root: dataset folder.
         cache_bytes: memory for decoded pictures. If all pictures fit, each is decoded once; otherwise the last used are kept.
+        shelf: folder that keeps the decoded pictures of small cameras, so that the next run need not decode them; None for none.
 
     Raises:
         DataError: no dataset, not v3, truncated or damaged; names the file and what to do.
     """
 
-    def __init__(self, root: Path | str, *, cache_bytes: int = CACHE_BYTES) -> None:
-        self.root, self.cache_bytes = Path(root), cache_bytes
+    def __init__(self, root: Path | str, *, cache_bytes: int = CACHE_BYTES, shelf: Shelf | None = None) -> None:
+        self.root, self._kept = Path(root), Kept(cache_bytes, None, shelf)
         self._info = layout.load_info(self.root)
         self._rows = self._load_rows()
         self.tasks = tuple(tables.read_tasks(self.root)) if self._rows else ()
@@ -45,10 +50,12 @@ class Dataset:
         self._lengths = np.array([r["length"] for r in self._rows], np.int64)
         self._first = np.repeat(self._starts, self._lengths)
         self._last = np.repeat(self._starts + self._lengths - 1, self._lengths)
-        self._frames = Frames(self.root, self._info, self._rows, cache_bytes)
+        self._digests: dict[Path, str] = {}
+        self._frames = Frames(self.root, self._info, self._rows, self._kept, self._digest)
         self._stats: dict[str, dict[str, np.ndarray]] | None = None
         self._hash: str | None = None
         self._observation, self._action = layout.load_specs(self.root, self._info, self._bounds())
+        self._specs = layout.save_specs(self._observation, self._action)
         self._check_files()
         waiting = [p for p in (self.root / layout.RECORDING).glob("episode-*") if p.is_dir()]
         if waiting:
@@ -63,6 +70,11 @@ class Dataset:
     def action_spec(self) -> ActionSpec:
         """As recorded; for foreign data joint_position with the bounds that occur."""
         return self._action
+
+    @property
+    def bounds_are_told(self) -> bool:
+        """Whether the bounds of actions are limits that the recorder wrote down, not merely what occurs."""
+        return (self.root / layout.SPECS).exists()
 
     @property
     def num_episodes(self) -> int:
@@ -123,6 +135,22 @@ class Dataset:
         if key not in self._columns:
             raise DataError(f"{self.root} has no column {key!r}: it has {', '.join(self._columns)}")
         return self._columns[key]
+
+    def resized(self, size_px: int) -> Self:
+        """The same data with pictures that are squares of `size_px` pixels; decoded pictures are kept in that size.
+
+        Raises:
+            InputError: the size is not positive, or there are no pictures.
+        """
+        other = copy.copy(self)
+        other._observation = resized_spec(self._observation, size_px)
+        other._kept = replace(self._kept, size_px=size_px)
+        other._frames = Frames(self.root, self._info, self._rows, other._kept, other._digest)
+        return other
+
+    def close(self) -> None:
+        """Close files and end threads; reading again opens them anew."""
+        self._frames.close()
 
     def stats(self) -> Mapping[str, Mapping[str, np.ndarray]]:
         """{key: {"mean", "std", "min", "max": (D,) float64}} of every observation vector and the action.
@@ -192,19 +220,25 @@ class Dataset:
         if not 0 <= at < len(self):
             raise IndexError(f"frame {index} of {len(self)}")
         item: dict[str, Any] = {k: v[at] for k, v in self._columns.items()}
-        item.update({k: v[0] for k, v in self._frames.get_many(self.cameras, {k: np.array([at]) for k in self.cameras}).items()})
+        item.update({k: v[0] for k, v in self._frames.get({k: np.array([at]) for k in self.cameras}).items()})
         item["task"] = self.tasks[int(self._columns["task_index"][at, 0])]
         return item
 
     def content_hash(self) -> str:
         """SHA-256 (hex) over the data, the pictures and the specs: two datasets with the same hash train alike."""
         if self._hash is None:
-            total = hashlib.sha256(layout.save_specs(self._observation, self._action).encode())
+            total = hashlib.sha256(self._specs.encode())
             for path in sorted(self._files_in_use()):
-                with open(path, "rb") as f:
-                    total.update(f"{path.relative_to(self.root)} {hashlib.file_digest(f, 'sha256').hexdigest()}\n".encode())
+                total.update(f"{path.relative_to(self.root)} {self._digest(path)}\n".encode())
             self._hash = total.hexdigest()
         return self._hash
+
+    def _digest(self, path: Path) -> str:
+        """SHA-256 (hex) of a file."""
+        if path not in self._digests:
+            with open(path, "rb") as f:
+                self._digests[path] = hashlib.file_digest(f, "sha256").hexdigest()
+        return self._digests[path]
 
     def _gather(self, indices: np.ndarray, steps: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         if indices.ndim != 1 or indices.dtype.kind not in "iu":
@@ -225,7 +259,7 @@ class Dataset:
                 raise DataError(f"{self.root} has no {key!r}: it has {', '.join((*self._columns, *self._frames.shapes))}")
             result[f"{key}_is_pad"] = raw != at
         if wanted:
-            result.update(self._frames.get_many(tuple(wanted), wanted))
+            result.update(self._frames.get(wanted))
         return result
 
     def _load_rows(self) -> list[dict[str, Any]]:
@@ -258,7 +292,7 @@ class Dataset:
         told = columns(self._info)
         parts: dict[str, list[np.ndarray]] = {k: [] for k in told}
         for path in self._data_files():
-            table = tables.read_table(path)
+            table = tables.read_table(path, list(told))
             missing = [k for k in told if k not in table.column_names]
             if missing:
                 raise DataError(f"{path} has no column {missing[0]!r}, which {layout.INFO} names; run sinew data check {self.root}")

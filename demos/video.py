@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+import threading
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -157,7 +158,7 @@ def count_frames(path: Path) -> int:
 
 
 class VideoReader:
-    """Frames of one video file by number.
+    """Frames of one video file by number; used by one thread at a time.
 
     Args:
         path: video file.
@@ -174,9 +175,12 @@ class VideoReader:
             self._context.thread_count = 1
             self._context.options = {"max_pixels": str(MAX_PIXELS)}
             self._tick = self._stream.time_base
+            self._per_tick = self._tick * Fraction(fps)
             self._frames: Iterator[Any] = self._container.decode(self._stream)
         except (VideoError, IndexError, OSError) as e:
             raise DataError(f"{path} cannot be read as a video ({_reason(e)}); run sinew data repair") from None
+        # PyAV has the index of a file since 16; without it we look for a keyframe in every file as often as in our own.
+        self._index: Any = getattr(self._stream, "index_entries", None)
 
     def read(self, numbers: Sequence[int]) -> dict[int, np.ndarray]:
         """Frames uint8 (height, width, 3) by number.
@@ -185,14 +189,14 @@ class VideoReader:
             numbers: ascending, no duplicates.
 
         Raises:
-            DataError: the file ends before one of them; names it.
+            DataError: the file ends before one of them, or is damaged there; names it.
         """
         wanted: set[int] = set(numbers)
         found: dict[int, np.ndarray] = {}
         for number in numbers:
             if number in found:
                 continue
-            if not self._next <= number <= self._next + KEYFRAME_EVERY:
+            if not self._is_near(number):
                 self._seek(number)
             if not self._scan(number, wanted, found):
                 self._seek(0)
@@ -201,26 +205,18 @@ class VideoReader:
                     raise DataError(f"{self.path} has no frame {number}; run sinew data check")
         return found
 
-    def _scan(self, number: int, wanted: set[int], found: dict[int, np.ndarray]) -> bool:
-        for frame in self._frames:
-            at = self._number(frame)
-            self._next = at + 1
-            if at in wanted:
-                found[at] = self._rgb.array(frame)
-            if at >= number:
-                break
-        return number in found
-
     def read_all(self, first: int, count: int) -> np.ndarray:
-        """Frames first … first + count - 1 as one uint8 (count, height, width, 3) array, or fewer where the file ends."""
+        """Frames first … first + count - 1 as one uint8 (count, height, width, 3) array, or fewer where the file ends.
+
+        Raises:
+            DataError: the file is damaged there.
+        """
         if self._next != first:
             self._seek(first)
         height, width = self._context.height, self._context.width
         block = np.empty((count, height, width, 3), np.uint8)
         seen = 0
-        for frame in self._frames:
-            at = self._number(frame)
-            self._next = at + 1
+        for at, frame in self._decoded():
             if first <= at < first + count:
                 block[at - first] = self._rgb.array(frame)
                 seen = at - first + 1
@@ -232,8 +228,36 @@ class VideoReader:
         """Close the file."""
         self._container.close()
 
-    def _number(self, frame: Any) -> int:
-        return round(frame.pts * self._tick * Fraction(self.fps))
+    def _is_near(self, number: int) -> bool:
+        """Whether decoding on from here reaches a frame sooner than a search for the keyframe before it."""
+        if not self._next <= number:
+            return False
+        if number <= self._next + KEYFRAME_EVERY:
+            return True
+        if not self._index:
+            return False
+        at = self._index.search_timestamp(round(number / self._per_tick))
+        return at >= 0 and self._index[at].timestamp * self._per_tick <= self._next
+
+    def _scan(self, number: int, wanted: set[int], found: dict[int, np.ndarray]) -> bool:
+        for at, frame in self._decoded():
+            if at in wanted:
+                found[at] = self._rgb.array(frame)
+            if at >= number:
+                break
+        return number in found
+
+    def _decoded(self) -> Iterator[tuple[int, Any]]:
+        """(number, frame) from here on."""
+        try:
+            for frame in self._frames:
+                if frame.pts is None:
+                    continue
+                at = round(frame.pts * self._per_tick)
+                self._next = at + 1
+                yield at, frame
+        except VideoError as e:
+            raise DataError(f"{self.path} is damaged after frame {self._next - 1} ({_reason(e)}); run sinew data check") from None
 
     def _seek(self, number: int) -> None:
         # A quarter of a frame early, so that rounding of the container's ticks never lands behind the frame.
@@ -247,23 +271,46 @@ class VideoReader:
 
 
 class Videos:
-    """Open video files, the most recently used kept open; not to be used across a fork."""
+    """Open video files, the most recently used kept open; for any number of threads, but not to be used across a fork."""
 
     def __init__(self, fps: float) -> None:
         self.fps = fps
-        self._open: OrderedDict[Path, VideoReader] = OrderedDict()
+        self._idle: list[VideoReader] = []
+        self._lock = threading.Lock()
 
-    def get(self, path: Path) -> VideoReader:
-        """The reader of a file.
+    @contextmanager
+    def reader(self, path: Path) -> Iterator[VideoReader]:
+        """A reader of a file for this thread alone; two threads that read the same file have one each.
 
         Raises:
             DataError: the file is missing or is no video.
         """
-        reader = self._open.pop(path, None) or VideoReader(path, self.fps)
-        self._open[path] = reader
-        while len(self._open) > OPEN_VIDEOS:
-            self._open.popitem(last=False)[1].close()
-        return reader
+        with self._lock:
+            at = next((i for i, r in enumerate(self._idle) if r.path == path), None)
+            reader = None if at is None else self._idle.pop(at)
+        reader = reader or VideoReader(path, self.fps)
+        try:
+            yield reader
+        except BaseException:
+            reader.close()
+            raise
+        with self._lock:
+            self._idle.append(reader)
+            old = self._idle.pop(0) if len(self._idle) > OPEN_VIDEOS else None
+        if old is not None:
+            old.close()
+
+    def close(self) -> None:
+        """Close the files that no thread reads."""
+        with self._lock:
+            idle, self._idle = self._idle, []
+        for reader in idle:
+            reader.close()
+
+
+def decoder_version() -> str:
+    """What decoded pictures depend on besides the files: other versions may round colours otherwise."""
+    return f"av {av.__version__}"
 
 
 def _reason(error: Exception) -> str:

@@ -16,7 +16,7 @@ from sinew.progress import SILENT, Progress
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from demos import Dataset, Resized
+    from demos import Dataset
     from policies import PolicyModule
     from policies.best_of import Value
     from policies.counts import CountNetwork
@@ -211,17 +211,17 @@ def _keeping(folder: Path | None) -> Path:
     return folder
 
 
-def _demonstrations(policy: PolicyModule, sources: Sequence[Source], data: Path | None) -> Dataset | Resized:
+def _demonstrations(policy: PolicyModule, sources: Sequence[Source], data: Path | None) -> Dataset:
     """The data that pseudo-counts are learned from, with pictures of the size that the policy was trained on."""
-    from demos import Dataset, Resized
+    from demos import Dataset
     from sinew.specs import check_observation_join
 
     root = data or data_of(sources[0])
-    found: Dataset | Resized = Dataset(root)
+    found = Dataset(root)
     wanted = policy.spec.observation
     shapes = {wanted[key].shape for key in wanted.images}
     if found.observation_spec.images and shapes - {found.observation_spec[key].shape for key in found.observation_spec.images}:
-        found = Resized(found, min(shapes)[0])
+        found = found.resized(min(shapes)[0])
     check_observation_join(str(root), found.observation_spec, "the policy", wanted)
     return found
 

@@ -68,7 +68,6 @@ def distil(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
     import os
 
     import policies
-    from demos import Resized
     from policies.distill import DistillConfig, distilling
     from policies.parallel import own_device
     from policies.train import train as fit
@@ -90,7 +89,7 @@ def distil(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
     folders, keys = args.data or _own_data(source, made), tuple(teacher.spec.observation)
     data, origin = train_verb._data(train_verb.Args(data=folders, out=args.out, keys=keys))
     size, column = made.get("image_size"), made.get("weights")
-    data = data if size is None else Resized(data, size)
+    data = data if size is None else data.resized(size)
     weights = None if column is None else train_verb._weights(data, column)
     check_observation_join("the dataset", data.observation_spec, "the policy", teacher.spec.observation)
     check_action_join("the dataset", data.action_spec, "the policy", teacher.spec.action)

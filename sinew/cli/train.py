@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     from rich.console import Console
 
-    from demos import Concat, Dataset, Resized
+    from demos import Concat, Dataset
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +75,6 @@ def train(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
         SpecError: several datasets differ in what is to be used of them.
     """
     import policies
-    from demos import Resized
     from policies.parallel import own_device
     from policies.train import train as fit
     from sinew import calibrations
@@ -83,7 +82,7 @@ def train(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
     from sinew.specs import ObservationSpec, PolicySpec
 
     data, origin = _data(args)
-    data = data if args.image_size is None else Resized(data, args.image_size)
+    data = data if args.image_size is None else data.resized(args.image_size)
     weights = None if args.weights is None else _weights(data, args.weights)
     keys = args.keys or tuple(data.observation_spec)
     observation = ObservationSpec({k: data.observation_spec[k] for k in keys})
@@ -133,7 +132,7 @@ def train(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
     return {"run": str(args.out), "steps": args.steps, "loss": last["loss"], "parameters": sum(p.numel() for p in policy.parameters())}
 
 
-def check_windows(data: Dataset | Concat | Resized, horizon: int, batch_size: int) -> None:
+def check_windows(data: Dataset | Concat, horizon: int, batch_size: int) -> None:
     """Refuse what training would refuse of its batches.
 
     Raises:
@@ -175,7 +174,7 @@ def _data(args: Args) -> tuple[Dataset | Concat, dict[str, Any]]:
     return Concat(parts, args.keys or None), {"task": only, "tasks": known, "data": [str(path) for path in args.data]}
 
 
-def _instructions(policy: str, data: Dataset | Concat | Resized) -> dict[str, Any]:
+def _instructions(policy: str, data: Dataset | Concat) -> dict[str, Any]:
     """The instructions of the data, as a setting of policies that are made for certain ones."""
     import policies
 
@@ -183,7 +182,7 @@ def _instructions(policy: str, data: Dataset | Concat | Resized) -> dict[str, An
     return {"instructions": list(data.tasks)} if "instructions" in names else {}
 
 
-def _weights(data: Dataset | Concat | Resized, name: str) -> np.ndarray:
+def _weights(data: Dataset | Concat, name: str) -> np.ndarray:
     """A column of one number per frame, (frames,).
 
     Raises:
