@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from sim.robots.config import RobotConfig
     from sim.tasks import TASKS, Task
     from sim.vec_env import MujocoVecEnv
+    from sim.warp_env import WarpVecEnv
+    from sinew.protocols import VecEnv
 
 TASK_NAMES = tuple(sorted(m.name for m in pkgutil.iter_modules([str(Path(__file__).parent / "tasks")]) if m.name != "base"))
 """Tasks that come with the package, one module each, known without importing mujoco; `TASKS` also holds tasks from elsewhere."""
@@ -47,12 +49,13 @@ _LAZY = {
     "TASKS": "sim.tasks",
     "Task": "sim.tasks",
     "MujocoVecEnv": "sim.vec_env",
+    "WarpVecEnv": "sim.warp_env",
 }
 
 __all__ = [
     "CLEAN", "HUMAN", "STYLES", "TASKS", "TASK_NAMES", "Expert", "ExpertStyle", "GymnasiumTask", "GymnasiumVecEnv", "MujocoVecEnv",
-    "RobotConfig", "RobotSim", "SceneRenderer", "Task", "TaskInterface", "camera_matrix", "camera_pose", "from_gymnasium",
-    "make_expert", "make_interface", "make_vec", "reached", "render_frame",
+    "RobotConfig", "RobotSim", "SceneRenderer", "Task", "TaskInterface", "WarpVecEnv", "camera_matrix", "camera_pose", "from_gymnasium",
+    "make_expert", "make_interface", "make_vec", "reached", "render_frame", "worlds",
 ]  # fmt: skip
 
 
@@ -92,6 +95,43 @@ def make_vec(
     from sim.vec_env import MujocoVecEnv
 
     return MujocoVecEnv(make_interface(task, action, cameras, image_size, robot), num_envs, seed, num_threads)
+
+
+BACKENDS = ("mujoco", "warp")
+"""What steps worlds: MuJoCo on the CPU's threads, or MuJoCo Warp on a GPU."""
+
+
+def worlds(
+    interface: TaskInterface | GymnasiumTask, num_envs: int, seed: int = 0, backend: str = "mujoco", device: str = "cpu"
+) -> VecEnv:
+    """N worlds of whatever a policy sees a task through.
+
+    Args:
+        interface: a task of ours, or a world of Gymnasium.
+        num_envs: N.
+        seed: of the first episode of the first world.
+        backend: of `BACKENDS`; Gymnasium's worlds bring their own.
+        device: where Warp's worlds live.
+
+    Raises:
+        InputError: no such backend, or not for this world.
+        MissingDependency: the backend is not installed.
+    """
+    from sinew.errors import InputError, unknown
+
+    if backend not in BACKENDS:
+        raise unknown("backend", backend, BACKENDS)
+    if not hasattr(interface, "scene"):
+        if backend != "mujoco":
+            raise InputError(f"--backend {backend} steps tasks of ours; {interface.task_text!r} is a world of Gymnasium")
+        return interface.make_vec(num_envs, seed)  # type: ignore[union-attr]
+    if backend == "warp":
+        from sim.warp_env import WarpVecEnv
+
+        return WarpVecEnv(interface, num_envs, seed, device)  # type: ignore[arg-type]
+    from sim.vec_env import MujocoVecEnv
+
+    return MujocoVecEnv(interface, num_envs, seed)  # type: ignore[arg-type]
 
 
 # Gymnasium up to 1.3 also finds the tasks of an installed package through its entry point; 1.4 loads no plug-ins any more.

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 
+from sim.arrays import constant, namespace, numbers
 from sim.kinematics import Chain, matmul3
 from sinew.errors import SpecError
 
@@ -38,27 +40,39 @@ class ArmLimits:
     leash_rad: float = 0.3
     """The joint targets stay this close to the measured joints."""
 
+    def to(self, device: Any) -> ArmLimits:
+        """The same limits as tensors on a torch device."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(self, **{name: constant(v, device) for name, v in values.items() if isinstance(v, np.ndarray)})
+
 
 class ToolServo:
     """Differential inverse kinematics of N copies of one arm, damped least squares.
 
     Integrates on its own target, so that sensor noise and servo lag do not feed back, on a leash around the measurement, so
-    that a blocked arm does not wind up.
+    that a blocked arm does not wind up. With a chain and limits on a torch device (`Chain.to`) it lives there.
     """
 
     def __init__(self, chain: Chain, limits: ArmLimits, num: int) -> None:
-        self.chain, self.limits = chain, limits
-        joints = len(limits.home)
-        self.joint_target = np.zeros((num, joints))
-        self.position = np.zeros((3, num))
-        self.rotation = np.zeros((3, 3, num))
-        self._home_rotation = chain.forward(limits.home[None]).rotation
+        self.chain, self.limits, xp = chain, limits, namespace(limits.home)
+        home = chain.forward(limits.home[None])
+        self.joint_target = xp.zeros_like(xp.broadcast_to(limits.home, (num, len(limits.home))))
+        self.position = xp.zeros_like(xp.broadcast_to(home.position, (3, num)))
+        self.rotation = xp.zeros_like(xp.broadcast_to(home.rotation, (3, 3, num)))
+        self._home_rotation = home.rotation
 
     def reset(self, joint_position: np.ndarray, ids: np.ndarray) -> None:
         """Start worlds `ids` from measured joints (n, J); the tool orientation at the home posture is kept from now on."""
         self.joint_target[ids] = joint_position
         self.position[:, ids] = self.chain.forward(joint_position).position
         self.rotation[..., ids] = self._home_rotation
+
+    def restart(self, which: Any, joint_position: Any) -> None:
+        """`reset` of the worlds where `which` (N,) is true, given the joints (N, J) of all: nothing has to be counted."""
+        xp, position = namespace(which), self.chain.forward(joint_position).position
+        self.joint_target = xp.where(which[:, None], joint_position, self.joint_target)
+        self.position = xp.where(which, position, self.position)
+        self.rotation = xp.where(which, self._home_rotation, self.rotation)
 
     def move(self, delta: np.ndarray, yaw: np.ndarray | None, measured: np.ndarray) -> np.ndarray:
         """Move the target tool frame by delta (N, 3) metres and yaw (N,) rad about world z.
@@ -71,38 +85,35 @@ class ToolServo:
         Returns:
             (N, J) joint targets.
         """
-        limits, num = self.limits, len(measured)
-        both = self.chain.forward(np.concatenate((self.joint_target, measured)))
+        limits, num, xp = self.limits, len(measured), namespace(measured)
+        both = self.chain.forward(xp.concatenate((self.joint_target, measured)))
         target, real = both.columns(slice(0, num)), both.columns(slice(num, None))
-        goal = np.clip(self.position + delta.T, limits.workspace_low[:, None], limits.workspace_high[:, None])
+        goal = xp.clip(self.position + delta.T, limits.workspace_low[:, None], limits.workspace_high[:, None])
         lead = goal - real.position
-        length = np.sqrt(lead[0] * lead[0] + lead[1] * lead[1] + lead[2] * lead[2])
-        self.position = real.position + lead * np.minimum(1.0, limits.leash_m / np.maximum(length, 1e-9))
+        length = xp.sqrt(lead[0] * lead[0] + lead[1] * lead[1] + lead[2] * lead[2])
+        self.position = real.position + lead * (limits.leash_m / length.clip(1e-9)).clip(None, 1.0)
         if yaw is not None:
             self.rotation = matmul3(_about_z(yaw), self.rotation)
-        error = np.concatenate((self.position - target.position, _rotation_error(target.rotation, self.rotation)))
+        error = xp.concatenate((self.position - target.position, _rotation_error(target.rotation, self.rotation)))
         jacobian = self.chain.jacobian(target)
         if limits.rotation_weight != 1.0:
             error[3:] *= limits.rotation_weight
             jacobian[3:] *= limits.rotation_weight
         step = self._inverse(jacobian, error)
-        scale = np.minimum(1.0, 1.0 / np.maximum(np.abs(step / limits.step_max[:, None]).max(axis=0), 1e-9))
-        wanted = self.joint_target + (step * scale).T
-        wanted = np.clip(wanted, measured - limits.leash_rad, measured + limits.leash_rad)
-        wanted = np.clip(wanted, self.joint_target - limits.step_max, self.joint_target + limits.step_max)
-        self.joint_target = np.clip(wanted, limits.position_low, limits.position_high)
-        return self.joint_target.copy()
+        scale = (1.0 / xp.amax(abs(step / limits.step_max[:, None]), 0).clip(1e-9)).clip(None, 1.0)
+        self.joint_target = _followed(self.joint_target + (step * scale).T, measured, self.joint_target, limits)
+        return self.joint_target + 0.0
 
     def _inverse(self, jacobian: np.ndarray, error: np.ndarray) -> np.ndarray:
         """Joint step (J, N) for a tool error (6, N), posture in the null space: J'(JJ' + d²I)⁻¹(e − Jg) + g."""
         posture = _POSTURE_GAIN * (self.limits.home[:, None] - self.joint_target.T)
-        gram = np.zeros((6, 6, error.shape[1]))
-        remaining = error
+        gram, remaining = 0.0, error
         for k in range(jacobian.shape[1]):
             column = jacobian[:, k]
-            gram += column[:, None] * column[None]
+            gram = gram + column[:, None] * column[None]
             remaining = remaining - column * posture[k]
-        gram[range(6), range(6)] += _DAMPING**2
+        for i in range(6):
+            gram[i, i] += _DAMPING**2
         solution = _solve(gram, remaining)
         step = posture
         for i in range(6):
@@ -119,9 +130,9 @@ class EndEffectorDecoder:
 
     def reset(self, joint_position: np.ndarray, gripper: np.ndarray | None = None, ids: Sequence[int] | np.ndarray | None = None) -> None:
         """Start worlds `ids` (None for all) from measured joints (n, J) and openings (n,) or (n, G)."""
-        joint_position = np.asarray(joint_position, dtype=np.float64)
+        joint_position = numbers(joint_position)
         rows = np.arange(len(joint_position)) if ids is None else np.asarray(ids)
-        for servo, joints in zip(self.servos, np.split(joint_position, len(self.servos), axis=1), strict=True):
+        for servo, joints in zip(self.servos, _parts(joint_position, len(self.servos)), strict=True):
             servo.reset(joints, rows)
 
     def decode(self, action: np.ndarray, joint_position: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -131,19 +142,25 @@ class EndEffectorDecoder:
             SpecError: an action is not finite or of another width.
         """
         action = _checked(action, self.low, self.high)
-        measured = np.asarray(joint_position, dtype=np.float64)
+        measured = numbers(joint_position)
         targets, openings = [], []
-        for i, (servo, joints) in enumerate(zip(self.servos, np.split(measured, len(self.servos), axis=1), strict=True)):
+        for i, (servo, joints) in enumerate(zip(self.servos, _parts(measured, len(self.servos)), strict=True)):
             part = action[:, i * self._width : (i + 1) * self._width]
             targets.append(servo.move(part[:, :3], part[:, 3] if self.with_yaw else None, joints))
             openings.append(part[:, self._width - self.with_gripper :])
-        return np.concatenate(targets, axis=1), _squeezed(np.concatenate(openings, axis=1))
+        xp = namespace(measured)
+        return xp.concatenate(targets, axis=1), _squeezed(xp.concatenate(openings, axis=1))
 
+    def restart(self, which: Any, joint_position: Any) -> None:
+        """`reset` of the worlds where `which` (N,) is true, given the joints (N, J) of all."""
+        for servo, joints in zip(self.servos, _parts(joint_position, len(self.servos)), strict=True):
+            servo.restart(which, joints)
 
     @property
     def joint_target(self) -> np.ndarray:
         """(N, J) joint targets of the last step, rad."""
-        return np.concatenate([servo.joint_target for servo in self.servos], axis=1)
+        targets = [servo.joint_target for servo in self.servos]
+        return namespace(targets[0]).concatenate(targets, axis=1)
 
 
 class JointDecoder:
@@ -151,21 +168,37 @@ class JointDecoder:
 
     def __init__(self, limits: ArmLimits, grippers: int, num: int, low: np.ndarray, high: np.ndarray) -> None:
         self.limits, self.grippers, self.low, self.high = limits, grippers, low, high
-        self.joint_target = np.zeros((num, len(limits.home)))
+        xp = namespace(limits.home)
+        self.joint_target = xp.zeros_like(xp.broadcast_to(limits.home, (num, len(limits.home))))
 
     def reset(self, joint_position: np.ndarray, gripper: np.ndarray | None = None, ids: Sequence[int] | np.ndarray | None = None) -> None:
         """Start worlds `ids` (None for all) from measured joints (n, J)."""
         self.joint_target[slice(None) if ids is None else np.asarray(ids)] = joint_position
 
+    def restart(self, which: Any, joint_position: Any) -> None:
+        """`reset` of the worlds where `which` (N,) is true, given the joints (N, J) of all."""
+        self.joint_target = namespace(which).where(which[:, None], joint_position, self.joint_target)
+
     def decode(self, action: np.ndarray, joint_position: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Joint targets (N, J) and gripper targets, (N,) for one gripper or (N, G), for actions (N, A)."""
         action = _checked(action, self.low, self.high)
-        measured, limits = np.asarray(joint_position, dtype=np.float64), self.limits
         joints = action.shape[1] - self.grippers
-        wanted = np.clip(action[:, :joints], measured - limits.leash_rad, measured + limits.leash_rad)
-        wanted = np.clip(wanted, self.joint_target - limits.step_max, self.joint_target + limits.step_max)
-        self.joint_target = np.clip(wanted, limits.position_low, limits.position_high)
-        return self.joint_target.copy(), _squeezed(action[:, joints:].copy())
+        self.joint_target = _followed(action[:, :joints], numbers(joint_position), self.joint_target, self.limits)
+        return self.joint_target + 0.0, _squeezed(action[:, joints:] + 0.0)
+
+
+def _followed(wanted: Any, measured: Any, before: Any, limits: ArmLimits) -> Any:
+    """Joint targets (N, J) near those wanted: on the leash, no further from the last than a step, within the limits."""
+    xp = namespace(wanted)
+    wanted = xp.clip(wanted, measured - limits.leash_rad, measured + limits.leash_rad)
+    wanted = xp.clip(wanted, before - limits.step_max, before + limits.step_max)
+    return xp.clip(wanted, limits.position_low, limits.position_high)
+
+
+def _parts(values: Any, number: int) -> Any:
+    """(N, number * J) → number arrays (N, J)."""
+    width = values.shape[1] // number
+    return [values[:, i * width : (i + 1) * width] for i in range(number)]
 
 
 def _squeezed(openings: np.ndarray) -> np.ndarray:
@@ -174,43 +207,41 @@ def _squeezed(openings: np.ndarray) -> np.ndarray:
 
 
 def _checked(action: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    action = np.asarray(action, dtype=np.float64)
+    action, xp = numbers(action), namespace(action)
     if action.ndim != 2 or action.shape[1] != len(low):
-        raise SpecError(f"actions of shape {action.shape} given, (N, {len(low)}) expected")
-    if not np.isfinite(action).all():
-        row, column = np.argwhere(~np.isfinite(action))[0]
-        raise SpecError(f"action element {column} of world {row} is {action[row, column]}; actions must be finite")
-    return np.clip(action, low, high)
+        raise SpecError(f"actions of shape {tuple(action.shape)} given, (N, {len(low)}) expected")
+    if not xp.isfinite(action).all():
+        row, column = xp.argwhere(~xp.isfinite(action))[0]
+        raise SpecError(f"action element {int(column)} of world {int(row)} is {float(action[row, column])}; actions must be finite")
+    return xp.clip(action, low, high)
 
 
 def _about_z(angle: np.ndarray) -> np.ndarray:
-    rotation = np.zeros((3, 3, len(angle)))
-    rotation[0, 0] = rotation[1, 1] = np.cos(angle)
-    rotation[1, 0] = np.sin(angle)
-    rotation[0, 1] = -rotation[1, 0]
-    rotation[2, 2] = 1.0
-    return rotation
+    xp = namespace(angle)
+    sine, cosine, zero, one = xp.sin(angle), xp.cos(angle), xp.zeros_like(angle), xp.ones_like(angle)
+    return xp.stack((cosine, -sine, zero, sine, cosine, zero, zero, zero, one)).reshape(3, 3, -1)
 
 
 def _rotation_error(current: np.ndarray, goal: np.ndarray) -> np.ndarray:
     """Rotation vector (3, N), to first order, from rotation `current` to `goal` (3, 3, N), at most _ANGLE_MAX_RAD long."""
-    error = np.zeros_like(current[0])
+    xp = namespace(current)
+    error = xp.zeros_like(current[0])
     for k in range(3):
         a, b = current[:, k], goal[:, k]
         error[0] += a[1] * b[2] - a[2] * b[1]
         error[1] += a[2] * b[0] - a[0] * b[2]
         error[2] += a[0] * b[1] - a[1] * b[0]
     error *= 0.5
-    length = np.sqrt(error[0] * error[0] + error[1] * error[1] + error[2] * error[2])
-    return error * np.minimum(1.0, _ANGLE_MAX_RAD / np.maximum(length, 1e-9))
+    length = xp.sqrt(error[0] * error[0] + error[1] * error[1] + error[2] * error[2])
+    return error * (_ANGLE_MAX_RAD / length.clip(1e-9)).clip(None, 1.0)
 
 
 def _solve(matrix: np.ndarray, vector: np.ndarray) -> np.ndarray:
     """Solve symmetric positive definite systems (n, n, N), (n, N) by Cholesky decomposition, element by element; uses up `matrix`."""
-    size = len(vector)
-    solution = vector.copy()
+    size, xp = len(vector), namespace(vector)
+    solution = vector + 0.0
     for j in range(size):
-        matrix[j:, j] /= np.sqrt(matrix[j, j])
+        matrix[j:, j] /= xp.sqrt(matrix[j, j])
         solution[j] /= matrix[j, j]
         if j + 1 < size:
             below = matrix[j + 1 :, j]

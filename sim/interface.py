@@ -5,11 +5,14 @@ Whatever runs a policy, in simulation or deployed, uses this object and nothing 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
+from sim.arrays import constant, namespace, numbers, single
 from sim.control import ArmLimits, EndEffectorDecoder, JointDecoder, ToolServo
 from sim.kinematics import Chain, quaternion_columns
 from sim.robots.config import RobotConfig, joint_limits, robot_spec
@@ -51,6 +54,14 @@ class TaskInterface:
         self._prefixes = [""] if len(scene.robots) == 1 else [f"{robot.name}_" for robot in scene.robots]
         self.observation_spec = self._make_observation_spec()
         self.action_spec = self._make_action_spec()
+        self._device: Any = None
+
+    def to(self, device: Any) -> TaskInterface:
+        """The same for tensors of single precision on a torch device: what it observes and decodes never leaves it."""
+        there = copy.copy(self)
+        there.scene, there._device = self.scene.to(device), device
+        there.chains = tuple(chain.to(device) for chain in self.chains)
+        return there
 
     @property
     def robot_spec(self) -> RobotSpec:
@@ -93,26 +104,27 @@ class TaskInterface:
         self, joint_position: np.ndarray, joint_velocity: np.ndarray, gripper: np.ndarray, poses: Mapping[str, np.ndarray]
     ) -> tuple[dict[str, np.ndarray], View]:
         """`observe`, and the view that success is judged by."""
-        grippers = np.asarray(gripper).reshape(len(joint_position), self.grippers)
+        xp = namespace(joint_position)
+        grippers = xp.asarray(gripper).reshape(len(joint_position), self.grippers)
         state, tools, yaws = [], [], []
         for i, chain in enumerate(self.chains):
             joints = len(self.scene.robots[i].joints)
             part = slice(i * joints, (i + 1) * joints)
-            frames = chain.forward(np.asarray(joint_position[:, part], dtype=np.float64))
-            tools.append(np.ascontiguousarray(frames.position.T))
-            yaws.append(np.arctan2(frames.rotation[1, 0], frames.rotation[0, 0]))
+            frames = chain.forward(numbers(joint_position[:, part]))
+            tools.append(xp.stack(tuple(frames.position), axis=1))
+            yaws.append(xp.arctan2(frames.rotation[1, 0], frames.rotation[0, 0]))
             state += [joint_position[:, part], joint_velocity[:, part], grippers[:, i : i + 1], tools[-1]]
             state += [frames.rotation[:, 0].T, frames.rotation[:, 1].T]
         positions = {name: poses[name][:, :3] for name in self.objects}
         rotations = {name: quaternion_columns(poses[name][:, 3:]) for name in self.objects}
         view = View(tuple(tools), tuple(yaws), tuple(grippers.T), positions, rotations)
-        environment: list[np.ndarray] = [np.zeros((len(joint_position), 0))]
+        environment: list[np.ndarray] = [joint_position[:, :0]]
         for name in self.objects:
             environment += [positions[name], rotations[name], *(positions[name] - tool for tool in tools)]
         environment.append(self.scene.task.extra_state(view))
-        vectors = {STATE: np.concatenate(state, axis=1).astype(np.float32)}
+        vectors = {STATE: single(xp.concatenate(state, axis=1))}
         if ENVIRONMENT_STATE in self.observation_spec.tensors:
-            vectors[ENVIRONMENT_STATE] = np.concatenate(environment, axis=1).astype(np.float32)
+            vectors[ENVIRONMENT_STATE] = single(xp.concatenate(environment, axis=1))
         return vectors, view
 
     def view(self, vectors: Mapping[str, np.ndarray]) -> View:
@@ -137,17 +149,23 @@ class TaskInterface:
     def decoder(self, num: int) -> EndEffectorDecoder | JointDecoder:
         """A decoder for `num` worlds; call its `reset` before `decode`."""
         task, spec = self.scene.task, self.action_spec
-        low, high = np.array(spec.low), np.array(spec.high)
+        low, high = self._constant(np.array(spec.low)), self._constant(np.array(spec.high))
         if self.action == "ee_delta":
             return EndEffectorDecoder(self.tool_servos(num), task.axes == "xyz_yaw", self.grippers > 0, low, high)
         limits = [self._limits(i) for i in range(len(self.chains))]
         joined = {f: np.concatenate([getattr(limit, f) for limit in limits]) for f in ("position_low", "position_high", "step_max", "home")}
         joints = replace(limits[0], **joined)
-        return JointDecoder(joints, self.grippers, num, low, high)
+        return JointDecoder(joints if self._device is None else joints.to(self._device), self.grippers, num, low, high)
 
     def tool_servos(self, num: int) -> list[ToolServo]:
         """What moves the tool of each arm in `num` worlds, within the arm's limits; call its `reset` before `move`."""
-        return [ToolServo(chain, self._limits(i), num) for i, chain in enumerate(self.chains)]
+        limits = [self._limits(i) for i in range(len(self.chains))]
+        limits = limits if self._device is None else [limit.to(self._device) for limit in limits]
+        return [ToolServo(chain, limit, num) for chain, limit in zip(self.chains, limits, strict=True)]
+
+    def _constant(self, array: np.ndarray) -> Any:
+        """The array, where tensors live if they do."""
+        return array if self._device is None else constant(array, self._device)
 
     @property
     def tool_step(self) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""Forward kinematics and Jacobians of many copies of one arm at once.
+"""Forward kinematics and Jacobians of many copies of one arm at once, in NumPy or, on any device, in PyTorch.
 
 Arrays are laid out with the worlds last and every product is written element by element, so that a row's result does not
 depend, to the bit, on how many rows are computed together: batched BLAS calls give no such promise.
@@ -8,12 +8,15 @@ depend, to the bit, on how many rows are computed together: batched BLAS calls g
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import mujoco
 import numpy as np
 
+from sim.arrays import constant, namespace
 from sim.robots.config import find
 from sinew.errors import InputError
 
@@ -30,7 +33,7 @@ def rotate(rotation: np.ndarray, vector: Sequence[float]) -> np.ndarray:
         if element != 0.0:
             term = rotation[:, k] if element == 1.0 else rotation[:, k] * element
             total = term if total is None else total + term
-    return np.zeros_like(rotation[:, 0]) if total is None else total
+    return namespace(rotation).zeros_like(rotation[:, 0]) if total is None else total
 
 
 @dataclass(frozen=True)
@@ -75,13 +78,30 @@ class Chain:
             moving = ", ".join(model.joint(j).name for j in order)
             raise InputError(f"joint {missing[0]!r} does not move tool {tool!r}; joints that do: {moving}")
         self._constants = _rotation_constants(self._links)
-        self._sliding = np.array([link.slides for link in self._links if link.joint >= 0], dtype=bool)
-        self._columns = np.array([self.joint_ids.index(j) for j in order])
+        self._offsets = [np.array(link.offset)[:, None] for link in self._links]
+        self._order = [self.joint_ids.index(j) for j in order]
+        self._columns = np.array(self._order)
+        slides = {link.joint: link.slides for link in self._links}
+        self._sliding = np.array([[slides[j]] for j in self.joint_ids])
+        self._slides = bool(self._sliding.any())
         self._last: tuple[np.ndarray, Frames] | None = None
-        self._reference = model.qpos0[model.jnt_qposadr[order]]
+        self._reference = model.qpos0[model.jnt_qposadr[self.joint_ids]][:, None]
+
+    def to(self, device: Any) -> Chain:
+        """The same chain for tensors of single precision on a torch device."""
+        there = copy.copy(self)
+        there._last = None
+        there._constants = tuple(constant(part, device) for part in self._constants)
+        there._offsets = [constant(offset, device) for offset in self._offsets]
+        there._reference, there._sliding = constant(self._reference, device), constant(self._sliding, device)
+        there._columns = constant(self._columns, device)
+        there._links = [replace(link, rotation=constant(link.rotation, device)) for link in self._links]
+        return there
 
     def forward(self, q: np.ndarray) -> Frames:
-        """Frames at joint positions q (N, J), rad or m; asked again for the same q, it answers from memory."""
+        """Frames at joint positions q (N, J), rad or m; asked again for the same array of NumPy, it answers from memory."""
+        if not isinstance(q, np.ndarray):
+            return self._forward(q)
         last = self._last  # read once: another thread may replace it
         if last is not None and np.array_equal(last[0], q):
             return last[1]
@@ -90,41 +110,40 @@ class Chain:
         return frames
 
     def _forward(self, q: np.ndarray) -> Frames:
-        ordered = np.ascontiguousarray(q.T[self._columns]) - self._reference[:, None]
-        angle = np.where(self._sliding[:, None], 0.0, ordered)
-        sine, cosine = np.sin(angle), np.cos(angle)
-        constant, of_sine, of_cosine = self._constants
-        local = constant + of_sine * sine[:, None, None] + of_cosine * cosine[:, None, None]
-        rotation, position = None, np.zeros((3, q.shape[0]))
-        anchors, axes = np.empty((len(self._columns), 3, q.shape[0])), np.empty((len(self._columns), 3, q.shape[0]))
-        row = 0
-        for link in self._links:
-            position = position + (np.array(link.offset)[:, None] if rotation is None else rotate(rotation, link.offset))
+        xp = namespace(q)
+        moved = q.T - self._reference
+        angle = xp.where(self._sliding, 0.0, moved) if self._slides else moved
+        angle = angle[self._columns]
+        sine, cosine = xp.sin(angle), xp.cos(angle)
+        fixed, of_sine, of_cosine = self._constants
+        local = fixed + of_sine * sine[:, None, None] + of_cosine * cosine[:, None, None]
+        rotation, position = None, xp.zeros_like(local[0, 0])
+        anchors: list[Any] = [None] * len(self._order)
+        axes: list[Any] = [None] * len(self._order)
+        for row, (link, offset) in enumerate(zip(self._links, self._offsets, strict=True)):
+            position = position + (offset if rotation is None else rotate(rotation, link.offset))
             if link.joint < 0:
-                fixed = np.broadcast_to(link.rotation[:, :, None], (3, 3, q.shape[0]))
-                rotation = fixed if rotation is None else matmul3(rotation, fixed)
+                last = xp.broadcast_to(link.rotation[:, :, None], (3, 3, len(q)))
+                rotation = last if rotation is None else matmul3(rotation, last)
                 continue
+            column = self._order[row]
             rotation = local[row] if rotation is None else matmul3(rotation, local[row])
-            axis = rotate(rotation, link.axis)
+            axes[column] = rotate(rotation, link.axis)
             if link.slides:
-                position = position + axis * ordered[row]
-            anchors[self._columns[row]], axes[self._columns[row]] = position, axis
-            row += 1
+                position = position + axes[column] * moved[column]
+            anchors[column] = position
         assert rotation is not None
-        return Frames(position, rotation, anchors, axes)
+        return Frames(position, rotation, xp.stack(anchors), xp.stack(axes))
 
     def jacobian(self, frames: Frames) -> np.ndarray:
         """(6, J, N): linear over angular velocity of the tool per joint velocity, world axes."""
-        axes = frames.axes.transpose(1, 0, 2)
-        arm = frames.position[:, None] - frames.anchors.transpose(1, 0, 2)
-        jacobian = np.empty((6, *axes.shape[1:]))
-        for i, (j, k) in enumerate(((1, 2), (2, 0), (0, 1))):
-            jacobian[i] = axes[j] * arm[k] - axes[k] * arm[j]
-        jacobian[3:] = axes
-        for column, slides in zip(self._columns, self._sliding, strict=True):
-            if slides:
-                jacobian[:3, column], jacobian[3:, column] = axes[:, column], 0.0
-        return jacobian
+        xp = namespace(frames.position)
+        axes = xp.moveaxis(frames.axes, 1, 0)
+        arm = frames.position[:, None] - xp.moveaxis(frames.anchors, 1, 0)
+        linear = xp.stack([axes[j] * arm[k] - axes[k] * arm[j] for j, k in ((1, 2), (2, 0), (0, 1))])
+        if self._slides:
+            linear, axes = xp.where(self._sliding, axes, linear), xp.where(self._sliding, 0.0, axes)
+        return xp.concatenate((linear, axes))
 
 
 @dataclass(frozen=True)
@@ -181,8 +200,8 @@ def _matrix(quaternion: np.ndarray) -> np.ndarray:
 
 
 def quaternion_columns(quaternion: np.ndarray) -> np.ndarray:
-    """First two columns of the rotation matrices of wxyz quaternions (N, 4), as (N, 6)."""
+    """First two columns of the rotation matrices of wxyz quaternions (N, 4), as (N, 6); arrays or tensors."""
     w, x, y, z = quaternion.T
     first = (1 - 2 * (y * y + z * z), 2 * (x * y + w * z), 2 * (x * z - w * y))
     second = (2 * (x * y - w * z), 1 - 2 * (x * x + z * z), 2 * (y * z + w * x))
-    return np.stack((*first, *second), axis=1)
+    return namespace(quaternion).stack((*first, *second), axis=1)

@@ -4,12 +4,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
+from typing import Any
 
 import mujoco
 import numpy as np
 
+from sim.arrays import constant, namespace
 from sim.robots.arm import DEFAULTS
 from sim.robots.config import RobotConfig, check, find, load_robot, robot_spec
 from sim.tasks import TASKS, Task
@@ -66,11 +68,16 @@ class TrackedObject:
     slides: tuple[tuple[int, np.ndarray], ...]
     """(index in qpos, world direction (3,)) of every slide joint between the world and the body."""
 
+    def to(self, device: Any) -> TrackedObject:
+        """The same for tensors on a torch device."""
+        slides = tuple((address, constant(axis, device)) for address, axis in self.slides)
+        return replace(self, origin=constant(self.origin, device), slides=slides)
+
     def poses(self, qpos: np.ndarray) -> np.ndarray:
         """Poses (N, 7), xyz and wxyz, from qpos (N, nq)."""
         if self.free_address >= 0:
             return qpos[:, self.free_address : self.free_address + 7]
-        poses = np.repeat(self.origin[None], len(qpos), axis=0)
+        poses = namespace(qpos).broadcast_to(self.origin, (len(qpos), 7)) + 0.0
         for address, axis in self.slides:
             poses[:, :3] += qpos[:, address, None] * axis
         return poses
@@ -107,16 +114,23 @@ class Scene:
         """Physics steps per control step."""
         return round(1.0 / (self.task.rate_hz * self.model.opt.timestep))
 
+    def to(self, device: Any) -> Scene:
+        """The same scene for tensors on a torch device; episodes begin from the one it was made of (`initial`)."""
+        moved = {f.name: getattr(self, f.name) for f in fields(self) if isinstance(getattr(self, f.name), np.ndarray)}
+        moved = {name: constant(value, device) for name, value in moved.items()}
+        return replace(self, objects=tuple(o.to(device) for o in self.objects), **moved)
+
     def openings(self, qpos: np.ndarray) -> np.ndarray:
         """Gripper openings (N, G) in metres from qpos (N, nq)."""
-        total = np.zeros((len(qpos), len(self.finger_qpos)))
+        total = namespace(qpos).zeros_like(qpos[:, : len(self.finger_qpos)])
         for finger in range(self.finger_qpos.shape[1]):
             total += qpos[:, self.finger_qpos[:, finger]]
         return total
 
     def control(self, joint_target: np.ndarray, gripper_target: np.ndarray) -> np.ndarray:
         """Ctrl (N, nu) from joint targets (N, J) and opening targets (N, G) or (N,)."""
-        ctrl = np.zeros((len(joint_target), self.model.nu))
+        xp = namespace(joint_target)
+        ctrl = xp.zeros_like(xp.broadcast_to(joint_target[:, :1], (len(joint_target), self.model.nu)))
         ctrl[:, self.joint_ctrl] = joint_target
         opening = gripper_target.reshape(len(joint_target), len(self.finger_ctrl))
         for finger in range(self.finger_ctrl.shape[1]):
@@ -195,8 +209,9 @@ def build_scene(task: Task, model: mujoco.MjModel, robots: tuple[RobotConfig, ..
         joint_qvel=model.jnt_dofadr[joints],
         joint_ctrl=np.array([find(model, "actuator", name) for robot in robots for name in robot.actuators]),
         finger_qpos=model.jnt_qposadr[fingers],
-        finger_ctrl=np.array([[find(model, "actuator", name) for name in robot.gripper_actuators] for robot in gripping], dtype=np.int64)
-        .reshape(fingers.shape),
+        finger_ctrl=np.array(
+            [[find(model, "actuator", name) for name in robot.gripper_actuators] for robot in gripping], dtype=np.int64
+        ).reshape(fingers.shape),
         finger_open=model.jnt_range[fingers, 1],
         home=np.concatenate([robot_spec(model, robot).home_rad for robot in robots]),
         objects=tuple(_tracked(model, name) for name in task.objects),

@@ -11,6 +11,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
+from sim.arrays import namespace
 from sim.robots.arm import ArmPart, arm
 from sinew.registry import Registry
 
@@ -19,7 +20,10 @@ Axes = Literal["xyz", "xyz_yaw"]
 
 @dataclass(frozen=True)
 class View:
-    """What is known of N worlds at one time; success and experts are written on it."""
+    """What is known of N worlds at one time; success and experts are written on it.
+
+    Arrays of NumPy, or tensors where worlds live on a torch device: success and further state use what both know, such as `distance`.
+    """
 
     tools: tuple[np.ndarray, ...]
     """Tool position (N, 3) of each arm, metres, world frame."""
@@ -39,7 +43,8 @@ class View:
 
     def yaw(self, name: str) -> np.ndarray:
         """Direction (N,) of an object's x axis seen from above, rad."""
-        return np.arctan2(self.rotations[name][:, 1], self.rotations[name][:, 0])
+        columns = self.rotations[name]
+        return namespace(columns).arctan2(columns[:, 1], columns[:, 0])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +127,7 @@ class Task:
 
     def extra_state(self, view: View) -> np.ndarray:
         """(N, len(extra_features())) further elements of observation.environment_state."""
-        return np.zeros((len(view.tool), 0))
+        return view.tool[:, :0]
 
 
 TASKS: Registry[type[Task]] = Registry("task")
@@ -131,6 +136,11 @@ TASKS: Registry[type[Task]] = Registry("task")
 def pose(x: float, y: float, z: float, yaw: float = 0.0) -> np.ndarray:
     """Pose (7,): position in metres and the wxyz quaternion of a rotation about z."""
     return np.array([x, y, z, np.cos(yaw / 2), 0.0, 0.0, np.sin(yaw / 2)])
+
+
+def distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """(N,) metres between points (N, 3), or (N, 2); arrays or tensors."""
+    return namespace(a).sqrt(((a - b) ** 2).sum(1))
 
 
 def beside(name: str, x_m: float, y_m: float, z_m: float) -> Callable[[View, View], np.ndarray]:

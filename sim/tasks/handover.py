@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from sim.robots.arm import ArmPart, arm, home
-from sim.tasks.base import TASKS, Phase, Task, View, beside, pose, raised
+from sim.tasks.base import TASKS, Phase, Task, View, beside, distance, pose, raised
 
 HALF_M = (0.09, 0.012, 0.012)
 GRIP_M = 0.055
@@ -45,8 +45,8 @@ class Handover(Task):
     def success(self, view: View) -> np.ndarray:
         """High enough, in the right hand, out of the left."""
         bar = view.positions["bar"]
-        in_right = np.linalg.norm(bar - view.tools[_RIGHT], axis=1) < GRIP_M + 0.03
-        out_of_left = (view.grippers[_LEFT] > 0.04) & (np.linalg.norm(bar - view.tools[_LEFT], axis=1) > 0.08)
+        in_right = distance(bar, view.tools[_RIGHT]) < GRIP_M + 0.03
+        out_of_left = (view.grippers[_LEFT] > 0.04) & (distance(bar, view.tools[_LEFT]) > 0.08)
         return (bar[:, 2] > 0.1) & in_right & out_of_left & (view.grippers[_RIGHT] < 0.04)
 
     def expert(self) -> tuple[Phase, ...]:

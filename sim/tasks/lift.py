@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from sim.tasks.base import TASKS, Phase, Task, View, beside, pose, raised
+from sim.tasks.base import TASKS, Phase, Task, View, beside, distance, pose, raised
 
 HALF_M = 0.02
 HEIGHT_M = 0.08
@@ -34,7 +34,7 @@ class Lift(Task):
     def success(self, view: View) -> np.ndarray:
         """High enough, and in the hand."""
         cube = view.positions["cube"]
-        in_hand = np.linalg.norm(cube - view.tool, axis=1) < 0.04
+        in_hand = distance(cube, view.tool) < 0.04
         return (cube[:, 2] > HALF_M + HEIGHT_M) & in_hand
 
     def expert(self) -> tuple[Phase, ...]:

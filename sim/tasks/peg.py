@@ -53,7 +53,7 @@ class Peg(Task):
     def success(self, view: View) -> np.ndarray:
         """The peg's foot deep enough and inside the walls."""
         offset = view.positions["peg"] - view.positions["hole"]
-        inside = (np.abs(offset[:, :2]) < HALF_M[0]).all(axis=1)
+        inside = (abs(offset[:, :2]) < HALF_M[0]).all(axis=1)
         return inside & (offset[:, 2] - HALF_M[2] < BLOCK_HEIGHT_M - 0.025)
 
     def expert(self) -> tuple[Phase, ...]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from sim.tasks.base import TASKS, Phase, Task, View, beside, pose
+from sim.tasks.base import TASKS, Phase, Task, View, beside, distance, pose
 
 HALF_M = (0.025, 0.045, 0.02)
 OPENING_M = 0.05
@@ -40,7 +40,7 @@ class Push(Task):
 
     def success(self, view: View) -> np.ndarray:
         """Near the mark in the plane of the table."""
-        return np.linalg.norm((view.positions["block"] - view.positions["target"])[:, :2], axis=1) < 0.02
+        return distance(view.positions["block"][:, :2], view.positions["target"][:, :2]) < 0.02
 
     def expert(self) -> tuple[Phase, ...]:
         """Behind the block, down, forward to it, and then as far as the block still has to go."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from sim.tasks.base import TASKS, Phase, Task, View, beside, pose
+from sim.tasks.base import TASKS, Phase, Task, View, beside, distance, pose
 
 
 @TASKS.add("reach")
@@ -29,7 +29,7 @@ class Reach(Task):
 
     def success(self, view: View) -> np.ndarray:
         """Close enough."""
-        return np.linalg.norm(view.positions["target"] - view.tool, axis=1) < 0.015
+        return distance(view.positions["target"], view.tool) < 0.015
 
     def expert(self) -> tuple[Phase, ...]:
         """Straight there."""

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from sim.tasks.base import TASKS, Phase, Task, View, beside
+from sim.tasks.base import TASKS, Phase, Task, View, beside, distance
 
 RADIUS_M = 0.03
 HEIGHT_M = 0.02
@@ -50,7 +50,7 @@ class Touch(Task):
 
     def success(self, view: View) -> np.ndarray:
         """Close enough to the named one."""
-        return np.linalg.norm(view.positions[self.target] - view.tool, axis=1) < 0.03
+        return distance(view.positions[self.target], view.tool) < 0.03
 
     def expert(self) -> tuple[Phase, ...]:
         """Over it, then down to it."""

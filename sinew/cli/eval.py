@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from sinew.cli.assembly import Source
 
 WORLDS = 50
-"""Worlds stepped side by side; results do not depend on it."""
+"""Worlds stepped side by side, if nothing else is said."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +75,11 @@ class Args:
     out: Path | None = None
     """Folder for eval/ and videos/; the run if left out, and none for a policy that is no run."""
     device: str = "cpu"
-    """Where the policy runs: cpu or cuda."""
+    """Where the policy runs, and with --backend warp the worlds too: cpu or cuda."""
+    backend: Literal["mujoco", "warp"] = "mujoco"
+    """What steps the worlds: MuJoCo on the CPU, or MuJoCo Warp, thousands of them on a GPU."""
+    num_envs: int = WORLDS
+    """Worlds stepped side by side; results do not depend on it."""
     seed: int = 0
     """Chooses the test scenes; they are never those of collection, of training or of the gate."""
     json: bool = False
@@ -145,7 +149,7 @@ def evaluate(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
         policy = compose(sources, weights := weights_of_search(search, len(sources)))
     policy = best_of(policy, args.best_of, args.scorer, sources, weights=weights, folder=folder, data=args.data, progress=progress)
     policy = policy.to(device)
-    result = success(policy, interface, seeds, options, progress, goals)
+    result = success(policy, interface, seeds, options, progress, goals, args.backend, args.num_envs)
     result = {"run": str(args.run), "task": task, **how(args, weights), **({"search": search} if search else {}), **result}
     against = [entry for source in sources if (entry := compared(source, task, result))] if changed(args) else []
     result |= {"against": against} if against else {}
@@ -204,7 +208,7 @@ def search_weight(
     rates = []
     for weight in GRID:
         policy = compose(sources, weights_of(str(weight), len(sources)))
-        rates.append((weight, success(policy, interface, seeds, options, progress)["k"]))
+        rates.append((weight, success(policy, interface, seeds, options, progress, None, args.backend, args.num_envs)["k"]))
         progress.note(f"weight {weight:g}: {rates[-1][1]}/{len(seeds)} on the gate's scenes")
     return {"weight": best_weight(rates), "n": len(seeds), "k": {f"{weight:g}": k for weight, k in rates}}
 
@@ -298,6 +302,8 @@ def success(
     options: dict[str, Any],
     progress: Progress = SILENT,
     goals: Goals | None = None,
+    backend: str = "mujoco",
+    num_envs: int = WORLDS,
 ) -> dict[str, Any]:
     """k, n, wilson95, seeds and successes of a policy on a task.
 
@@ -308,13 +314,15 @@ def success(
         options: arguments of `ChunkExecutor`; the instruction is the task's own text where they give none.
         progress: told every finished episode.
         goals: what is to be reached in the scenes of given seeds.
+        backend: what steps the worlds, one of `sim.BACKENDS`.
+        num_envs: worlds side by side, at most.
     """
     import sim
     from policies.evaluate import evaluate as play
     from sinew.stats import success_summary
 
-    worlds = min(WORLDS, len(seeds))
-    env = interface.make_vec(worlds) if isinstance(interface, sim.GymnasiumTask) else sim.MujocoVecEnv(interface, worlds)
+    worlds = min(num_envs, len(seeds))
+    env = sim.worlds(interface, worlds, backend=backend, device=str(options.get("device", "cpu")))
     try:
         outcome = play(policy, env, seeds, executor_kwargs={"instruction": interface.task_text, **options}, goals=goals, progress=progress)
     finally:

@@ -76,6 +76,8 @@ class Args:
     """Steps in which the policy makes a chunk of the noise that dsrl chose."""
     num_envs: int = 4
     """Worlds stepped side by side."""
+    backend: Literal["mujoco", "warp"] = "mujoco"
+    """What steps them: MuJoCo on the CPU, or MuJoCo Warp, thousands of them on the GPU of --device."""
     actors: int = 0
     """Processes that act while this one learns, each with --num-envs worlds; 0 for one process that does both in turns, and
     computes the same again with the same --seed."""
@@ -168,6 +170,7 @@ def improve(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
         return improve_robot(args, progress)
     _refuse_robot_options(args)
     import policies
+    import sim
     from policies.evaluate import evaluate
     from policies.parallel import own_device
     from sinew.cli import calibrated, improve_actors, reward_situation
@@ -193,7 +196,7 @@ def improve(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
     device, told = own_device(args.device), {"instruction": interface.task_text}
     first = first_scene("gate")
     with ExitStack() as stack:
-        gate_env = _worlds(interface, WORLDS)
+        gate_env = sim.worlds(interface, WORLDS, backend=args.backend, device=args.device)
         stack.callback(gate_env.close)
 
         def measure(policy: PolicyModule) -> dict[str, int]:
@@ -264,12 +267,6 @@ def _interface(base: PolicyModule, task: str) -> TaskInterface | GymnasiumTask:
     return world
 
 
-def _worlds(interface: TaskInterface | GymnasiumTask, num_envs: int, seed: int = 0) -> VecEnv:
-    import sim
-
-    return interface.make_vec(num_envs, seed) if isinstance(interface, sim.GymnasiumTask) else sim.MujocoVecEnv(interface, num_envs, seed)
-
-
 def _practice(
     interface: TaskInterface | GymnasiumTask,
     args: Args,
@@ -278,9 +275,10 @@ def _practice(
     log: Callable[[Mapping[str, Any]], None] = lambda values: None,
 ) -> VecEnv:
     """The worlds to learn in, with the reward that was asked for."""
+    import sim
     from sinew.cli import reward_situation
 
-    env = _worlds(interface, args.num_envs, first_scene("practice", args.seed))
+    env = sim.worlds(interface, args.num_envs, first_scene("practice", args.seed), args.backend, args.device)
     return reward_situation.rewarded(env, interface, args, gamma, say, log)
 
 

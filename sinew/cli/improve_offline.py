@@ -137,12 +137,13 @@ def remembered(data: Dataset, policy: Any, name: str = "the policy") -> Ring:
 
 def _measure(policy: PolicyModule, interface: Interface, device: torch.device) -> Evaluation:
     """A policy on the gate's scenes."""
+    import sim
     from policies.evaluate import evaluate
     from rl.gate import Evaluation
     from sinew.cli.eval import WORLDS
-    from sinew.cli.improve import GATE_EPISODES, _worlds
+    from sinew.cli.improve import GATE_EPISODES
 
-    env, first = _worlds(interface, WORLDS), first_scene("gate")
+    env, first = sim.worlds(interface, WORLDS), first_scene("gate")
     try:
         told = {"device": device, "instruction": interface.task_text}
         outcome = evaluate(policy.to(device), env, range(first, first + GATE_EPISODES), executor_kwargs=told)
@@ -209,9 +210,9 @@ class Rounds:
 
     def collect(self, round: int) -> tuple[int, int]:
         """Rollouts of a round, as a dataset of its own."""
+        import sim
         from demos import Dataset
         from policies.executor import ChunkExecutor
-        from sinew.cli.improve import _worlds
         from sinew.cli.recorded import PolicyPlayer, record
 
         first = first_scene("practice", self.config.seed) + (round - 1) * self.config.episodes
@@ -222,7 +223,7 @@ class Rounds:
             self.interface,
             tuple(self.policy.spec.observation),
             range(first, first + self.config.episodes),
-            lambda n: _worlds(self.interface, n),
+            lambda n: sim.worlds(self.interface, n),
             lambda n: PolicyPlayer(ChunkExecutor(self.policy, n, **told), self.interface),
             self.progress,
         )

@@ -1,0 +1,143 @@
+"""One contract for every backend that steps worlds, and agreement between them."""
+
+import importlib.util
+
+import numpy as np
+import pytest
+import torch
+
+import sim
+from sinew.errors import InputError, SpecError
+from sinew.protocols import VecEnv
+
+WARP = pytest.param(
+    "warp", marks=pytest.mark.skipif(importlib.util.find_spec("mujoco_warp") is None, reason="mujoco-warp is not installed")
+)
+backend_of_each = pytest.mark.parametrize("backend", ["mujoco", WARP])
+
+
+def make(backend: str, num_envs: int, task: str = "lift", seed: int = 0) -> VecEnv:
+    return sim.worlds(sim.make_interface(task), num_envs, seed, backend)
+
+
+def still(env: VecEnv) -> torch.Tensor:
+    return torch.tensor([[0.0, 0.0, 0.0, 0.08]] * env.num_envs)
+
+
+@backend_of_each
+def test_specs_shapes_and_counts(backend: str) -> None:
+    env = make(backend, 3)
+    observation = env.reset(7)
+    assert set(observation) == set(env.observation_spec)
+    for key, value in observation.items():
+        assert value.shape == (3, *env.observation_spec[key].shape) and value.dtype == torch.float32
+    _, reward, terminated, truncated, info = env.step(still(env))
+    assert reward.dtype == torch.float32 and reward.shape == (3,)
+    assert terminated.dtype == truncated.dtype == torch.bool
+    assert info["episode_length"].tolist() == [1, 1, 1] and info["seed"].tolist() == [7, 8, 9]
+    env.close()
+
+
+@backend_of_each
+def test_time_out_truncates_resets_by_itself_and_keeps_the_final_observation(backend: str) -> None:
+    env = make(backend, 2)
+    env.reset([1, 2])
+    for _ in range(20):
+        env.step(still(env))
+    env.reset([9], ids=[1])  # world 1 starts later, so that the two end at different times
+    for step in range(40):
+        observation, reward, terminated, truncated, info = env.step(still(env))
+        assert truncated.tolist() == [step == 39, False] and not terminated.any() and reward.sum() == 0
+    assert info["episode_length"].tolist() == [60, 40] and info["seed"].tolist() == [1, 9]
+    final = info["final_observation"]["observation.state"]
+    assert torch.equal(final[1], observation["observation.state"][1])
+    assert not torch.equal(final[0], observation["observation.state"][0])
+    following = int(env.step(still(env))[4]["seed"][0])
+    again = make(backend, 1)
+    torch.testing.assert_close(again.reset([following])["observation.state"][0], observation["observation.state"][0])
+
+
+@backend_of_each
+def test_scripted_experts_succeed_and_are_paid_once(backend: str) -> None:
+    env, expert = make(backend, 4), sim.make_expert("lift", num_envs=4)
+    observation = env.reset(range(4))
+    expert.reset(seeds=range(4))
+    total = torch.zeros(4)
+    for _ in range(30):
+        observation, reward, terminated, truncated, info = env.step(expert.act(observation).float())
+        assert torch.equal(reward == 1, terminated) and torch.equal(info["success"], terminated) and not (terminated & truncated).any()
+        total += reward
+        if terminated.any():
+            ended = terminated.nonzero()[:, 0].tolist()
+            expert.reset(ended, env.seeds[ended].tolist())  # type: ignore[attr-defined]
+    assert total.tolist() == [1, 1, 1, 1]
+
+
+@backend_of_each
+def test_bad_actions_are_refused_and_nothing_moves(backend: str) -> None:
+    env = make(backend, 2)
+    env.reset(0)
+    before = torch.as_tensor(env.qpos).clone()  # type: ignore[attr-defined]
+    with pytest.raises(SpecError, match="world 1"):
+        env.step(torch.tensor([[0.0] * 4, [float("nan")] * 4]))
+    with pytest.raises(SpecError, match="expected"):
+        env.step(torch.zeros(2, 5))
+    with pytest.raises(SpecError, match="3 actions given for 2 worlds"):
+        env.step(torch.zeros(3, 4))
+    with pytest.raises(SpecError, match="1 seeds given for 2"):
+        env.reset([1])
+    assert torch.equal(before, torch.as_tensor(env.qpos))  # type: ignore[attr-defined]
+
+
+@backend_of_each
+def test_what_was_returned_is_not_changed_by_later_steps(backend: str) -> None:
+    env = make(backend, 2)
+    observation = env.reset(0)
+    later, *_, info = env.step(still(env))
+    kept = [{k: v.clone() for k, v in frame.items()} for frame in (observation, later, info["final_observation"])]
+    numbers = {k: v.clone() for k, v in info.items() if isinstance(v, torch.Tensor)}
+    env.step(torch.full((2, 4), 0.02))
+    env.reset([5], ids=[0])
+    for frame, copy in zip((observation, later, info["final_observation"]), kept, strict=True):
+        assert all(torch.equal(frame[key], copy[key]) for key in copy)
+    assert all(torch.equal(info[key], value) for key, value in numbers.items())
+
+
+def test_warp_moves_as_mujoco_does() -> None:
+    pytest.importorskip("mujoco_warp")
+    for task, action in (("lift", "ee_delta"), ("lift", "joint_position")):
+        interface = sim.make_interface(task, action)
+        ours, theirs = (sim.worlds(interface, 6, backend=backend) for backend in ("mujoco", "warp"))
+        seen, other = ours.reset(range(6)), theirs.reset(range(6))
+        expert = sim.make_expert(task, num_envs=6)
+        expert.reset(seeds=range(6))
+        for _ in range(20):  # one second, the grasp included
+            wanted = expert.act(seen).float() if action == "ee_delta" else torch.from_numpy(ours.qpos[:, :8]).float()  # type: ignore[attr-defined]
+            seen, other = ours.step(wanted)[0], theirs.step(wanted)[0]
+        for key in seen:
+            assert np.abs(seen[key].numpy() - other[key].numpy()).max() < 5e-3, (task, action, key)
+
+
+def test_backends_that_cannot_be_are_refused_in_a_line() -> None:
+    with pytest.raises(InputError, match="unknown backend 'warq': did you mean 'warp'"):
+        sim.worlds(sim.make_interface("lift"), 1, backend="warq")
+    pytest.importorskip("mujoco_warp")
+    if not torch.cuda.is_available():
+        with pytest.raises(InputError, match=r"--device cuda: .*--device cpu runs everywhere"):
+            sim.worlds(sim.make_interface("lift"), 1, backend="warp", device="cuda")
+    with pytest.raises(InputError, match="no cameras yet"):
+        sim.worlds(sim.make_interface("lift", cameras=("front",)), 1, backend="warp")
+
+
+def test_more_contacts_than_there_is_room_for_are_told() -> None:
+    pytest.importorskip("mujoco_warp")
+    from sim.warp_env import WarpVecEnv
+
+    with pytest.raises(InputError, match="room for 2 contacts a world is less than the task begins with"):
+        WarpVecEnv(sim.make_interface("lift"), 1, device="cpu", contacts=2)
+    env, expert = WarpVecEnv(sim.make_interface("lift"), 1, device="cpu", contacts=4), sim.make_expert("lift")
+    observation = env.reset(0)
+    expert.reset(seeds=[0])
+    with pytest.raises(InputError, match=r"world 0 \(seed 0\) needs more .* than there is room for"):
+        for _ in range(30):  # the fingers close on the cube
+            observation = env.step(expert.act(observation).float())[0]
