@@ -261,6 +261,8 @@ class AttendedRobot:
             self._wait_for_person("paused")
         elif word == "stop":
             self._asked_stop = True
+        elif word in ("intervene", "again"):  # for a device that cannot tell by itself, and for recordings
+            return
         elif word in ("reset", "discard"):
             self.asked = "reset"
         elif word in ("success", "failure") and self.playing:

@@ -156,12 +156,12 @@ MOTIONS: dict[str, tuple[int, float]] = {
 """Key → (element of `Given.values`, direction)."""
 WORDS: dict[str, Request] = {
     "p": "pause", "r": "reset", "y": "success", "x": "failure", "Y": "last_success", "X": "last_failure", "z": "undo", "q": "stop",
-    "R": "again",
+    "R": "again", "c": "intervene",
 }  # fmt: skip
 KEYS = (
     "i k forth and back, j l left and right, u o up and down, n m turn, g h close and open, b other arm, + - faster and slower, "
     "space gives back; y success, x failure (Y X of the last episode, z takes it back), p pause and go on, r reset, "
-    "R throw the saved episode away and record it again, q stop"
+    "R throw the saved episode away and record it again, q stop; c takes hold of a device that cannot tell, and lets go"
 )
 """What the keys do, in one line."""
 
@@ -193,7 +193,9 @@ class KeyboardTakeover(Unattended):
         self._held_until = [0.0] * 6
         self._direction = [0.0] * 6
         self._pressed_s = -np.inf
-        self._speed, self._open, self._arm = 0.4, None, 0
+        self._speed, self._open = 0.4, None
+        self.arm = 0
+        """Which arm its motions are of."""
         self._lost = ""
 
     def read(self) -> Given | None:
@@ -204,7 +206,7 @@ class KeyboardTakeover(Unattended):
             self._open = None
             return None
         values = tuple(self._speed * d if now < until else 0.0 for d, until in zip(self._direction, self._held_until, strict=True))
-        return Given(values, self._frame, self._open, self._arm)
+        return Given(values, self._frame, self._open, self.arm)
 
     def request(self) -> Request | None:
         """See `Takeover.request`."""
@@ -241,7 +243,7 @@ class KeyboardTakeover(Unattended):
         elif key in "gh":
             self._open, self._pressed_s = (0.0 if key == "g" else 1.0), now
         elif key == "b":
-            self._arm, self._open, self._pressed_s = (self._arm + 1) % self._arms, None, now
+            self.arm, self._open, self._pressed_s = (self.arm + 1) % self._arms, None, now
 
     def reopen(self) -> bool:
         """A closed terminal does not come back."""

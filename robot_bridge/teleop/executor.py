@@ -118,6 +118,8 @@ class TeleopExecutor:
                 self._tell(f"{word}: nothing is recorded yet")
             elif word in ENDS:
                 self._ended = ENDS[word]
+            elif word == "intervene":
+                self._tell("intervene: this device says by itself when it is held")
             elif word == "again" and self.moved:
                 self._tell("again: an episode is being recorded; throw that one away first")
             elif word == "again":

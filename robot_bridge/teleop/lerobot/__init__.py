@@ -1,0 +1,1 @@
+"""LeRobot's teleoperators as a person's device."""

@@ -1,0 +1,1 @@
+"""Topics of ROS 2 as a person's device: twists, joysticks, joint states and poses, whoever publishes them."""
