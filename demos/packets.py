@@ -16,8 +16,8 @@ FORMATS = {"h264": "h264", "hevc": "h265", "vp9": "vp9", "av1": "av1"}
 """Codecs of video files, with the names that foxglove's CompressedVideo has for them."""
 FILTERS = {"h264": "h264_mp4toannexb", "hevc": "hevc_mp4toannexb"}
 """What makes packets that stand alone of a file's: start codes, and the parameter sets before each key frame."""
-EARLY = 4
-"""Frames by which a key frame is looked for too early, as seeking goes by time."""
+DECODERS = {"av1": "libdav1d"}
+"""Where FFmpeg's own decoder needs a graphics card."""
 
 
 class Packet(NamedTuple):
@@ -61,11 +61,11 @@ def _packets(container: Any, path: Path, fps: float, first: int, count: int) -> 
         number = round(packet.pts * stream.time_base * Fraction(fps))
         if number <= last or packet.pts != packet.dts:
             raise DataError(f"{path} stores its frames in another order than they are shown (B-frames): it cannot be passed through")
-        last = number
+        last, key = number, bool(packet.is_keyframe)  # the filter takes the packet's content away
         for whole in alone.filter(packet) if alone else (packet,):
             data = bytes(whole)
-            made = Packet(number, bool(packet.is_keyframe), sets + data if packet.is_keyframe and sets and sets not in data else data)
-            waiting = [made] if made.key else [*waiting, made]
+            made = Packet(number, key, sets + data if key and sets and sets not in data else data)
+            waiting = [made] if key else [*waiting, made]
         if number < first:
             continue
         yield from waiting
@@ -127,9 +127,10 @@ class StreamDecoder:
 
     def __init__(self, codec: str) -> None:
         self._rgb = Converter("rgb24")
-        self._context: Any = av.CodecContext.create(codec, "r")
+        self._context: Any = av.CodecContext.create(DECODERS.get(codec, codec), "r")
         self._context.thread_count = 1
-        self._context.options = {"max_pixels": str(MAX_PIXELS), "flags": "low_delay"}
+        delay = {"max_frame_delay": "1"} if codec in DECODERS else {"flags": "low_delay"}
+        self._context.options = {"max_pixels": str(MAX_PIXELS), **delay}
 
     def decode(self, number: int, data: bytes) -> Iterator[tuple[int, Any]]:
         """(number, uint8 (height, width, 3)) of the pictures that are known now; a damaged packet gives none.

@@ -291,7 +291,7 @@ def _check_topics(bag: Bag, contract: Contract, needed: set[str]) -> None:
                 holds = ", ".join(sorted(known)) or "no topics"
                 raise DataError(f"{bag.path} has no topic {source.topic}, which {source.key} is read from; it holds {holds}")
         elif topic.encoding != "cdr":
-            raise DataError(f"topic {source.topic} of {bag.path} holds {topic.encoding!r} and not ROS 2's 'cdr'; convert it without a contract")
+            raise DataError(f"topic {source.topic} of {bag.path} holds {topic.encoding!r}, not ROS 2's 'cdr'; leave out --contract")
         elif topic.type.replace("/msg/", "/") != source.message:
             given, wanted = topic.type.replace("/msg/", "/"), source.message
             raise DataError(f"topic {source.topic} of {bag.path} is {given}, the contract expects {wanted}")

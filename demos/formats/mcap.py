@@ -71,7 +71,9 @@ class Reader:
         self._cameras = self._named([name for name, s in self._seen.items() if s.kind], choice.cameras)
         action = self._pick((choice.action,), "action") if choice.action else self._guess_action()
         state = self._pick(choice.state, "vector") if choice.state else self._guess_state()
-        environment = self._pick(choice.environment, "vector")
+        environment = self._pick(choice.environment, "vector") or tuple(
+            v for n in self._seen if "environment" in n and (v := self._main(n))
+        )
         self._action = action[0]
         wanted = {v: self._seen[self._vectors[v][0]] for v in dict.fromkeys((*state, *environment, self._action))}
         self._wanted = {vector: self._vectors[vector] for vector in wanted}
@@ -141,7 +143,7 @@ class Reader:
         raise InputError(f"{self.path}: of {there or 'its topics'} {why} the action: choose with --action, or give --contract")
 
     def _guess_state(self) -> tuple[str, ...]:
-        topics = [name for name in self._seen if not COMMANDS.search(name) and self._main(name) and STATES.search(name)]
+        topics = [name for name in self._seen if STATES.search(name) and not COMMANDS.search(name) and "environment" not in name]
         found = tuple(v for name in topics if (v := self._main(name)))
         if not found:
             there = ", ".join(list(self._vectors)[:12])

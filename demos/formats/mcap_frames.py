@@ -37,9 +37,9 @@ class Seen:
 
     @property
     def rate_hz(self) -> float:
-        """Messages per second, 0 if unknown."""
-        span_s = (self.stamps_ns[-1] - self.stamps_ns[0]) / 1e9 if len(self.stamps_ns) > 1 else 0.0
-        return (len(self.stamps_ns) - 1) / span_s if span_s > 0 else 0.0
+        """Messages per second where nothing pauses, 0 if unknown."""
+        steps_ns = np.diff(self.stamps_ns)
+        return 1e9 / float(np.median(steps_ns)) if len(steps_ns) and np.median(steps_ns) > 0 else 0.0
 
     def names_of(self, at: str) -> tuple[str, ...]:
         """Names of a vector's elements where they are told and differ."""

@@ -23,14 +23,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Convert:
-    """Make a dataset of ROS 2 bags, of robomimic's HDF5, Diffusion Policy's zarr, RLDS or LeRobot v2, or a bag or HDF5 of a dataset."""
+    """Make a dataset of ROS 2 bags, other MCAP files, robomimic's HDF5, Diffusion Policy's zarr, RLDS or LeRobot v2; or those of one."""
 
     source: Annotated[tuple[Path, ...], tyro.conf.Positional]
     """Bags (.mcap, .db3, folders, or a folder of such); or one dataset, of ours, LeRobot's or another format."""
     out: Path
     """What is made; must not exist. A dataset is a folder, a bag a .mcap file or a folder."""
-    to: Literal["lerobot", "mcap", "hdf5"] | None = None
-    """lerobot, mcap or robomimic's hdf5; lerobot of what is no dataset and mcap of a dataset if left out."""
+    to: Literal["lerobot", "mcap", "foxglove", "hdf5"] | None = None
+    """lerobot; mcap: topics as the robot's contract has them; foxglove: MCAP to look at, video passed through; robomimic's hdf5. lerobot of
+    what is no dataset and mcap of a dataset if left out."""
     state: tuple[str, ...] = ()
     """Of foreign formats: vectors that make up observation.state, by their names there; the usual ones if left out."""
     environment: tuple[str, ...] = ()
@@ -101,19 +102,18 @@ def convert(args: Convert) -> dict[str, Any]:
         return foreign
     datasets = [path for path in args.source if (path / INFO).exists()]
     to = args.to or ("mcap" if datasets else "lerobot")
-    if args.out.exists() and (args.out.is_file() or any(args.out.iterdir())):
-        raise InputError(f"--out {args.out} exists already; nothing is written over, choose another path")
+    data_formats.check_free(args.out)
     told = contract_named(args.contract) if args.contract else None
-    with ConsoleProgress() as progress:
+    with ConsoleProgress() as progress, data_formats.whole(args.out) as out:
         if to == "mcap":
             if len(args.source) != 1 or not datasets:
                 raise InputError(f"--to mcap takes one dataset; given are {', '.join(map(str, args.source))}")
-            done = to_bag(args.source[0], args.out, contract=told, progress=progress)
+            done = to_bag(args.source[0], out, contract=told, progress=progress)
         else:
             if datasets:
                 raise InputError(f"{datasets[0]} is a dataset already; --to lerobot takes bags")
             bags = [bag for path in args.source for bag in bags_in(path)]
-            done = to_dataset(bags, args.out, contract=told, task=args.task, episodes=args.markers, success=args.success, progress=progress)
+            done = to_dataset(bags, out, contract=told, task=args.task, episodes=args.markers, success=args.success, progress=progress)
     return {"action": "convert", "to": to, "out": str(args.out), **vars(done)}
 
 

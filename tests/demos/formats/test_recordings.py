@@ -124,8 +124,9 @@ def protobuf_recording(path, frames=FRAMES, codec="libx264"):
         return state_class(name=["a", "b"][::order], position=[k / 10, -k / 10][::order], mode=3).SerializeToString()
 
     slow = [START + i * PERIOD for i in range(frames)]
+    states = [(ns, joints(i, -1 if i % 2 else 1)) for i, ns in enumerate(slow)]
     return write(path, {
-        "/robot/state": ("foxglove.State", "protobuf", schema, "protobuf", [(ns, joints(i, -1 if i % 2 else 1)) for i, ns in enumerate(slow)]),
+        "/robot/state": ("foxglove.State", "protobuf", schema, "protobuf", states),
         "/wrist/video": ("foxglove.CompressedVideo", "protobuf", schema, "protobuf", list(zip(slow, shown, strict=True))),
         "/robot/action": ("foxglove.State", "protobuf", schema, "protobuf", [(ns, joints(i + 1)) for i, ns in enumerate(slow)]),
     })  # fmt: skip
@@ -310,7 +311,7 @@ def test_what_was_chosen_and_is_not_there_is_named(tmp_path, choice, said):
 
 def test_an_action_that_nobody_names_is_asked_for(tmp_path):
     path = write(tmp_path / "a.mcap", {"/joint_states": ("", "", b"", "json", [(START, b'{"position": [1, 2]}')])})
-    with pytest.raises(InputError, match="/joint_states.position none says that it is the action: choose with --action"):
+    with pytest.raises(InputError, match=r"/joint_states\.position none says that it is the action: choose with --action"):
         open_source(path)
     source = open_source(path, Choice(action="/joint_states", fps=10))
     assert source.described.state == ("/joint_states.position",) == (source.described.action,)
@@ -321,8 +322,9 @@ def test_videos_are_decoded_from_the_key_frame_before_an_episode(tmp_path):
     packets = encoded("libx264", images, **H264)  # a key frame every 8th
     shown = [json.dumps({"format": "h264", "data": base64.b64encode(p).decode()}).encode() for p in packets]
     numbers = [(START + i * PERIOD, b'{"data": [%d, 1]}' % i) for i in range(40)]
-    marks = [(START + 13 * PERIOD, {"event": "begin", "task": "one"}), (START + 20 * PERIOD, {"event": "end", "success": True}),
-             (START + 27 * PERIOD, {"event": "begin", "task": "two"}), (START + 33 * PERIOD, {"event": "end", "success": False})]  # fmt: skip
+    told = [(13, {"event": "begin", "task": "one"}), (20, {"event": "end", "success": True}),
+            (27, {"event": "begin", "task": "two"}), (33, {"event": "end", "success": False})]  # fmt: skip
+    marks = [(START + at * PERIOD, event) for at, event in told]
     path = write(tmp_path / "a.mcap", {
         "/cam": ("", "", b"", "json", [(ns, s) for (ns, _), s in zip(numbers, shown, strict=True)]),
         "/state": ("", "", b"", "json", numbers), "/action": ("", "", b"", "json", numbers),
