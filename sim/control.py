@@ -107,7 +107,8 @@ class ToolServo:
     def _inverse(self, jacobian: np.ndarray, error: np.ndarray) -> np.ndarray:
         """Joint step (J, N) for a tool error (6, N), posture in the null space: J'(JJ' + d²I)⁻¹(e − Jg) + g."""
         posture = _POSTURE_GAIN * (self.limits.home[:, None] - self.joint_target.T)
-        gram, remaining = 0.0, error
+        gram: Any = 0.0
+        remaining = error
         for k in range(jacobian.shape[1]):
             column = jacobian[:, k]
             gram = gram + column[:, None] * column[None]

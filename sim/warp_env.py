@@ -47,8 +47,8 @@ class WarpVecEnv:
         more = {} if contacts is None else {"contacts": contacts}
         self.physics = WarpPhysics(self.scene.model, num_envs, str(device), self.scene.substeps, **more)
         self.device = self.physics.device
-        self._there = interface.to(self.device)
-        self._decoder = self._there.decoder(num_envs)
+        self._there: Any = interface.to(self.device)  # its arrays are tensors
+        self._decoder: Any = self._there.decoder(num_envs)
         self._length = torch.zeros(num_envs, dtype=torch.int64, device=self.device)
         self._held = torch.zeros_like(self._length)
         self._seed = seed + torch.arange(num_envs, device=self.device)
@@ -184,4 +184,4 @@ class WarpVecEnv:
         vectors, view = self._there.observe_and_view(
             qpos[:, scene.joint_qpos], velocities[:, scene.joint_qvel], scene.openings(qpos), scene.poses(qpos)
         )
-        return vectors, scene.task.success(view)  # type: ignore[return-value]  # tensors in, tensors out
+        return vectors, scene.task.success(view)
