@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 from pathlib import Path
 
 from demos.layout import RECORDING
@@ -35,3 +36,11 @@ def hold(root: Path) -> int:
     os.ftruncate(fd, 0)
     os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
     return fd
+
+
+def release(root: Path, descriptor: int) -> None:
+    """Let go of a dataset that `hold` holds, and leave no folder behind where no episode is being recorded."""
+    folder = root / RECORDING
+    if folder.is_dir() and not any(folder.glob("episode-*")):
+        shutil.rmtree(folder, ignore_errors=True)
+    os.close(descriptor)

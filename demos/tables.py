@@ -306,6 +306,21 @@ def copy_rows(source: Path, target: Path, episode: int, rows: slice, values: Map
     pq.write_table(table, target, compression="snappy")
 
 
+def replace_columns(source: Path, target: Path, values: Mapping[str, Sequence[Any] | np.ndarray]) -> None:
+    """Copy a Parquet file with other values in some of its plain columns; types and everything else stay.
+
+    Args:
+        source: file.
+        target: file to write.
+        values: {column: one value for each row}.
+    """
+    table = read_table(source)
+    for name, column in values.items():
+        at = table.column_names.index(name)
+        table = table.set_column(at, table.schema.field(at), pa.array(list(column), table.schema.field(at).type))
+    pq.write_table(table, target, compression="snappy")
+
+
 def features_of(path: Path) -> dict[str, dict[str, Any]]:
     """Features of info.json as far as the columns of a data file tell them."""
     features: dict[str, dict[str, Any]] = {}

@@ -55,16 +55,20 @@ class Merge(Common):
 
 @dataclass(frozen=True, kw_only=True)
 class Edit(Common):
-    """A copy without some episodes or frames, or with other words and outcomes; the dataset itself stays as it is."""
+    """Other words and outcomes in place; or with --out a copy without some episodes or frames, and the dataset stays as it is."""
 
     dir: Annotated[Path, tyro.conf.Positional]
     """Dataset."""
-    out: Path
-    """Folder of the new dataset. Videos are not encoded anew, and on one disk not even copied."""
+    out: Path | None = None
+    """Folder of a new dataset. Videos are not encoded anew, and on one disk not even copied."""
     keep: str | None = None
     """Episodes that stay, such as 0-9,12; all if left out."""
     delete: str = ""
     """Episodes that are left out."""
+    keep_best: float | None = None
+    """Share of the episodes that stay, the least doubtful ones of sinew data quality: 0.8 drops the most doubtful fifth."""
+    drop_worst: int | None = None
+    """Number of the most doubtful episodes that are left out."""
     trim: tuple[str, ...] = ()
     """episode:first-last frames that stay, such as 4:10-80; 4:10- drops the first ten, 4:-80 what follows frame 80."""
     task: tuple[str, ...] = ()
@@ -105,18 +109,24 @@ def merge(args: Merge) -> dict[str, Any]:
 
 
 def edit(args: Edit) -> dict[str, Any]:
-    """Make the copy.
+    """Make the copy, or change words and outcomes in place.
 
     Raises:
-        InputError: an episode that does not exist or that is spoken of although it goes, or nothing to change.
+        InputError: an episode that does not exist or that is spoken of although it goes, nothing to change, or something that makes
+            another dataset without a folder for it.
     """
     from demos.edit import pieces_of
 
     pieces = pieces_of(args.dir)
     count = len(pieces)
     stay = set(range(count) if args.keep is None else numbers(args.keep, count, "--keep")) - set(numbers(args.delete, count, "--delete"))
-    if not (args.keep or args.delete or args.trim or args.task or args.success or args.failure):
-        raise InputError("nothing is to be changed: give --keep, --delete, --trim, --task, --success or --failure")
+    stay -= _doubtful(args)
+    away = [n for n in ("keep", "delete", "keep_best", "drop_worst", "trim") if getattr(args, n) not in (None, "", ())]
+    if not (away or args.task or args.success or args.failure):
+        raise InputError("nothing is to be changed: give --keep, --delete, --keep-best, --drop-worst, --trim, --task, --success or --failure")
+    if away and args.out is None:
+        raise InputError(f"--{away[0].replace('_', '-')} makes another dataset: give a folder for it with --out; words and outcomes "
+                         "can be changed in place")
 
     def change(option: str, chosen: Iterable[int], **values: Any) -> None:
         for i in chosen:
@@ -136,18 +146,59 @@ def edit(args: Edit) -> dict[str, Any]:
         of, colon, words = text.partition(":")
         some = bool(colon) and bool(of) and all(c in "0123456789,- " for c in of)
         change("--task", numbers(of, count, "--task") if some else sorted(stay), task=words.strip() if some else text)
+    if args.out is None:
+        return _relabel(args.dir, pieces)
     return {"action": "edit", "made": {"": _assemble(args.out, [pieces[i] for i in sorted(stay)])}}
+
+
+def _doubtful(args: Edit) -> set[int]:
+    """The episodes that go because they are doubtful."""
+    if args.keep_best is None and args.drop_worst is None:
+        return set()
+    from demos import Dataset
+    from demos.quality import weights
+
+    if args.keep_best is not None and args.drop_worst is not None:
+        raise InputError("--keep-best and --drop-worst say the same in two ways; give one")
+    data = Dataset(args.dir, cache_bytes=0)
+    kept = weights.load(data)
+    if kept is None:
+        raise InputError(f"{args.dir / weights.FILE} is missing; run sinew data quality {args.dir} first")
+    if args.keep_best is not None and not 0 < args.keep_best < 1:
+        raise InputError(f"--keep-best {args.keep_best:g} is a share of the episodes, above 0 and below 1")
+    count = args.drop_worst if args.drop_worst is not None else data.num_episodes - round(args.keep_best * data.num_episodes)
+    if not 0 < count < data.num_episodes:
+        raise InputError(f"{count} of {data.num_episodes} episodes would go: at least one goes and one stays")
+    return set((-kept.doubt).argsort(kind="stable")[:count].tolist())
+
+
+def _relabel(root: Path, pieces: Sequence[Piece]) -> dict[str, Any]:
+    """Words and outcomes of pieces, written into their dataset."""
+    from demos.relabel import Label, relabel
+
+    labels = {
+        p.episode: Label(task=p.task, success=None if p.success == "kept" else p.success)
+        for p in pieces
+        if p.task is not None or p.success != "kept"
+    }
+    relabel(root, labels)
+    return {"action": "edit", "made": {"": {**_size(root), "relabelled": sorted(labels)}}}
 
 
 def _assemble(out: Path, pieces: Sequence[Piece]) -> dict[str, Any]:
     from demos.edit import assemble
-    from demos.layout import load_info
     from sinew.cli.console_progress import ConsoleProgress
 
     with ConsoleProgress() as progress:
         assemble(out, pieces, progress)
-    info = load_info(out)
-    return {"root": str(out), "episodes": info["total_episodes"], "frames": info["total_frames"]}
+    return _size(out)
+
+
+def _size(root: Path) -> dict[str, Any]:
+    from demos.layout import load_info
+
+    info = load_info(root)
+    return {"root": str(root), "episodes": info["total_episodes"], "frames": info["total_frames"]}
 
 
 def shared_out(parts: Sequence[str], count: int, seed: int) -> dict[str, list[int]]:
@@ -223,4 +274,5 @@ def show(result: dict[str, Any], console: Console) -> None:
     """A line for each dataset that was made."""
     for made in result["made"].values():
         line = f"{made['root']}: {made['episodes']} episodes, {made['frames']} frames"
+        line += f"; {len(made['relabelled'])} of them relabelled in place" if "relabelled" in made else ""
         console.print(line, markup=False, highlight=False, soft_wrap=True)

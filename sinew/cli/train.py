@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sinew.cli import train_weights
 from sinew.errors import InputError
 from sinew.progress import SILENT, Progress
 
@@ -46,7 +47,8 @@ class Args:
     image_size: int | None = None
     """Height and width in pixels to which pictures are resized; as they were recorded if left out."""
     weights: str | None = None
-    """Column of the data, one number per frame, that says how much each frame counts; all alike if left out."""
+    """Column of the data, one number per frame, that says how much each frame counts; quality: episodes are drawn by the weights that
+    sinew data quality found, which is also what happens if this is left out and they are there; none: all alike."""
     early_share: float = 0.0
     """Share of each batch that is drawn from the beginnings of episodes: raise it when a policy follows its own motion
     and not what it sees or is told."""
@@ -83,7 +85,8 @@ def train(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
 
     data, origin = _data(args)
     data = data if args.image_size is None else data.resized(args.image_size)
-    weights = None if args.weights is None else _weights(data, args.weights)
+    draw = train_weights.draw(data, args.weights, progress)
+    weights = None if args.weights in (None, train_weights.QUALITY, train_weights.NONE) else _weights(data, args.weights)
     keys = args.keys or tuple(data.observation_spec)
     observation = ObservationSpec({k: data.observation_spec[k] for k in keys})
     spec = PolicySpec(observation=observation, action=data.action_spec, horizon=args.horizon, n_obs_steps=args.obs_steps)
@@ -102,7 +105,8 @@ def train(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
         "keys": list(keys),
         "seed": args.seed,
         **({"image_size": args.image_size} if args.image_size is not None else {}),
-        **({"weights": args.weights} if args.weights is not None else {}),
+        **({"weights": args.weights} if weights is not None else {}),
+        **({"draw": train_weights.digest(draw)} if draw is not None else {}),
         **({"early_share": args.early_share} if args.early_share else {}),
     }
     device = own_device(args.device)
@@ -120,6 +124,7 @@ def train(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
     if os.environ.get("RANK", "0") == "0":  # under torchrun one process writes
         placed = calibrations.collected(args.data)
         inputs = {"data": config["data_hash"], **({"calibration": " ".join(c.hash for c in placed if c.hash)} if placed else {})}
+        inputs |= {"draw": config["draw"]} if draw is not None else {}
         run = RunDir.create(args.out, config, seeds={"train": args.seed}, inputs=inputs)
         hold = run.held()
         _keep_contract(args)
@@ -127,7 +132,7 @@ def train(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
     else:
         run, hold = RunDir(args.out), contextlib.nullcontext()
     with hold:
-        policy = fit(policy, data, run, budget, progress=progress, device=device, weights=weights)
+        policy = fit(policy, data, run, budget, progress=progress, device=device, weights=weights, draw=draw)
     last = [m for m in run.metrics() if "loss" in m][-1]
     return {"run": str(args.out), "steps": args.steps, "loss": last["loss"], "parameters": sum(p.numel() for p in policy.parameters())}
 
