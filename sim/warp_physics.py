@@ -143,10 +143,10 @@ def _modules() -> tuple[Any, Any]:
 @cache
 def _ramp() -> Any:
     """The kernel that sets controls a share of the way from the last to the next."""
-    import warp as wp
+    wp, _ = _modules()
 
     @wp.kernel
-    def ramp(before: wp.array2d(dtype=float), after: wp.array2d(dtype=float), share: float, control: wp.array2d(dtype=float)):  # type: ignore[no-untyped-def]
+    def ramp(before: wp.array2d(dtype=float), after: wp.array2d(dtype=float), share: float, control: wp.array2d(dtype=float)):
         world, servo = wp.tid()
         control[world, servo] = before[world, servo] + share * (after[world, servo] - before[world, servo])
 
