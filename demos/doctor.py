@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from demos import layout, tables, video
+from demos import accounts, layout, tables, video
 from demos.dataset import Dataset
 from demos.journal import read_journal
 from demos.layout import cameras, columns
@@ -104,6 +104,7 @@ def info(root: Path | str) -> dict[str, Any]:
             {"hash": c.hash, "from_episode": c.from_episode, "cameras": {str(m["name"]): m["hash"] for m in c.cameras}}
             for c in calibrations.load(dataset.root)
         ],
+        "beside": accounts.summary(dataset.root, dataset.num_episodes),
     }
 
 
@@ -147,6 +148,7 @@ def check(root: Path | str, *, pictures: bool = True, progress: Progress = SILEN
     if not len(dataset):
         return Report(str(root), tuple(findings))
     findings += [*_indices(dataset), *_tasks(dataset), *_values(dataset), *_times(dataset), *_calibrations(dataset)]
+    findings += [Finding(level, where, told, episode=i) for level, where, told, i in accounts.odd(root, dataset.num_episodes)]
     cut = [i for i in range(dataset.num_episodes) if dataset.episode(i).interrupted]
     findings += [Finding("note", "meta/episodes", "recording was interrupted", episode=i) for i in cut]
     if pictures:

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from demos import layout, tables
+from demos import layout, native, tables
 from demos.dataset import Dataset
 from demos.layout import columns
 from demos.ledger import SAMPLED_IMAGES
@@ -210,10 +210,27 @@ class _Assembly:
         row |= {"meta/episodes/chunk_index": chunk, "meta/episodes/file_index": file}
         row |= {"success": success, "interrupted": told.interrupted, "warnings": list(told.warnings)}
         stats = self._stats(source, piece, values, whole=length == told.length)
+        self._beside(source, piece, number)
         path = layout.EPISODES.format(chunk_index=chunk, file_index=file)
         like = tables.episode_schema(self.root) if number else None
         self._through(path, lambda path: tables.write_episode(path, row, stats, like))
         return row, stats
+
+    def _beside(self, source: Dataset, piece: Piece, number: int) -> None:
+        """Samples at their own rates: those of a whole episode are linked, those of a part are cut by the stamps of its frames."""
+        path, told = layout.native_path(source.root, piece.episode), source.episode(piece.episode)
+        if not path.exists() or layout.STAMP not in columns(source.info):
+            return
+        relative = str(layout.native_path(self.root, number).relative_to(self.root))
+        if (piece.first, piece.end) == (0, told.length):
+            self._through(relative, lambda target: _link(path, target))
+            return
+        stamps = source.column(layout.STAMP)[told.start : told.start + told.length, 0]
+        first_ns = int(stamps[piece.first])
+        end_ns = int(stamps[piece.end]) if piece.end is not None and piece.end < told.length else 1 << 62
+        whole = native.Beside(tables.read_native(path))
+        part, account = native.trimmed(whole, tables.native_account(path), first_ns, end_ns)
+        self._through(relative, lambda target: tables.write_native(target, part.streams, account))
 
     def _columns(self, source: Dataset, piece: Piece, number: int, start: int, success: bool | None) -> dict[str, np.ndarray]:
         """The columns that are not those of before, of the frames that are taken."""

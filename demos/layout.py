@@ -162,6 +162,12 @@ def native_path(root: Path, episode: int) -> Path:
     return root / NATIVE.format(chunk_index=chunk, file_index=file)
 
 
+def file_number(path: Path) -> int:
+    """Number of a file, by its name and its folder's."""
+    chunk, file = (int(p.split("-")[1]) for p in (path.parent.name, path.stem))
+    return chunk * FILES_PER_CHUNK + file
+
+
 def new_info(
     fps: int, observation: ObservationSpec, action: ActionSpec, robot_type: str, cameras_as: str, extra: Mapping[str, TensorSpec]
 ) -> dict[str, Any]:

@@ -210,6 +210,22 @@ def _stream(samples: Samples, cuts: Sequence[int], numbered: int | None) -> dict
     }
 
 
+def trimmed(beside: Beside, told: Mapping[str, Any], first_ns: int, end_ns: int) -> tuple[Beside, dict[str, Any]]:
+    """What lies beside a part of an episode, and its account: what came and was lost is worked out anew where stamps tell it.
+
+    Args:
+        beside: of the whole episode; it has no events.
+        told: its account, whose drops and skipped ticks have no times: they stay as they are, marked "of_whole_episode".
+        first_ns: stamp of the first frame that is kept.
+        end_ns: stamp of the frame behind the last one.
+    """
+    parts = {name: part for name, s in beside.streams.items() if len(part := s.between(first_ns, end_ns))}
+    events = [{"what": "ages", "names": told.get("ages", [])}, {"what": "alignment", "policy": told.get("alignment")}]
+    part = Beside(parts, events)
+    kept = {k: told.get(k, {}) for k in ("dropped", "skipped", "clock_jumps")}
+    return part, account(part) | kept | {"of_whole_episode": list(kept)}
+
+
 def losses(told: Mapping[str, Any]) -> dict[str, int]:
     """What an account tells of as missing, by words for people: {"messages of joint_position": 3}; empty where nothing is."""
     found = {f"messages of {k} lost": s["lost"] for k, s in told.get("streams", {}).items() if s.get("lost")}
@@ -218,6 +234,7 @@ def losses(told: Mapping[str, Any]) -> dict[str, int]:
     return found | {f"clock jumps of {k}": n for k, n in told.get("clock_jumps", {}).items() if n}
 
 
+_SHOWN = ("images.", "joint_position", "sent.joint_position")
 _REASONS = {
     "queue_full": "encoding too slow",
     "deadline": "loop too late",
@@ -231,8 +248,9 @@ def _words(reason: str) -> str:
 
 
 def line(told: Mapping[str, Any]) -> str:
-    """An account in one line: rates of the streams, and every loss."""
-    streams = [f"{k} {s['rate_hz']:g}/s" for k, s in told.get("streams", {}).items() if s.get("rate_hz")]
+    """An account in one line: rates of cameras, joints and commands, and every loss."""
+    shown = {k: s for k, s in told.get("streams", {}).items() if k.startswith(_SHOWN) and s.get("rate_hz")}
+    streams = [f"{k.removeprefix('images.')} {s['rate_hz']:.4g}/s" for k, s in shown.items()]
     lost = [f"{n} {what}" for what, n in losses(told).items()]
     parts = [f"{told.get('frames', 0)} frames", *streams]
     return ", ".join(parts) + "; " + (", ".join(lost) or "nothing lost")

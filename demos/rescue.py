@@ -207,8 +207,19 @@ def _rewrite_data(root: Path, facts: dict[str, Any], kept: list[_Episode], actio
         staged.append((_staged(target), target))
         episode.row |= {"data/chunk_index": chunk, "data/file_index": file}
         start += episode.length
+    for episode, new in zip(kept, range(len(kept)), strict=True):
+        beside = layout.native_path(root, episode.number)
+        if beside.exists() and episode.number != new:
+            target = layout.native_path(root, new)
+            _staged(target).parent.mkdir(parents=True, exist_ok=True)
+            os.replace(beside, _staged(target))
+            staged.append((_staged(target), target))
     for path in sorted((root / "data").glob("*/*.parquet")):
         rebuild.set_aside(root, path, actions, "replaced by renumbered files")
+    numbers = {e.number for e in kept}
+    for path in sorted((root / layout.NATIVE.split("/")[0]).glob("*/*.parquet")):
+        if layout.file_number(path) not in numbers:
+            rebuild.set_aside(root, path, actions, "its episode was left out")
     for source, target in staged:
         os.replace(source, target)
     actions.append(f"renumbered the frames of {len(kept)} episodes")

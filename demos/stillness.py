@@ -7,6 +7,9 @@ from typing import Any
 
 import numpy as np
 
+MOVED = 0.01
+"""Radians or metres: what has changed by more since a picture did would have been seen."""
+
 
 class Stillness:
     """Watches for cameras that do not change while something else does, and for pictures of one colour."""
@@ -20,26 +23,23 @@ class Stillness:
         self._since: dict[str, int] = {}
         self._longest: dict[str, tuple[int, int]] = {}
         self._blank: dict[str, int] = {}
-        self._moved_at = 0
+        self._then: dict[str, dict[str, np.ndarray]] = {}
         self._said: set[str] = set()
 
     def see(self, at: int, values: Mapping[str, np.ndarray], pictures: Mapping[str, Any]) -> None:
-        for key, value in values.items():
-            if key not in pictures and not key.startswith("observation."):
-                continue
+        """Frame `at` of the episode: all its values, and which of them are pictures."""
+        vectors = {k: v for k, v in values.items() if k not in pictures and k.startswith("observation.")}
+        for key in pictures:
+            value = values[key]
             # A stride keeps the cost far below that of encoding.
-            small = value[:: max(1, value.shape[0] // 48), :: max(1, value.shape[1] // 48)].copy() if key in pictures else value.copy()
-            same = key in self._last and np.array_equal(small, self._last[key])
-            if key not in pictures:
-                self._moved_at = self._moved_at if same else at
-            else:
-                if small.min() == small.max():
-                    self._blank[key] = self._blank.get(key, 0) + 1
-                if not same:
-                    self._since[key] = at
-                elif self._moved_at > self._since[key]:
-                    still = at - self._since[key] + 1
-                    self._longest[key] = max(self._longest.get(key, (0, 0)), (still, self._since[key]))
+            small = value[:: max(1, value.shape[0] // 48), :: max(1, value.shape[1] // 48)].copy()
+            if small.min() == small.max():
+                self._blank[key] = self._blank.get(key, 0) + 1
+            if key not in self._last or not np.array_equal(small, self._last[key]):
+                self._since[key], self._then[key] = at, {k: v.copy() for k, v in vectors.items()}
+            elif any(_apart(v, self._then[key][k]) > MOVED for k, v in vectors.items()):
+                still = at - self._since[key] + 1
+                self._longest[key] = max(self._longest.get(key, (0, 0)), (still, self._since[key]))
             self._last[key] = small
 
     def news(self) -> list[str]:
@@ -58,3 +58,7 @@ class Stillness:
             if count >= min(self._limit, length) and count > 1:
                 found.append(f"{key}: the picture did not change from frame {first} to {first + count - 1}")
         return found
+
+
+def _apart(a: np.ndarray, b: np.ndarray) -> float:
+    return float(np.abs(a.astype(np.float64) - b).max())

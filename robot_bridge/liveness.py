@@ -6,10 +6,12 @@ a moment ago. Pictures that stay the same or show one colour are the dataset wri
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 
 import numpy as np
+
+from robot_bridge.synchroniser import BLACK
 
 GRID = (24, 32)
 """Points of a picture that are compared."""
@@ -49,10 +51,7 @@ class CameraWatch:
             size = self._sizes.setdefault(name, image.shape)
             if image.shape != size:
                 self._sizes[name] = image.shape
-                return (
-                    f"camera {name} sends pictures of {image.shape[1]}x{image.shape[0]} now, they were {size[1]}x{size[0]}: "
-                    "set its driver to one size"
-                )
+                return _resized(name, image.shape, size)
         points = {name: _points(image) for name, image in pictures.items()}
         pair = self._exchanged(points)
         self._times = self._times + 1 if pair is not None and pair == self._suspect else int(pair is not None)
@@ -66,7 +65,18 @@ class CameraWatch:
         self._times = 0
         for name in pair:
             self._usual[name] = points[name]
-        return f"cameras {pair[0]} and {pair[1]} are exchanged: each shows what the other one showed; look at their cables and topics"
+        return _told(pair)
+
+    def before(self, pictures: Mapping[str, np.ndarray]) -> str:
+        """Look at the cameras once, before an episode, as `see` does; black pictures are told of too."""
+        for name, image in pictures.items():
+            if not image.size or int(image.max()) < BLACK:
+                return f"camera {name} shows black: is its cap on, or the light off?"
+            size = self._sizes.get(name, image.shape)
+            if image.shape != size:
+                return _resized(name, image.shape, size)
+        pair = self._exchanged({name: _points(image) for name, image in pictures.items()})
+        return "" if pair is None else _told(pair)
 
     def _exchanged(self, points: Mapping[str, np.ndarray]) -> tuple[str, str] | None:
         """Two cameras that look like each other's past, and not like their own."""
@@ -77,6 +87,14 @@ class CameraWatch:
             if straight > LEVELS and straight > CLEARER * crossed:
                 return a, b
         return None
+
+
+def _resized(name: str, now: Sequence[int], before: Sequence[int]) -> str:
+    return f"camera {name} sends pictures of {now[1]}x{now[0]} now, they were {before[1]}x{before[0]}: set its driver to one size"
+
+
+def _told(pair: tuple[str, str]) -> str:
+    return f"cameras {pair[0]} and {pair[1]} are exchanged: each shows what the other one showed; look at their cables and topics"
 
 
 def _points(image: np.ndarray) -> np.ndarray:

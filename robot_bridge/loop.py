@@ -286,7 +286,8 @@ class ControlLoop:
         self.robot.write(Command(now_ns, self._seq, WRITE_TTL_S, values, self._session))
         if self.tap is not None:
             for name in ("joint_position", "gripper"):
-                self.tap.sample(f"sent.{name}", now_ns, now_ns, values[name], self._seq)
+                if values[name].size:
+                    self.tap.sample(f"sent.{name}", now_ns, now_ns, values[name], self._seq)
 
     def _path(self, motion: Motion) -> dict[str, np.ndarray]:
         """The point that is sent, and the way to rest from there."""

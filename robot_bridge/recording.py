@@ -20,7 +20,7 @@ import numpy as np
 from demos.dataset import Dataset
 from demos.forecast import Forecast
 from demos.layout import INFO
-from demos.native import FRAMES
+from demos.native import FRAMES, line
 from demos.writer import Writer
 from robot_bridge import contract as contracts
 from robot_bridge import synchroniser as alignment
@@ -35,6 +35,7 @@ from robot_bridge.samples import SampleKeeper
 from sinew import calibrations
 from sinew.calibrations import Calibration
 from sinew.errors import DataError, InputError, SinewError, SpecError
+from sinew.protocols import Observation
 from sinew.rundir import read_json, write_json
 from sinew.specs import ACTION, IMAGES, ObservationSpec, TensorSpec, check_action_join, check_observation_join
 
@@ -125,6 +126,11 @@ class DatasetRecorder:
         """Episodes that the dataset holds."""
         return self._writer.num_episodes
 
+    @property
+    def kept(self) -> int:
+        """Frames of the episode in progress that survive the end of this process."""
+        return self._writer.episode_length
+
     def frame(self, frame: Frame) -> None:
         """Take a frame; returns at once.
 
@@ -182,15 +188,20 @@ class DatasetRecorder:
         except queue.Full:
             self._tell("again: the recorder is behind, say it once more")
 
+    def look(self, measured: Observation) -> str:
+        """One line on what is wrong with a camera before an episode; empty where nothing is."""
+        return self._watch.before(_pictures(measured))
+
     def room(self) -> Forecast:
         """How long the disk lasts."""
         return self._room.forecast()
 
     def live(self) -> dict[str, float]:
-        """What is worth showing while it records: frames per second, lateness and ages in ms, frames that wait, losses, minutes of disk."""
-        told = self._pace.look() | {"waiting": float(self._queue.qsize()), "lost": float(sum(self._keeper.lost.values()))}
-        left = self.room().minutes_left
-        return told if left is None else told | {"disk_min": left}
+        """What is worth showing: frames per second, lateness and ages in ms, minutes of disk; waiting frames and losses if any."""
+        told, left = self._pace.look(), self.room().minutes_left
+        told |= {} if left is None else {"disk_min": left}
+        wrong = {"waiting": float(self._queue.qsize()), "lost": float(sum(self._keeper.lost.values()))}
+        return told | {name: n for name, n in wrong.items() if n}
 
     def close(self) -> None:
         """Write what waits. An episode that was not ended is kept, its outcome unknown."""
@@ -280,8 +291,10 @@ class DatasetRecorder:
         """Tell at once what is odd about cameras and clocks."""
         for news in self._writer.news():
             self._tell(news)
-        pictures = {k.removeprefix("images."): np.asarray(v) for k, v in frame.measured.values.items() if k.startswith("images.")}
-        self.changed = self.changed or self._watch.see(pictures)
+        if not self.changed:
+            self.changed = self._watch.see(_pictures(frame.measured))
+            if self.changed:
+                self._tell(self.changed)
         off_s = (time.time_ns() - time.monotonic_ns() - self._wall_ns) / 1e9
         if abs(off_s) > JUMP_S and not self._jumped:
             self._jumped = True
@@ -297,6 +310,7 @@ class DatasetRecorder:
         self._room.add()
         self._writer.save_episode(result.success, [f"stopped for safety: {result.ended_by}"] if stopped else [])
         self.account = self._writer.account()
+        self._tell(f"episode {self._writer.num_episodes - 1}: {line(self.account)}")
 
     def _retract(self) -> None:
         try:
@@ -320,6 +334,11 @@ class DatasetRecorder:
 
 def _outcome(verdict: Verdict | None) -> dict[str, np.ndarray]:
     return {OUTCOME: np.array([UNKNOWN if verdict is None else OUTCOMES.index(verdict.outcome)], dtype=np.int64)}
+
+
+def _pictures(measured: Observation) -> dict[str, np.ndarray]:
+    """{camera: (H, W, 3)} as they came."""
+    return {k.removeprefix("images."): np.asarray(v) for k, v in measured.values.items() if k.startswith("images.")}
 
 
 def _last_pictures(writer: Writer, root: Path) -> dict[str, np.ndarray]:

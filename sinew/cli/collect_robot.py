@@ -62,8 +62,12 @@ def collect(
         SafetyStop: the gate stopped the robot; what was recorded is kept.
     """
     from robot_bridge.recording import DatasetRecorder
+    from sinew.cli.recording_watch import shown
 
-    with DatasetRecorder(Path(args.out), interface, about=settings, calibration=calibration) as recorder:
+    with (
+        DatasetRecorder(Path(args.out), interface, about=settings, calibration=calibration, tell=progress.note) as recorder,
+        shown(recorder, progress),
+    ):
         first = first_scene("demonstrations", args.seed)
         seeds = [first + i for i in range(recorder.episodes, args.episodes)]
         if seeds:
@@ -81,7 +85,9 @@ def _play(
     import robot_bridge
     from robot_bridge.deploy import deploy
     from sinew.cli.calibrated import look
+    from sinew.cli.recording_watch import before
 
+    episode_s = interface.max_episode_steps / interface.action_spec.rate_hz
     robot = robot_bridge.DdsRobot(
         interface.robot_spec, objects=interface.objects, cameras=interface.cameras, domain=args.domain, reach=args.reach,
         transport=args.robot,
@@ -90,7 +96,7 @@ def _play(
         executor = cast("Executor", ExpertExecutor(interface, args.task, args.quality))
         report = deploy(
             executor, interface, robot, seeds=seeds, scene=robot_bridge.DdsScene(robot), record=recorder, progress=progress,
-            look=look(args.calibration, calibration, interface, robot, None),
+            look=before(recorder, episode_s, look(args.calibration, calibration, interface, robot, None)), ended=lambda: recorder.changed,
         )  # fmt: skip
     finally:
         robot.close()
