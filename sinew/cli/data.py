@@ -151,6 +151,9 @@ def show_info(result: dict[str, Any], console: Console) -> None:
         "tasks": ", ".join(f"{text!r} ({n})" for text, n in result["tasks"].items()) or "none",
         "unsaved": ", ".join(f"{u['folder']} ({u['frames']} frames)" for u in result["unsaved"]),
         "cameras": "; ".join(_calibrated(c) for c in result["calibrations"]),
+        "beside": ", ".join(f"{name} {s['rate_hz']:.4g}/s" for name, s in result["beside"]["streams"].items() if s["rate_hz"]),
+        "missing": ", ".join(f"{n} {what}" for what, n in result["beside"]["losses"].items())
+        or ("nothing" if result["beside"]["episodes"] else ""),
     }
     for name, text in lines.items():
         if text:
