@@ -12,6 +12,7 @@ import torch
 from rewards.guard import chi_square_between
 from rewards.measures import auc, auc_interval, rank_correlation
 from rewards.replay import play
+from rewards.shaping import ShapedByHistory
 from sinew.errors import InputError
 from sinew.protocols import EpisodeData, Reward
 
@@ -25,6 +26,7 @@ LOOPED = 8
 """Episodes that are walked there and back."""
 FEW = 20
 """Steps of failures from which on it is asked where they are."""
+BY_HISTORY = "it pays differences of a potential: what going back and forth earns is taken back again"
 FAR = 10.0
 """χ² above which steps of failures are not where demonstrations go."""
 
@@ -86,7 +88,9 @@ def inspect(data: EpisodeData, episodes: Sequence[Episode], build: Callable[[int
     if not any(outcome):
         raise InputError(f"none of the {len(episodes)} episodes is a success: there is nothing to hold a reward against; record some")
     paths = [e.frames for e in episodes]
-    paid = play(data, paths, build(len(paths), 1.0))
+    reward = build(len(paths), 1.0)
+    remembers = isinstance(reward, ShapedByHistory)  # it telescopes, though a place may be worth something else the second time
+    paid = play(data, paths, reward)
     worth = max(float(np.ptp(np.concatenate(([0.0], np.cumsum(p))))) for p in paid)
     told = play(data, paths, build(len(paths), GAMMA), won=outcome)
     returns = np.array([float((p * GAMMA ** np.arange(len(p))).sum()) for p in told])
@@ -94,13 +98,13 @@ def inspect(data: EpisodeData, episodes: Sequence[Episode], build: Callable[[int
         text = "success alone is rewarded: nothing tells the way there, and nothing can be had without it"
         return Inspection(tuple(episodes), tuple(np.zeros(len(p)) for p in paths), True, returns, (Finding("dense", None, text),))
     at_end = all(bool((p[:-1] == 0.0).all()) for p in paid)
-    loop = 0.0 if at_end else round_trip(data, paths, build)
+    loop = 0.0 if at_end or remembers else round_trip(data, paths, build)
     sums = abs(loop) <= LOOP * worth
     curves = [np.concatenate(([0.0], np.cumsum(p))) if sums else np.concatenate((p[:1], p)) for p in paid]
     on_the_way = Finding("growth", None, "it pays at the end of an episode alone: nothing tells the way there")
     findings = [ranking(curves, outcome), on_the_way if at_end else growth(curves, outcome), failing(returns, outcome)]
     if not at_end:
-        findings.append(loops(loop, worth))
+        findings.append(Finding("loops", True, BY_HISTORY) if remembers else loops(loop, worth))
         findings += [elsewhere(data, episodes, curves, states, paid_again=loop > LOOP * worth)] if states else []
     return Inspection(tuple(episodes), tuple(curves), sums, returns, tuple(findings))
 

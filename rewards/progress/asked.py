@@ -11,7 +11,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ from rewards.shaping import ShapedByHistory
 from rewards.vlm.http import OpenAICompatible
 from rewards.vlm.protocol import VLM, VLMReply, VLMUnavailable
 from rewards.vlm.recorded import RecordedVLM
-from sinew.errors import InputError
+from sinew.errors import InputError, SinewError
 from sinew.protocols import Reward
 from sinew.specs import IMAGES
 
@@ -107,8 +108,8 @@ class AskedPotential:
     def __init__(self, vlm: VLM, settings: Asked, situation: Situation) -> None:
         self.vlm, self.settings, self.situation = vlm, settings, situation
         self.key = IMAGES + settings.camera
-        if self.key not in situation.observation and situation.pictures is None:
-            raise RewardUnavailable(f"there are no pictures of camera {settings.camera!r} to ask about")
+        if self.key not in situation.observation:
+            self._drawn(0)
         self.pictures: list[list[np.ndarray]] = [[] for _ in range(situation.num_envs)]
         self.steps = [0] * situation.num_envs
         self.value = torch.full((situation.num_envs,), -1.0)
@@ -125,7 +126,8 @@ class AskedPotential:
         self.value = self.value.clone()
         for world in range(len(self.pictures)):
             self.steps[world] += 1
-            last = self.steps[world] >= self.situation.max_episode_steps  # its picture may be of the next episode by now
+            # The picture of a world that has ended may be of its next episode by now; an observation is always the last one's own.
+            last = self.key not in self.situation.observation and self.steps[world] >= self.situation.max_episode_steps
             if self.steps[world] % self.settings.every == 0 and not last:
                 self.pictures[world].append(self._picture(obs, world))
                 self.value[world] = self._ask(self.pictures[world])
@@ -140,10 +142,21 @@ class AskedPotential:
         return float(shuffled_progress(self.vlm, shown, task, settings.seed)[-1]) - 1.0
 
     def _picture(self, obs: Mapping[str, Tensor], world: int) -> np.ndarray:
-        if self.key in self.situation.observation:
-            return obs[self.key][world].cpu().numpy()
-        assert self.situation.pictures is not None  # refused in __init__
-        return self.situation.pictures(self.settings.camera, world)
+        return obs[self.key][world].cpu().numpy() if self.key in self.situation.observation else self._drawn(world)
+
+    def _drawn(self, world: int) -> np.ndarray:
+        """A picture that is no observation.
+
+        Raises:
+            RewardUnavailable: there is none of that camera, or this machine draws none.
+        """
+        missing = f"there are no pictures of camera {self.settings.camera!r} to ask about"
+        if self.situation.pictures is None:
+            raise RewardUnavailable(f"{missing}; record them with sinew collect --cameras {self.settings.camera}")
+        try:
+            return self.situation.pictures(self.settings.camera, world)
+        except SinewError as problem:
+            raise RewardUnavailable(f"{missing}: {problem}") from None
 
 
 @KINDS.add("asked")
@@ -151,9 +164,9 @@ class AskedPotential:
 class Asked:
     """Settings: success, and what a model says of the progress as a potential."""
 
-    base_url: str
-    """Server, for example http://localhost:8000/v1."""
-    model: str
+    base_url: str = ""
+    """Server, for example http://localhost:8000/v1; nothing to find answers in `record` alone."""
+    model: str = "default"
     """Its name on the server."""
     camera: str = "front"
     """Whose pictures are shown."""
@@ -164,7 +177,7 @@ class Asked:
     pictures: int = 8
     """Most pictures in a question."""
     max_calls: int = 1000
-    """Questions in all; when they are spent success alone is rewarded."""
+    """Questions sent in all, by the worlds and about recorded episodes each; when they are spent success alone is rewarded."""
     record: str = ""
     """Folder beside the reward file in which answers are kept and found again; nothing for none."""
     weight: float = 1.0
@@ -177,14 +190,25 @@ class Asked:
             raise InputError("every and max_calls must be at least 1, pictures at least 2, weight above 0")
         if self.record:
             check_beside(self.record)
+        elif not self.base_url:
+            raise InputError("give base_url, a server, or record, a folder of recorded answers")
 
     def returns(self, gamma: float, max_episode_steps: int) -> tuple[float, float]:
         """Lowest and highest return: those of success, moved by the potential."""
         return 0.0, 1.0 + self.weight
 
+    def vlm(self, folder: Path) -> VLM:
+        """Who is asked, where the reward file lies in `folder`.
+
+        Raises:
+            InputError: the address is none, or there are no recorded answers and nobody to ask.
+        """
+        if not self.base_url:
+            return RecordedVLM(folder / self.record)
+        server = OpenAICompatible(self.base_url, self.model, max_calls=self.max_calls)
+        return RecordedVLM(folder / self.record, server) if self.record else server
+
     def build(self, situation: Situation) -> Reward:
         """See `rewards.files.Kind`."""
-        vlm: Any = OpenAICompatible(self.base_url, self.model, max_calls=self.max_calls)
-        if self.record:
-            vlm = RecordedVLM(situation.folder / self.record, vlm)
-        return ShapedByHistory(AskedPotential(vlm, self, situation), situation.gamma, situation.num_envs, self.weight)
+        potential = AskedPotential(self.vlm(situation.folder), self, situation)
+        return ShapedByHistory(potential, situation.gamma, situation.num_envs, self.weight)

@@ -173,7 +173,7 @@ def improve(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
     import sim
     from policies.evaluate import evaluate
     from policies.parallel import own_device
-    from sinew.cli import calibrated, improve_actors, reward_situation
+    from sinew.cli import calibrated, improve_actors, reward_heard, reward_situation
     from sinew.cli.assembly import open_source
     from sinew.cli.eval import WORLDS
     from sinew.cli.improve_methods import METHODS, with_best_plan
@@ -192,7 +192,8 @@ def improve(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
     demos = (args.demos or _own_demos(source, args.method)) if remembers else None
     if args.method == "rlpd" and demos is None:
         raise InputError(f"--method rlpd learns from demonstrations beside its own steps, and {args.run} names none: give --demos DIR")
-    args = reward_situation.chosen(args, interface, Path(demos) if demos else None, progress.note)
+    heard = reward_heard.Heard(progress.note)
+    args = reward_situation.chosen(args, interface, Path(demos) if demos else None, heard.say)
     device, told = own_device(args.device), {"instruction": interface.task_text}
     first = first_scene("gate")
     with ExitStack() as stack:
@@ -206,7 +207,7 @@ def improve(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
 
         args = with_best_plan(args, base, measure, progress)
         method = METHODS[args.method](base, interface, args, demos, device)
-        env = _practice(interface, args, method.config.gamma, progress.note, lambda values: run.log(**values))
+        env = _practice(interface, args, method.config.gamma, heard.say, heard.log)
         stack.callback(env.close)
         described = {"verb": "improve", "task": task, "base": str(args.run), "demos": str(demos) if demos else None}
         described |= {**reward_situation.described(args), "num_envs": args.num_envs, **improve_actors.described(args), **method.described}
@@ -216,6 +217,7 @@ def improve(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
         # The folder comes into being when nothing can be wrong with the arguments any more, so that --out stays free.
         run = RunDir.create(args.out, described, seeds={"improve": args.seed}, inputs={"base": _base_hash(source)})
         stack.enter_context(run.held())
+        heard.keep(run)
         calibrated.keep(source, args.out)
         worlds = stack.enter_context(improve_actors.worlds(args, env, run))
         result = learn(worlds, run, lambda: measure(method.policy), progress)  # type: ignore[arg-type]  # a source stands for its worlds
@@ -230,6 +232,7 @@ def improve(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
         "reason": result.reason,
         "gate": {"k": best.k, "n": best.n} if best else None,
         "curve": [[e.step, e.k / e.n, e.n] for e in result.history],
+        "reward": {"name": args.reward, **reward_heard.told(run)},
     }
 
 
@@ -324,7 +327,10 @@ def _base_hash(source: Source) -> str:
 
 
 def show(result: dict[str, Any], console: Console) -> None:
-    """Print two lines."""
+    """Print what came of it, and what the reward had to say."""
     console.print(f"{result['run']}: {result['steps']} steps, {result['updates']} updates; {result['reason']}")
     if result["gate"]:
         console.print(f"on the gate's own scenes {result['gate']['k']}/{result['gate']['n']}; measure it with: sinew eval {result['run']}")
+    from sinew.cli import reward_heard
+
+    reward_heard.show(result.get("reward") or {}, console)

@@ -11,7 +11,7 @@ import tyro
 if TYPE_CHECKING:
     from rich.console import Console
 
-NAMES = ("propose", "progress", "preview", "check", "guard", "generate", "classifier", "preference", "world", "pairs")
+NAMES = ("propose", "progress", "ask", "preview", "check", "guard", "generate", "classifier", "preference", "world", "pairs")
 """Second words of the verb; each has its arguments, `run` and `show` in a module reward_<name> beside this file."""
 
 Args: Any = Union[tuple(Annotated[import_module(f"sinew.cli.reward_{name}").Args, tyro.conf.subcommand(name)] for name in NAMES)]  # noqa: UP007

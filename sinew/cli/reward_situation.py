@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -59,17 +60,21 @@ def chosen(args: Args, interface: Interface, demos: Path | None, say: Callable[[
     if not path.is_file():
         raise InputError(f"--reward {args.reward}: give sparse, shaped, or a file of `sinew reward propose`; there is none of that name")
     _, settings = files.load(path)
-    places = [("", situation(interface, 0.99, 1))]
-    if demos is not None:
-        from demos import Dataset
+    with ExitStack() as stack:
+        env = None if isinstance(interface, sim.GymnasiumTask) else sim.MujocoVecEnv(interface, 1)
+        if env is not None:
+            stack.callback(env.close)
+        places = [("", situation(interface, 0.99, 1, env=env))]
+        if demos is not None:
+            from demos import Dataset
 
-        places.append((f" for {demos}", _of_data(Dataset(demos), interface, 0.99, 1)))
-    for where, place in places:
-        try:
-            settings.build(replace(place, folder=path.parent))
-        except files.RewardUnavailable as problem:
-            say(f"--reward {args.reward} cannot be computed{where}: {problem}; success alone is rewarded in this run")
-            return replace(args, reward="sparse")
+            places.append((f" for {demos}", _of_data(Dataset(demos), interface, 0.99, 1)))
+        for where, place in places:
+            try:
+                settings.build(replace(place, folder=path.parent))
+            except files.RewardUnavailable as problem:
+                say(f"--reward {args.reward} cannot be computed{where}: {problem}; success alone is rewarded in this run")
+                return replace(args, reward="sparse")
     return args
 
 
@@ -120,42 +125,20 @@ def recorded(args: Args, interface: Interface, gamma: float) -> Recorded:
             return None
         import torch
 
+        from rewards.replay import play
+
         together = min(SIDE_BY_SIDE, data.num_episodes)
         reward = _reward(args, interface, _of_data(data, interface, gamma, together))
-        keys = [key for key, spec in data.observation_spec.tensors.items() if len(spec.shape) == 1]
-        values = {key: torch.from_numpy(np.array(data.column(key))).float() for key in keys}
         made: list[torch.Tensor] = []
         for first in range(0, data.num_episodes, together):
             infos = [data.episode(min(first + i, data.num_episodes - 1)) for i in range(together)]
-            found = _along(reward, values, infos)
-            made += [found[i, : infos[i].length].clone() for i in range(min(together, data.num_episodes - first))]
+            # the last frame stands for the state after its action as well
+            paths = [np.append(np.arange(e.start, e.start + e.length), e.start + e.length - 1) for e in infos]
+            paid = play(data, paths, reward, won=[bool(e.success) for e in infos])
+            made += [torch.from_numpy(p).float() for p in paid[: data.num_episodes - first]]
         return made
 
     return over
-
-
-def _along(reward: Reward, values: Mapping[str, torch.Tensor], infos: list[Any]) -> torch.Tensor:
-    """Rewards (N, L) of N episodes, step after step; the last frame of each stands for the state after its last action."""
-    import torch
-
-    length = torch.tensor([info.length for info in infos])
-    start = torch.tensor([info.start for info in infos])
-    success = torch.tensor([bool(info.success) for info in infos])
-
-    def at(step: int) -> dict[str, torch.Tensor]:
-        rows = start + torch.minimum(torch.tensor(step), length - 1)
-        return {key: value[rows] for key, value in values.items()}
-
-    begin = getattr(reward, "begin", None)
-    if begin is not None:
-        begin(at(0), range(len(infos)))
-    made = []
-    for step in range(int(length.max())):
-        won = success & (step == length - 1)
-        after = {f"next.{key}": value for key, value in at(step + 1).items()}
-        ended = {"success": won, "terminated": won, "truncated": ~success & (step == length - 1)}
-        made.append(reward.reward({**at(step), **after, **ended}, {}))
-    return torch.stack(made, 1).cpu()
 
 
 def _reward(args: Args, interface: Interface, here: Situation) -> Reward:
@@ -194,7 +177,12 @@ def situation(
         assert isinstance(env, sim.MujocoVecEnv)
         return env.render(camera, *PICTURE, np.array([world]))[0]
 
-    return Situation(**told, cameras=cameras(interface), pictures=picture if isinstance(env, sim.MujocoVecEnv) else None)
+    if not isinstance(env, sim.MujocoVecEnv):
+        return Situation(**told, cameras=cameras(interface))
+    from sinew.cli.reward_scene import WorldEyes
+
+    eyes = WorldEyes(interface, env)
+    return Situation(**told, cameras=cameras(interface), pictures=picture, look=eyes.look, watch=eyes.watch)
 
 
 def cameras(interface: TaskInterface) -> dict[str, CameraView]:

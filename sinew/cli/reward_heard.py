@@ -1,0 +1,67 @@
+"""What a reward says while a policy learns with it: told to the user, kept in the run, and found again in its result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from sinew.rundir import RunDir
+
+STAGE = "reward"
+"""What marks lines of metrics.jsonl that are about the reward."""
+CHI_SQUARE = "guard_chi_square"
+"""Figure of a guard (`rewards.guard`)."""
+
+
+class Heard:
+    """Passes on what a reward says.
+
+    Args:
+        tell: tells the user a line.
+    """
+
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        self._tell, self._run = tell, None
+        self._before: list[str] = []
+
+    def say(self, text: str) -> None:
+        """A line for the user, which the run keeps as well."""
+        self._tell(text)
+        if self._run is None:
+            self._before.append(text)
+        else:
+            self._run.log(stage=STAGE, note=text)
+
+    def log(self, values: Mapping[str, Any]) -> None:
+        """Figures for the run."""
+        if self._run is not None:
+            self._run.log(**{"stage": STAGE, **values})
+
+    def keep(self, run: RunDir) -> None:
+        """The run is there: it takes what was said so far, and all that will be."""
+        self._run = run
+        for text in self._before:
+            run.log(stage=STAGE, note=text)
+
+
+def told(run: RunDir) -> dict[str, Any]:
+    """What a reward had to say over a whole run, interruptions included.
+
+    Returns:
+        {"said": lines, each once; "chi_square": {"last", "highest"} of its guard, None without one}.
+    """
+    lines = [line for line in run.metrics() if line.get("stage") == STAGE]
+    found = [float(line[CHI_SQUARE]) for line in lines if CHI_SQUARE in line]
+    said = list(dict.fromkeys(str(line["note"]) for line in lines if "note" in line))
+    return {"said": said, "chi_square": {"last": found[-1], "highest": max(found)} if found else None}
+
+
+def show(result: Mapping[str, Any], console: Console) -> None:
+    """The same for a person: it scrolled by long ago."""
+    for text in result.get("said") or ():
+        console.print(f"the reward: {text}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+    if chi := result.get("chi_square"):
+        console.print(f"the guard's χ² at the end {chi['last']:.1f}, at most {chi['highest']:.1f}", highlight=False)
