@@ -247,7 +247,7 @@ class DatasetRecorder:
         while True:
             item = self._queue.get()
             try:
-                if not self.trouble:
+                if not self.trouble or isinstance(item, tuple):  # frames that waited before there was trouble are kept
                     self._take(item)
             except SinewError as e:
                 self._fail(str(e))
