@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from sinew.cli import calibrate_markerless, calibrate_publish, calibrate_watch
+from sinew.cli import calibrate_leader, calibrate_markerless, calibrate_publish, calibrate_watch
+from sinew.cli.calibrate_leader import LeaderArgs
 from sinew.cli.calibrate_markerless import MarkerlessArgs
 from sinew.cli.calibrate_publish import PublishArgs
 from sinew.cli.calibrate_robot import NetworkArgs, RobotArgs
@@ -150,11 +151,14 @@ Args = (
     | Annotated[Check, tyro.conf.subcommand("check")]
     | Annotated[WatchArgs, tyro.conf.subcommand("watch")]
     | Annotated[PublishArgs, tyro.conf.subcommand("publish")]
+    | Annotated[LeaderArgs, tyro.conf.subcommand("leader")]
 )
 
 
-def run(args: Sheet | Intrinsics | HandEye | MarkerlessArgs | Check | WatchArgs | PublishArgs) -> dict[str, Any]:
+def run(args: Sheet | Intrinsics | HandEye | MarkerlessArgs | Check | WatchArgs | PublishArgs | LeaderArgs) -> dict[str, Any]:
     """Do what the subcommand says."""
+    if isinstance(args, LeaderArgs):
+        return calibrate_leader.run(args)
     if isinstance(args, PublishArgs):
         return calibrate_publish.run(args)
     if isinstance(args, WatchArgs):
@@ -403,6 +407,9 @@ def show(result: dict[str, Any], console: Console) -> None:
         return
     if result["action"] == "markerless":
         calibrate_markerless.show(result, console)
+        return
+    if result["action"] == "leader":
+        console.print("\n".join(calibrate_leader.lines(result)), markup=False)
         return
     if result["action"] == "board":
         console.print(f"wrote {result['out']}: print it at 100 %, then the ruler must be {result['ruler_mm']:.0f} mm long")

@@ -44,8 +44,15 @@ class Args:
     """Height and width of camera images in pixels."""
     robot: Literal["sim", "dds", "ros2"] | None = None
     """A robot of the network on which the expert or the person acts, in real time; sim is one in this process, for a person."""
-    teleop: Literal["keyboard", "gamepad", "spacemouse", "browser", "phone"] | None = None
-    """A person demonstrates, with this device, through the control loop and the safety gate."""
+    teleop: str | None = None
+    """A person demonstrates through the control loop and the safety gate, with this device: keyboard, gamepad, spacemouse, leader,
+    topic, browser, phone, or one of LeRobot's teleoperators as lerobot:NAME."""
+    teleop_config: tuple[Path, ...] = ()
+    """What is to be known of that device, a file: of each leader arm, of topics, of a teleoperator of LeRobot; docs/teleop.md."""
+    teleop_events: str = ""
+    """Topic of std_msgs/String whose words the device gets beside its own: success, failure, discard, pause, intervene, stop."""
+    action: Literal["ee_delta", "joint_position"] | None = None
+    """What is recorded as a person's action: displacements of the tool, or joint targets; what suits the device if left out."""
     listen: str | None = None
     """Where the page of --teleop browser or phone is served, 127.0.0.1:8443 if left out; 0.0.0.0:8443 opens it to headsets and phones
     on this network."""
@@ -65,6 +72,8 @@ class Args:
     """Where to look for it; ROS_AUTOMATIC_DISCOVERY_RANGE or this machine only if left out."""
     calibration: tuple[str, ...] = ()
     """Results of sinew calibrate, kept with the data to tell where the cameras were: folders, or CAMERA=FOLDER."""
+    sounds: Literal["none", "bell", "speak"] = "bell"
+    """How a person who looks at the robot is told what is recorded: the terminal's bell, or words (spd-say, espeak or say)."""
     seed: int = 0
     """Seed of scenes and of the expert."""
     json: bool = False

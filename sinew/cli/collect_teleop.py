@@ -9,7 +9,9 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
-from sinew.cli import robot_page
+from sinew.cli import robot_page, teleop_device
+from sinew.cli.prompts import Prompts
+from sinew.cli.recording_watch import before, shown
 from sinew.cli.scenes import first_scene
 from sinew.errors import InputError, SafetyStop, unknown
 from sinew.progress import Progress
@@ -31,8 +33,6 @@ RATE_HZ = 20.0
 """Of demonstrations on a robot that no simulated task describes."""
 NO_CAMERAS = ("none",)
 """What --cameras says to record none of a robot's."""
-SPEED_M_S, TURN_RAD_S = 0.25, 0.5
-"""Largest speeds that a device asks of such a robot's tool."""
 
 
 def interface_of(args: Args) -> tuple[Any, RobotConfig | None]:
@@ -44,7 +44,7 @@ def interface_of(args: Args) -> tuple[Any, RobotConfig | None]:
     if args.robot_config is None:
         import sim
 
-        return sim.make_interface(args.task, cameras=args.cameras, image_size=args.image_size), None
+        return sim.make_interface(args.task, teleop_device.action_of(args), args.cameras, args.image_size), None
     from robot_bridge.robot_interface import RobotInterface
     from robot_bridge.robots import load_robot
 
@@ -57,11 +57,15 @@ def interface_of(args: Args) -> tuple[Any, RobotConfig | None]:
             raise unknown("camera", name, [*cameras, *NO_CAMERAS])
     chosen = cameras if not args.cameras else args.cameras
     wanted = ObservationSpec({k: v for k, v in told.tensors.items() if k not in told.images or k.removeprefix(IMAGES) in chosen})
-    return RobotInterface(config, task_text=args.task, wanted=wanted, action=tool_action(config), max_episode_steps=steps), config
+    by_tool = teleop_device.action_of(args) == "ee_delta"
+    action = tool_action(config) if by_tool else teleop_device.joint_action(config, RATE_HZ)
+    return RobotInterface(config, task_text=args.task, wanted=wanted, action=action, max_episode_steps=steps), config
 
 
 def tool_action(config: RobotConfig) -> ActionSpec:
     """Displacements of each tool along the world's axes, a turn about the vertical, and an opening."""
+    from robot_bridge.robot_interface import SPEED_M_S, TURN_RAD_S
+
     spec, step, turn = config.spec, SPEED_M_S / RATE_HZ, TURN_RAD_S / RATE_HZ
     low: list[float] = []
     high: list[float] = []
@@ -101,7 +105,14 @@ def collect(args: Args, settings: Mapping[str, Any], progress: Progress, calibra
         takeover = _device(args, interface, progress)
         stack.callback(takeover.close)
         contract, new = None if config is None else config.contract, not args.out.exists()
-        recorder = DatasetRecorder(args.out, interface, about=settings, contract=contract, calibration=calibration)
+        prompts = stack.enter_context(Prompts(args.sounds))
+
+        def urgent(line: str) -> None:
+            progress.note(line)
+            if not line.startswith("episode"):  # how one went is said when it ends
+                prompts.say(line, urgent=True)
+
+        recorder = DatasetRecorder(args.out, interface, about=settings, contract=contract, calibration=calibration, tell=urgent)
         stack.callback(lambda: shutil.rmtree(args.out) if new and not recorder.episodes else None)  # nothing recorded leaves nothing
         stack.callback(recorder.close)
         if recorder.episodes > args.episodes:
@@ -110,24 +121,24 @@ def collect(args: Args, settings: Mapping[str, Any], progress: Progress, calibra
         stack.callback(robot.close)  # type: ignore[attr-defined]  # every robot of ours has it
         if sys.stdin.isatty() and args.teleop not in robot_page.PAGES:
             progress.note(f"keys: {KEYS}")
-        progress.note("recording begins with your first motion; y or x ends the episode, r throws it away, q stops")
-        play(args, interface, config, robot, scene, takeover, recorder, progress, calibration)
+        progress.note("recording begins with your first motion; y or x ends the episode, r throws it away, R the one before, q stops")
+        progress.start("episodes", args.episodes, done=recorder.episodes)
+        with shown(recorder, progress):
+            play(args, interface, config, robot, scene, takeover, recorder, progress, calibration, prompts)
 
 
 def _device(args: Args, interface: TaskInterface, progress: Progress) -> Takeover:
-    from robot_bridge.takeover import open_takeover
-
     assert args.teleop is not None
-    arms = len(interface.chains)  # type: ignore[attr-defined]  # those that a person can move have them
+    arms = teleop_device.arms_of(interface)
     if args.teleop in robot_page.PAGES:
         told = {"task": interface.task_text, "robot": interface.robot_spec.name}
         return robot_page.open_page(args.teleop, args.listen, progress.note, frame=args.frame, arms=arms, **told)
-    return open_takeover(args.teleop, frame=args.frame, arms=arms)
+    return teleop_device.open_device(args, interface, progress.note)
 
 
 def play(
     args: Args, interface: TaskInterface, config: RobotConfig | None, robot: Robot, scene: Scene | None, takeover: Takeover,
-    recorder: DatasetRecorder, progress: Progress, calibration: Calibration | None, **more: Any,
+    recorder: DatasetRecorder, progress: Progress, calibration: Calibration | None, prompts: Prompts, **more: Any,
 ) -> None:  # fmt: skip
     """Episodes until all are recorded or the person stops.
 
@@ -139,32 +150,41 @@ def play(
     from robot_bridge.teleop.executor import Attentive, TeleopExecutor
     from sinew.cli.calibrated import look
 
-    space, desk = ActionSpace(interface), robot_page.Desk(takeover, progress.note)
+    def tell(line: str) -> None:
+        progress.note(line)
+        prompts.say(line)
+
+    space, desk = ActionSpace(interface), robot_page.Desk(takeover, tell)
     executor = TeleopExecutor(takeover, space, interface.observation_spec, interface.action_spec, robot.read, desk.tell)
+    executor.again = recorder.again
     desk.watch(robot, executor, lambda: recorder.episodes, args.episodes)
     steps = round(args.episode_s * interface.action_spec.rate_hz)
     timing = DeployConfig(max_steps=steps, first_run=config is not None)  # it begins where it stands: nothing moves unasked
     while recorder.episodes < args.episodes:
-        first = first_scene("demonstrations", args.seed)
+        first, kept = first_scene("demonstrations", args.seed), recorder.episodes
         desk.gate = make_gate(interface, timing, config, desk.operator)
         report = deploy(
             cast("Executor", executor), interface, robot, seeds=[first + recorder.episodes], scene=scene,
-            gate=desk.gate, config=timing, record=Attentive(recorder, executor), ended=executor.ended,
-            contract=None if config is None else config.contract, look=look(args.calibration, calibration, interface, robot, config),
-            tell=desk.tell, **more,
+            gate=desk.gate, config=timing, record=Attentive(recorder, executor),
+            ended=lambda: executor.ended() or recorder.changed, contract=None if config is None else config.contract,
+            look=before(recorder, args.episode_s, look(args.calibration, calibration, interface, robot, config)), tell=desk.tell, **more,
         )  # fmt: skip
         _tell(report, recorder, executor, desk.tell, args.episodes)
+        progress.advance(recorder.episodes - kept)
         if report.stopped:
-            kept = f"{recorder.episodes} of {args.episodes} episodes are kept"
-            raise SafetyStop(f"the robot was stopped ({report.why}); {kept}, and the same command goes on")
+            left = f"{recorder.episodes} of {args.episodes} episodes are kept"
+            raise SafetyStop(f"the robot was stopped ({report.why}); {left}, and the same command goes on")
         if report.episodes and report.episodes[-1].ended_by == "stop":
             return
 
 
 def _tell(report: DeployReport, recorder: DatasetRecorder, executor: TeleopExecutor, tell: Callable[[str], None], wanted: int) -> None:
+    from robot_bridge.recording import ORDINARY_ENDS
+
     words = {True: "success", False: "failure", None: "outcome unknown"}
     for result in report.episodes:
         kept = "thrown away" if result.ended_by == "discarded" else words[result.success]
+        kept += "" if result.ended_by in ORDINARY_ENDS or result.ended_by == "discarded" else f", ended by: {result.ended_by}"
         late = report.policy.get("late_actions", 0)
         tell(f"episode of {result.duration_s:.1f} s: {kept}; {recorder.episodes} of {wanted} kept, {late} late actions")
 
@@ -200,6 +220,7 @@ def checked(args: Args) -> Args:
     Raises:
         InputError: options that do not belong together.
     """
+    teleop_device.checked(args, robot_page.PAGES)
     robot_page.checked(args.teleop, args.listen)
     if args.teleop is None:
         for name in ("robot_config", "controller", "gripper_controller"):
