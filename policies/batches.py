@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,7 @@ from torch import Tensor
 from policies.base import WEIGHT
 from policies.goals import GOAL, GoalSettings, Hindsight
 from policies.language import LANGUAGE
+from policies.orders import ShardOrder, Shards
 from policies.parallel import Group
 from policies.randomness import BatchOrder, generator
 from sinew.errors import DataError, InputError
@@ -25,15 +28,18 @@ PRELOAD_BYTES = 1 << 30
 """The windows of a dataset are kept in memory up to this size, over all processes together."""
 EARLY_FRAMES = 2.0
 """How fast the chance of a frame falls with its number, where beginnings are drawn."""
+AHEAD = 2
+"""Batches, or pools of them, that are read while one is trained on: reading may be slow now and then without holding training up."""
 _READ_TOGETHER = 256
-"""Frames read at once when a dataset is loaded whole: in order, so that a video is decoded once."""
+"""Frames read at once when many are: in order, so that a video is decoded once."""
 
 
 class Windows:
     """The windows of a dataset as tensors, actions in [-1, 1]; for a language policy also "task", the text of each sample.
 
-    A dataset that is small enough is read once and kept; of a larger one, the next batch is read by a thread while the
-    current one is trained on. Both give the same batches.
+    A dataset that is small enough is read once and kept; of a larger one, the next batches are read by a thread while the
+    current one is trained on. Both give the same batches. With `pool_bytes` the frames of a large dataset are read in a row,
+    pool by pool, which is cheaper where single frames are slow to reach; pictures stay uint8 on the whole way.
 
     Args:
         data: the dataset.
@@ -47,6 +53,8 @@ class Windows:
         goal: what a goal is, for a policy with capability "goal"; each sample then has one from its own episode.
         early_share: share of each batch that `Beginnings` draws.
         draw: (frames,) how often each frame is drawn, relative to the others; None for all alike.
+        pool_bytes: memory for pools of shards that are read in a row, over all processes; None to draw every frame from everywhere.
+        shard_frames: frames that are read in a row.
 
     Raises:
         DataError: the dataset is empty, or tells no instructions to a language policy or no columns to one with goals or beginnings.
@@ -66,22 +74,25 @@ class Windows:
         goal: GoalSettings | None = None,
         early_share: float = 0.0,
         draw: np.ndarray | None = None,
+        pool_bytes: int | None = None,
+        shard_frames: int = 32,
     ) -> None:
         if len(data) == 0:
             raise DataError("the dataset holds no frames: record or collect episodes first")
         self.data, self.spec = data, spec
         self.keys = list(spec.observation)
         draw = None if draw is None else check_weights(draw, len(data))
-        order = BatchOrder(len(data), batch_size, seed, draw)
+        size = window_bytes(spec)
+        if pool_bytes is None:
+            order = BatchOrder(len(data), batch_size, seed, draw)
+        else:
+            order = ShardOrder(len(data), batch_size, seed, draw, Shards(shard_frames, max(1, pool_bytes // size // (1 + AHEAD))))
         self.order = Beginnings(data, order, early_share, draw) if early_share else order
         self.share = group.share(batch_size)
         self.weights = None if weights is None else torch.from_numpy(check_weights(weights, len(data)))
         self.tasks, self.task_index = instructed(data) if LANGUAGE in spec.capabilities else ((), None)
         self.seed, self.batch_size = seed, batch_size
         self.hindsight = Hindsight(data, goal) if goal is not None and GOAL in spec.capabilities else None
-        size = 4 * spec.horizon * spec.action_dim + sum(
-            spec.n_obs_steps * math.prod(spec.observation[key].shape) * (1 if key in spec.observation.images else 4) for key in self.keys
-        )
         self._all = self._load(progress) if size * len(data) * group.size <= limit_bytes else None
 
     def __call__(self, first: int, last: int) -> Iterator[tuple[np.ndarray, dict[str, Any]]]:
@@ -108,37 +119,66 @@ class Windows:
                 rows = torch.from_numpy(indices)
                 yield indices, {key: value.index_select(0, rows) for key, value in self._all.items()}
             return
-        with ThreadPoolExecutor(1) as reader:
-            ahead: Future | None = None
-            for step in range(first, last):
-                indices, batch = (ahead or reader.submit(self._read, step)).result()
-                ahead = reader.submit(self._read, step + 1) if step + 1 < last else None
-                yield indices, batch
+        runs = self._runs(first, last)
+        reader = ThreadPoolExecutor(1, "batches-read")
+        try:
+            ahead = deque(reader.submit(self._read, *run) for run in islice(runs, AHEAD))
+            while ahead:
+                batches = ahead.popleft().result()
+                ahead.extend(reader.submit(self._read, *run) for run in islice(runs, 1))
+                yield from batches
+        finally:
+            reader.shutdown(cancel_futures=True)
+
+    def _runs(self, first: int, last: int) -> Iterator[tuple[int, int]]:
+        """Batches first..last-1 in runs that are read together."""
+        while first < last:
+            end = min(last, self.order.until(first))
+            yield first, end
+            first = end
 
     def _load(self, progress: Progress) -> dict[str, Tensor]:
         """Every window, {key: (frames, ...)}."""
-        whole: dict[str, Tensor] = {}
         progress.start("load", len(self.data))
-        for first in range(0, len(self.data), _READ_TOGETHER):
-            indices = np.arange(first, min(first + _READ_TOGETHER, len(self.data)))
-            for key, value in self._gather(indices).items():
+        return self._gather(np.arange(len(self.data)), progress)
+
+    def _read(self, first: int, last: int) -> Iterable[tuple[np.ndarray, dict[str, Tensor]]]:
+        """Batches first..last-1, all of their frames read now."""
+        batches = [self.order[step][self.share] for step in range(first, last)]
+        if len(batches) == 1:
+            return [(batches[0], self._gather(batches[0]))]
+        rows = np.unique(np.concatenate(batches))
+        return _dealt(rows, self._gather(rows), batches)
+
+    def _gather(self, indices: np.ndarray, progress: Progress = SILENT) -> dict[str, Tensor]:
+        """Windows {key: (B, ...)} at sample indices (B,), some at a time."""
+        whole: dict[str, Tensor] = {}
+        for first in range(0, len(indices), _READ_TOGETHER):
+            rows = indices[first : first + _READ_TOGETHER]
+            for key, value in self._window(rows).items():
                 if key not in whole:
-                    whole[key] = value.new_empty((len(self.data), *value.shape[1:]))
-                whole[key][first : first + len(indices)] = value
-            progress.advance(len(indices))
+                    whole[key] = value if len(rows) == len(indices) else value.new_empty((len(indices), *value.shape[1:]))
+                if whole[key] is not value:
+                    whole[key][first : first + len(rows)] = value
+            progress.advance(len(rows))
         return whole
 
-    def _read(self, step: int) -> tuple[np.ndarray, dict[str, Tensor]]:
-        indices = self.order[step][self.share]
-        return indices, self._gather(indices)
-
-    def _gather(self, indices: np.ndarray) -> dict[str, Tensor]:
+    def _window(self, indices: np.ndarray) -> dict[str, Tensor]:
         window = self.data.window(indices, self.spec.n_obs_steps, self.spec.horizon, self.keys)
         batch = {key: torch.from_numpy(np.ascontiguousarray(window[key])) for key in self.keys}
         batch = {key: value if value.dtype == torch.uint8 else value.float() for key, value in batch.items()}
         batch[ACTION] = self.spec.action.normalize(torch.from_numpy(np.ascontiguousarray(window[ACTION])).float())
         batch["action_is_pad"] = torch.from_numpy(np.ascontiguousarray(window["action_is_pad"]))
         return batch
+
+
+def _dealt(
+    rows: np.ndarray, windows: dict[str, Tensor], batches: Sequence[np.ndarray]
+) -> Iterator[tuple[np.ndarray, dict[str, Tensor]]]:
+    """Batches of sample indices (B,), each with its windows, out of those (R, ...) of rising indices `rows` (R,)."""
+    for indices in batches:
+        at = torch.from_numpy(np.searchsorted(rows, indices))
+        yield indices, {key: value.index_select(0, at) for key, value in windows.items()}
 
 
 class Beginnings:
@@ -164,12 +204,22 @@ class Beginnings:
         chance = chance if draw is None else chance * draw
         self.below = np.cumsum(chance) / chance.sum()
 
+    def until(self, step: int) -> int:
+        """As that of the usual order."""
+        return self.order.until(step)
+
     def __getitem__(self, step: int) -> np.ndarray:
         """Sample indices (batch_size,) int64 of batch `step`."""
         indices = self.order[step]
         drawn = torch.rand(self.early, generator=generator(self.order.seed, step, 4), dtype=torch.float64).numpy()
         indices[: self.early] = np.minimum(np.searchsorted(self.below, drawn, side="right"), self.order.length - 1)
         return indices
+
+
+def window_bytes(spec: PolicySpec) -> int:
+    """Bytes of one sample as it is kept: pictures as uint8, the rest as float32."""
+    observed = sum(math.prod(t.shape) * (1 if key in spec.observation.images else 4) for key, t in spec.observation.tensors.items())
+    return 4 * spec.horizon * spec.action_dim + spec.n_obs_steps * observed
 
 
 def check_horizon(data: EpisodeData, horizon: int) -> None:

@@ -45,24 +45,35 @@ class BatchOrder:
         self.length, self.batch_size, self.seed = length, batch_size, seed
         self._below = None if draw is None else np.cumsum(draw, dtype=np.float64) * (length / np.sum(draw, dtype=np.float64))
         self._last = length - 1 if draw is None else int(np.flatnonzero(draw)[-1])
-        self._epoch, self._permutation = -1, np.empty(0, dtype=np.int64)
+        self._known = -1, (np.empty(0, np.int64), np.empty(0, np.int64))
 
     def __getitem__(self, step: int) -> np.ndarray:
         """Sample indices (batch_size,) int64 of batch `step`."""
         position, end, parts = step * self.batch_size, (step + 1) * self.batch_size, []
         while position < end:
             epoch, offset = divmod(position, self.length)
-            part = self._permute(epoch)[offset : offset + end - position]
+            part = self._epoch_of(epoch)[0][offset : offset + end - position]
             parts.append(part)
             position += len(part)
         return np.concatenate(parts)
 
-    def _permute(self, epoch: int) -> np.ndarray:
-        if epoch != self._epoch:
+    def until(self, step: int) -> int:
+        """The batch after those that are best read together with batch `step`."""
+        return step + 1
+
+    def _epoch_of(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """Samples of an epoch in their order, (length,), and the places where its pools end."""
+        number, known = self._known
+        if epoch != number:
             stream = np.random.Generator(np.random.Philox(np.random.SeedSequence([self.seed & _MASK, epoch])))
-            permutation = stream.permutation(self.length)
+            order, ends = self._shuffled(stream)
             if self._below is not None:
                 drawn = np.searchsorted(self._below, np.arange(self.length) + stream.random(), side="right")
-                permutation = np.minimum(drawn, self._last)[permutation]
-            self._permutation, self._epoch = permutation, epoch
-        return self._permutation
+                order = np.minimum(drawn, self._last)[order]
+            known = order, ends
+            self._known = epoch, known  # in one piece: another thread may ask for another epoch
+        return known
+
+    def _shuffled(self, stream: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """0 … length - 1 in the order of an epoch, and the places where its pools end."""
+        return stream.permutation(self.length), np.array([self.length])

@@ -57,6 +57,11 @@ class TrainConfig:
     """Decay of the averaged parameters, which become the policy."""
     early_share: float = 0.0
     """Share of each batch that is drawn from the beginnings of episodes, see `policies.batches.Beginnings`."""
+    pool_mb: int = 0
+    """Megabytes for pools of frames that are read in a row and shuffled, for data larger than memory whose single frames are
+    slow to reach; 0 to draw every frame from everywhere."""
+    shard_frames: int = 32
+    """Frames that are read in a row where there are pools."""
     seed: int = 0
     """Fixes the order of samples, times, noise and augmentation."""
     log_every: int = 50
@@ -72,6 +77,8 @@ class TrainConfig:
             raise InputError(f"learning_rate {self.learning_rate} must be above 0 and finite, and ema_decay {self.ema_decay} in [0, 1)")
         if min(self.warmup_steps, self.weight_decay, self.gradient_clip) < 0:
             raise InputError("warmup_steps, weight_decay and gradient_clip must not be negative")
+        if self.pool_mb < 0 or self.shard_frames < 1:
+            raise InputError(f"pool_mb {self.pool_mb} must not be negative, shard_frames {self.shard_frames} must be at least 1")
         if not 0 <= self.early_share <= 1:
             raise InputError(f"early_share {self.early_share} is a share of the batch: 0 to 1")
 
@@ -148,6 +155,8 @@ class _Training:
         self.described = {**to_json(config), "frames": len(data), "episodes": data.num_episodes}
         if not config.early_share:  # runs from before there was such a share go on
             del self.described["early_share"]
+        if not config.pool_mb:  # so do those from before there were pools
+            del self.described["pool_mb"], self.described["shard_frames"]
         for name, values in (("weights", weights), ("draw", draw)):
             if values is not None:
                 self.described[name] = hashlib.sha256(np.ascontiguousarray(values, np.float64).tobytes()).hexdigest()
@@ -159,8 +168,9 @@ class _Training:
         self.windows = Windows(
             data, policy.spec, config.batch_size, config.seed, group, self.progress,
             weights=weights, goal=goal_settings(policy.product()), early_share=config.early_share, draw=draw,
+            pool_bytes=config.pool_mb << 20 or None, shard_frames=config.shard_frames,
         )  # fmt: skip
-        self.times = dict.fromkeys(TIMES, 0.0)
+        self.times, self.timed = dict.fromkeys(TIMES, 0.0), 0
 
     def run(self) -> None:
         """Take the remaining steps, then put the averaged parameters into the policy and save it."""
@@ -192,8 +202,9 @@ class _Training:
         done = time.perf_counter()
         for name, spent in zip(TIMES, (loaded - mark, prepared - loaded, done - prepared), strict=True):
             self.times[name] += spent
+        self.timed += 1
         self.loss_smooth = value if self.loss_smooth is None else 0.98 * self.loss_smooth + 0.02 * value
-        self.progress.advance(1, loss=self.loss_smooth)
+        self.progress.advance(1, loss=self.loss_smooth, **self._means())
         if self.group.leads and self.step % self.config.log_every == 0:
             self._log(value)
         return stop
@@ -232,20 +243,21 @@ class _Training:
         mean = self.group.average([], own.unsqueeze(0))[0]
         return own / mean.clamp(min=torch.finfo(mean.dtype).tiny)
 
+    def _means(self) -> dict[str, float]:
+        """Seconds of a step spent on loading, preparing and updating, and samples per second, since the last line of the log."""
+        means = {name: spent / self.timed for name, spent in self.times.items()}
+        return {**means, "samples_per_s": self.config.batch_size / max(sum(means.values()), 1e-9)}
+
     def _log(self, value: float) -> None:
-        count = self.config.log_every
-        times = {name: spent / count for name, spent in self.times.items()}
-        total = sum(times.values())
         self.folder.log(
             stage="train",
             step=self.step,
             loss=value,
             loss_smooth=self.loss_smooth,
             learning_rate=learning_rate(self.config, self.step - 1),
-            **times,
-            samples_per_s=self.config.batch_size / total if total else 0.0,
+            **self._means(),
         )
-        self.times = dict.fromkeys(TIMES, 0.0)
+        self.times, self.timed = dict.fromkeys(TIMES, 0.0), 0
 
     def _checkpoint(self) -> None:
         """Write the state to go on from, then the policy as it would be were this the end."""

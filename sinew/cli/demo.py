@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from sinew.cli import collect as collect_verb
@@ -239,6 +240,7 @@ def demo(args: Args, progress: Progress = SILENT, phase: Callable[[str], None] =
         "controls": controls,
         **({"steered": steered, "steered_paired": paired(bc["successes"], steered["successes"])} if steered else {}),
         "curves": {"bc": _losses(RunDir(out / "bc")), "rl": learned["curve"], "steering": steering["curve"] if steering else []},
+        "training_times": _times(RunDir(out / "bc")),
         "deploy": deployed["report"],
         "seeds": {"demo": args.seed, "test": [seeds[0], seeds[-1]]},
         "stages": spent,
@@ -292,6 +294,12 @@ def _deploy(run: Path, args: Args, progress: Progress) -> dict[str, Any]:
 
 def _losses(run: Any) -> list[list[float]]:
     return [[m["step"], m["loss"]] for m in run.metrics() if "loss" in m]
+
+
+def _times(run: Any) -> dict[str, float]:
+    """Median over a training of the seconds that a step spends on each part, and of samples per second."""
+    lines = [m for m in run.metrics() if "samples_per_s" in m]
+    return {name: median(m[name] for m in lines) for name in ("load_s", "preprocess_s", "update_s", "samples_per_s")} if lines else {}
 
 
 def show(result: dict[str, Any], console: Console) -> None:

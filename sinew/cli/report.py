@@ -12,6 +12,7 @@ from sinew.cli.console_progress import duration
 from sinew.cli.report_charts import Level, Line, interval_bar, line_chart, paired_strip, share_bar
 from sinew.cli.report_loop import loop_section
 from sinew.cli.report_style import page, section, table
+from sinew.cli.train import times_of_a_step
 from sinew.rundir import RunDir, atomic_write, read_json
 from sinew.stats import BETTER, NO_EVIDENCE, WORSE, mcnemar_exact, wilson
 
@@ -40,7 +41,7 @@ def write_report(run: RunDir | Path | str, summary: Mapping[str, Any], provenanc
         summary: what was achieved, all of it optional: "task"; "demos" {"episodes", "successes"}; "bc", "improved", "steered",
             "deployed" {"k", "n", "wilson95", "seeds", "successes": [bool]}; "controls" {"zero_noise", "best_fixed_noise"},
             alike; "paired" {"p", "wins", "losses"}; "curves" {"bc": [[step, loss], ...], "rl": [[env steps, success rate,
-            episodes], ...]}; "deploy": the deployed loop's report; "stages" {name: seconds}; "wall_s".
+            episodes], ...]}; "training_times" {"load_s", "preprocess_s", "update_s", "samples_per_s"}; "deploy": the deployed loop's report; "stages" {name: seconds}; "wall_s".
         provenance: told instead of the run's own.
 
     Returns:
@@ -187,7 +188,9 @@ def _curves(summary: Mapping[str, Any]) -> str:
     if curves.get("bc"):
         line = Line(name="training loss", points=[(row[0], row[1]) for row in curves["bc"]], style="base")
         chart = line_chart([line], x_label="optimiser steps", y_label="loss", log_y=True)
-        charts.append(f"<div><h3>Behaviour cloning: training loss</h3>{chart}</div>")
+        times = _group(summary.get("training_times"))
+        spent = f"<p>{escape(times_of_a_step(times))}</p>" if times else ""
+        charts.append(f"<div><h3>Behaviour cloning: training loss</h3>{chart}{spent}</div>")
     if curves.get("rl"):
         chart = _rl_chart(curves["rl"], _group(summary.get("bc")))
         charts.append(f"<div><h3>Residual RL: success at each gate</h3>{chart}</div>")

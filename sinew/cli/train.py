@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from sinew.cli import train_weights
+from sinew.cli.mixture import folders_and_shares
 from sinew.errors import InputError
 from sinew.progress import SILENT, Progress
 
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     from rich.console import Console
 
-    from demos import Concat, Dataset
+    from demos import Concat, Dataset, Shelf
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +27,8 @@ class Args:
     """Train a policy on a dataset; interrupted, the same command goes on exactly where it stopped."""
 
     data: tuple[Path, ...]
-    """Folders of LeRobotDataset v3; several with the same observations and actions are trained on together."""
+    """Folders of LeRobotDataset v3; several with the same observations and actions are trained on together, their frames all
+    alike, or with shares as in --data A=0.7 B=0.3."""
     out: Path
     """Folder of the run."""
     policy: str = "flow"
@@ -49,6 +52,17 @@ class Args:
     weights: str | None = None
     """Column of the data, one number per frame, that says how much each frame counts; quality: episodes are drawn by the weights that
     sinew data quality found, which is also what happens if this is left out and they are there; none: all alike."""
+    normalize: Literal["all", "first", "own"] = "all"
+    """Several datasets: normalise observations by the statistics of all of them, each with its share; of the first; or each by
+    its own, expressed as the first's, on whose robot the policy then acts."""
+    pool_mb: int = 0
+    """Megabytes for pools of frames that are read in a row and shuffled, for data larger than memory on slow disks or with
+    keyframes far apart; 0 draws every frame from everywhere."""
+    cache_dir: Path | None = None
+    """Folder that keeps decoded pictures up to 256 by 256 pixels, so that the next run need not decode them; $SINEW_CACHE or
+    ~/.cache/sinew if left out."""
+    cache_gb: float = 20.0
+    """Most gigabytes that are kept there; 0 for none."""
     early_share: float = 0.0
     """Share of each batch that is drawn from the beginnings of episodes: raise it when a policy follows its own motion
     and not what it sees or is told."""
@@ -78,12 +92,14 @@ def train(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
     """
     import policies
     from policies.parallel import own_device
+    from policies.train import TIMES
     from policies.train import train as fit
     from sinew import calibrations
     from sinew.rundir import RunDir
     from sinew.specs import ObservationSpec, PolicySpec
 
     data, origin = _data(args)
+    args = replace(args, data=folders_and_shares(args.data)[0])
     data = data if args.image_size is None else data.resized(args.image_size)
     draw = train_weights.draw(data, args.weights, progress)
     weights = None if args.weights in (None, train_weights.QUALITY, train_weights.NONE) else _weights(data, args.weights)
@@ -108,6 +124,7 @@ def train(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
         **({"weights": args.weights} if weights is not None else {}),
         **({"draw": train_weights.digest(draw)} if draw is not None else {}),
         **({"early_share": args.early_share} if args.early_share else {}),
+        **({"pool_mb": args.pool_mb} if args.pool_mb else {}),
     }
     device = own_device(args.device)
     policy = policies.make(args.policy, spec, data.stats(), {**_instructions(args.policy, data), **settings} or None, seed=args.seed)
@@ -116,6 +133,7 @@ def train(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
         batch_size=args.batch_size,
         learning_rate=args.learning_rate,
         early_share=args.early_share,
+        pool_mb=args.pool_mb,
         seed=args.seed,
         log_every=min(50, max(1, args.steps)),
     )
@@ -134,7 +152,9 @@ def train(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
     with hold:
         policy = fit(policy, data, run, budget, progress=progress, device=device, weights=weights, draw=draw)
     last = [m for m in run.metrics() if "loss" in m][-1]
-    return {"run": str(args.out), "steps": args.steps, "loss": last["loss"], "parameters": sum(p.numel() for p in policy.parameters())}
+    times = {name: last[name] for name in (*TIMES, "samples_per_s")}
+    count = sum(p.numel() for p in policy.parameters())
+    return {"run": str(args.out), "steps": args.steps, "loss": last["loss"], "parameters": count, "times": times}
 
 
 def check_windows(data: Dataset | Concat, horizon: int, batch_size: int) -> None:
@@ -166,17 +186,30 @@ def _data(args: Args) -> tuple[Dataset | Concat, dict[str, Any]]:
 
     if not args.data:
         raise InputError("--data names no folder: record one with sinew collect")
-    parts = [Dataset(path) for path in args.data]
+    folders, shares = folders_and_shares(args.data)
+    parts = [Dataset(path, shelf=_shelf(args)) for path in folders]
     for part in parts:
         missing = [k for k in args.keys if k not in part.observation_spec.tensors]
         if missing:
             raise InputError(f"{part.root} has no {missing[0]!r}; it has {', '.join(part.observation_spec)}")
     if len(parts) == 1:
-        return parts[0], {"task": task_of_dataset(args.data[0]), "data": str(args.data[0])}
-    tasks = [task_of_dataset(path) for path in args.data]
+        return parts[0], {"task": task_of_dataset(folders[0]), "data": str(folders[0])}
+    tasks = [task_of_dataset(path) for path in folders]
     known = sorted({task for task in tasks if task})
     only = known[0] if len(known) == 1 and None not in tasks else None
-    return Concat(parts, args.keys or None), {"task": only, "tasks": known, "data": [str(path) for path in args.data]}
+    whole = Concat(parts, args.keys or None, shares, args.normalize)
+    told = {"shares": list(whole.shares)} if whole.shares else {}
+    told |= {"normalize": args.normalize} if args.normalize != "all" else {}
+    return whole, {"task": only, "tasks": known, "data": [str(path) for path in folders], **told}
+
+
+def _shelf(args: Args) -> Shelf | None:
+    """Where decoded pictures are kept between runs."""
+    from demos.decoded import Shelf, default_folder
+
+    if not 0 <= args.cache_gb < float("inf"):
+        raise InputError(f"--cache-gb {args.cache_gb:g}: gigabytes are finite and not negative; 0 keeps no pictures")
+    return Shelf(args.cache_dir or default_folder(), int(args.cache_gb * 1e9)) if args.cache_gb else None
 
 
 def _instructions(policy: str, data: Dataset | Concat) -> dict[str, Any]:
@@ -214,5 +247,12 @@ def _setting(text: str) -> tuple[str, Any]:
 
 
 def show(result: dict[str, Any], console: Console) -> None:
-    """Print one line."""
+    """Print two lines."""
     console.print(f"{result['run']}: {result['steps']} steps, loss {result['loss']:.4f}, {result['parameters']:,} parameters")
+    console.print(times_of_a_step(result["times"]))
+
+
+def times_of_a_step(times: Mapping[str, float]) -> str:
+    """The four times in words."""
+    load, preprocess, update = (1e3 * times[name] for name in ("load_s", "preprocess_s", "update_s"))
+    return f"a step: load {load:.3g} ms, preprocess {preprocess:.3g} ms, update {update:.3g} ms; {times['samples_per_s']:,.0f} samples/s"
