@@ -1,4 +1,4 @@
-"""Look at, check, repair, split, merge, edit, replay or convert a dataset or a ROS 2 bag; record a bag."""
+"""Look at, check, repair, split, merge, edit, replay, convert, push or pull a dataset; record a ROS 2 bag."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from sinew.cli import data_bags, data_edit, data_replay
+from sinew.cli import data_bags, data_edit, data_hub, data_replay
 from sinew.cli.data_bags import Convert, Record
 from sinew.cli.data_edit import Edit, Merge, Split
+from sinew.cli.data_hub import Card, Pull, Push
 from sinew.cli.data_replay import Replay
 
 if TYPE_CHECKING:
@@ -52,10 +53,13 @@ Args = (
     | Annotated[Replay, tyro.conf.subcommand("replay")]
     | Annotated[Convert, tyro.conf.subcommand("convert")]
     | Annotated[Record, tyro.conf.subcommand("record")]
+    | Annotated[Card, tyro.conf.subcommand("card")]
+    | Annotated[Push, tyro.conf.subcommand("push")]
+    | Annotated[Pull, tyro.conf.subcommand("pull")]
 )
 
 
-def run(args: Info | Split | Merge | Edit | Replay | Convert | Record) -> dict[str, Any]:
+def run(args: Info | Split | Merge | Edit | Replay | Convert | Record | Card | Push | Pull) -> dict[str, Any]:
     """Do what the subcommand says.
 
     Raises:
@@ -69,6 +73,8 @@ def run(args: Info | Split | Merge | Edit | Replay | Convert | Record) -> dict[s
         return data_bags.convert(args)
     if isinstance(args, Record):
         return data_bags.record(args)
+    if isinstance(args, (Card, Push, Pull)):
+        return data_hub.run(args)
     if isinstance(args, Split):
         return data_edit.split(args)
     if isinstance(args, Merge):
@@ -99,6 +105,9 @@ def errors_in(result: dict[str, Any]) -> int:
 
 def show(result: dict[str, Any], console: Console) -> None:
     """What the dataset holds, or what was found and done."""
+    if result["action"] in ("card", "push", "pull"):
+        data_hub.show(result, console)
+        return
     if result["action"] in ("convert", "record") or "bag" in result:
         data_bags.show(result, console)
         return
