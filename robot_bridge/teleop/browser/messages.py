@@ -78,7 +78,7 @@ def parse(text: str | bytes) -> Message:
             return Word(found["word"])
         if kind == "hello":
             return Hello(_text(found.get("token", "")), _text(found.get("session", "")))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as e:
         raise DataError(f"the page sent something that is no message ({type(e).__name__})") from None
     raise DataError("the page sent a message of no known kind: reload it")
 

@@ -168,7 +168,8 @@ class PageServer:
         if before is not None:
             threading.Thread(target=_refuse, args=(before[0], ELSEWHERE), daemon=True).start()
         try:
-            channel.send(json.dumps({"kind": "welcome", "session": session, "dead_man_s": self._dead_man_s, **self._about}))
+            told = {"kind": "welcome", "session": session, "at": self._now_ns(), "dead_man_s": self._dead_man_s}
+            channel.send(json.dumps({**told, **self._about}))
             self._listen(channel, presence)
         finally:
             with self._lock:

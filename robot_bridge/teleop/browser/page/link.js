@@ -21,6 +21,7 @@ export class Link {
     this.sent = new Map();
     this.roundTripMs = null;
     this.over = false;
+    this.deadManMs = 200;
   }
 
   get open() {
@@ -45,10 +46,13 @@ export class Link {
       this.session = message.session;
       sessionStorage.setItem("session", this.session);
       this.welcomed = true;
-      this.heard = this.number = 0;
+      this.heard = message.at;
+      this.deadManMs = 1000 * message.dead_man_s;
+      this.number = 0;
       this.sent.clear();
       this.watch();
       this.on.welcome(message);
+      this.say("pointer", []); // nobody holds when a page opens
     } else if (message.kind === "heard") {
       this.heard = message.at;
       const at = this.sent.get(message.number);

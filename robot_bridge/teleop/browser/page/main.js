@@ -12,7 +12,7 @@ import { Pointer } from "./pointer.js";
 import { Settings } from "./settings.js";
 import { View } from "./view.js";
 
-const IDLE_MS = 100, STALLED_MS = 200;
+const IDLE_MS = 100;
 const $ = (id) => document.getElementById(id);
 
 const view = new View();
@@ -60,7 +60,7 @@ function end(show) {
 
 /** One moment: whoever holds goes on to hold, else the first device that takes hold. */
 function step(now) {
-  if (now - lastStep > STALLED_MS) release(); // the page stood still: nobody knows what was meant meanwhile
+  if (now - lastStep > link.deadManMs) release(); // the page stood still: nobody knows what was meant meanwhile
   lastStep = now;
   const pad = gamepads.poll();
   if (!active?.hands().length) active = devices.find((device) => device.hands().length) ?? null;

@@ -16,10 +16,14 @@ from typing import Any
 import pytest
 from websockets.sync.client import connect
 
+from robot_bridge.takeover import Given
+from robot_bridge.teleop.browser.device import BrowserTakeover
 from robot_bridge.teleop.browser.server import PageServer
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-DEADLINE_S = 90.0
+DEADLINE_S = 60.0
+PATIENT_S = 20.0
+"""A dead man who waits for a machine that does other things; the page lets go by itself where the tests expect it to."""
 FLAGS = (
     "--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-dev-shm-usage",
     "--disable-extensions", "--mute-audio", "--no-proxy-server", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader",
@@ -48,6 +52,7 @@ class Tab:
         self.ask("Page.enable")
         self.ask("Runtime.enable")
         self.ask("Log.enable")
+        self.ask("Emulation.setFocusEmulationEnabled", enabled=True)
 
     def ask(self, method: str, **arguments: Any) -> Any:
         return self._browser.ask(method, session=self._session, **arguments)
@@ -83,6 +88,7 @@ class Tab:
         self.ask("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", buttons=int(down), clickCount=1, **more)
 
     def click(self, selector: str) -> None:
+        self.run(f"document.querySelector({selector!r}).scrollIntoView({{block: 'nearest'}})")
         x, y = self.centre(selector)
         self.mouse("mousePressed", x, y)
         self.mouse("mouseReleased", x, y)
@@ -185,3 +191,40 @@ def serving() -> Iterator[Callable[..., PageServer]]:
     yield start
     for server in running:
         server.close()
+
+
+@pytest.fixture
+def page(tab: Tab) -> Iterator[Callable[..., tuple[BrowserTakeover, Tab]]]:
+    """Open a device's page; at the end the browser must have had nothing to complain of."""
+    opened = []
+
+    def begin(size: tuple[int, int] = (1280, 800), mobile: bool = False, before: str = "", **settings: Any) -> tuple[BrowserTakeover, Tab]:
+        device = BrowserTakeover(**{"dead_man_s": PATIENT_S, **settings})
+        opened.append(device)
+        tab.screen(*size, mobile)
+        if before:
+            tab.before_each_page(before)
+        tab.open(device.server.link)
+        tab.wait("document.body?.dataset.phase === 'there'")
+        return device, tab
+
+    yield begin
+    for device in opened:
+        device.close()
+    assert not [text for text in tab.complaints if "ERR_CONNECTION" not in text]
+
+
+@pytest.fixture
+def after() -> Callable[..., Given]:
+    """What a device gives once it is as a condition says."""
+
+    def wait(device: BrowserTakeover, condition: Callable[[Given], Any]) -> Given:
+        return wait_for(lambda: (given := device.read()) is not None and condition(given) and given)
+
+    return wait
+
+
+@pytest.fixture
+def gone() -> Callable[[BrowserTakeover], None]:
+    """Wait until a device gives nothing."""
+    return lambda device: wait_for(lambda: device.read() is None)
