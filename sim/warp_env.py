@@ -12,8 +12,9 @@ from torch import Tensor
 from sim.interface import TaskInterface
 from sim.seeds import next_seed
 from sim.warp_physics import WarpPhysics
+from sim.warp_views import WarpViews
 from sinew.errors import InputError, SpecError
-from sinew.specs import ActionSpec, ObservationSpec
+from sinew.specs import IMAGES, ActionSpec, ObservationSpec
 
 
 class WarpVecEnv:
@@ -24,7 +25,7 @@ class WarpVecEnv:
     differs between runs.
 
     Args:
-        interface: task and action kind; without cameras.
+        interface: task, action kind and cameras.
         num_envs: N.
         seed: worlds start with seeds seed, seed + 1, … where `reset` is called without one.
         device: "cuda", "cuda:1" or "cpu", which is for tests.
@@ -40,8 +41,6 @@ class WarpVecEnv:
     ) -> None:
         if num_envs < 1:
             raise InputError(f"num_envs is {num_envs}; at least one world is needed")
-        if interface.cameras:
-            raise InputError("the Warp backend has no cameras yet; use --backend mujoco for pictures")
         self.interface, self.num_envs, self.scene = interface, num_envs, interface.scene
         self.max_episode_steps = interface.max_episode_steps
         more = {} if contacts is None else {"contacts": contacts}
@@ -49,6 +48,9 @@ class WarpVecEnv:
         self.device = self.physics.device
         self._there: Any = interface.to(self.device)  # its arrays are tensors
         self._decoder: Any = self._there.decoder(num_envs)
+        size = interface.image_size
+        self.views = WarpViews(self.physics, self.scene.model, interface.cameras, size, size) if interface.cameras else None
+        """What draws the cameras that are observed."""
         self._length = torch.zeros(num_envs, dtype=torch.int64, device=self.device)
         self._held = torch.zeros_like(self._length)
         self._seed = seed + torch.arange(num_envs, device=self.device)
@@ -98,7 +100,7 @@ class WarpVecEnv:
         which[torch.from_numpy(rows).to(self.device)] = True
         self._prepare(rows, seeds)
         fresh = self._observation or {k: torch.zeros_like(v) for k, v in self._next_observation.items()}
-        self._observation = self._start(which, fresh)
+        self._observation = self._start(which, fresh) | self._pictures()
         self._prepare(rows, [next_seed(s) for s in seeds])
         return dict(self._observation)
 
@@ -117,6 +119,7 @@ class WarpVecEnv:
         joints, openings = self._decoder.decode(action, self.qpos[:, scene.joint_qpos])
         self.physics.step(scene.control(joints, openings))
         observation, success = self._observe(self.qpos)
+        observation |= self._pictures()
         self._length = self._length + 1
         self._held = torch.where(success, self._held + 1, 0)
         terminated = self._held >= scene.task.hold_steps
@@ -124,6 +127,8 @@ class WarpVecEnv:
         info = {"success": terminated, "final_observation": observation, "episode_length": self._length, "seed": self._seed}
         self._ended = terminated | truncated
         self._observation = self._start(self._ended, observation)
+        if self.views is not None and self._ended.any():
+            self._observation |= self._pictures()
         return dict(self._observation), terminated.float(), terminated.clone(), truncated, info
 
     def joint_targets(self) -> np.ndarray:
@@ -169,7 +174,15 @@ class WarpVecEnv:
         """Begin what lies ready where `which` (N,) is true; the observation after that, of all worlds."""
         self._put(which, self._next)
         self._seed = torch.where(which, self._next_seed, self._seed)
-        return {key: torch.where(which[:, None], self._next_observation[key], value) for key, value in observation.items()}
+        begun = self._next_observation
+        return {key: torch.where(which[:, None], begun[key], value) if key in begun else value for key, value in observation.items()}
+
+    def _pictures(self) -> dict[str, Tensor]:
+        """What the cameras see now, (N, H, W, 3) each."""
+        if self.views is None:
+            return {}
+        self.views.look()
+        return {IMAGES + camera: self.views.images(camera) for camera in self.interface.cameras}
 
     def _put(self, which: Tensor, qpos: Tensor) -> None:
         scene = self._there.scene

@@ -8,6 +8,7 @@ The one module that imports `warp` and `mujoco_warp`. Positions, velocities and 
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -21,6 +22,10 @@ CONTACTS, ROWS_PER_CONTACT = 48, 4
 """Contacts that a world may have at a time, and rows of constraints for each, limits included."""
 OVERFLOWS = {"contacts": 2 | 4, "constraints": 1 | 64}
 """What ran over → the bits of MuJoCo Warp's `overflow` that say so."""
+
+
+SKY = (0.86, 0.9, 0.95, 1.0)
+"""Colour where a camera sees nothing; OpenGL draws a gradient there."""
 
 
 class WarpPhysics:
@@ -37,6 +42,9 @@ class WarpPhysics:
         MissingDependency: MuJoCo Warp is not installed, or another version of MuJoCo than it was made for.
         InputError: no such device, its driver is too old, it has no room for so many worlds, or the model holds what Warp cannot express.
     """
+
+    GEOM = int(mujoco.mjtObj.mjOBJ_GEOM)
+    """Kind of what is seen that is a geom."""
 
     def __init__(self, model: mujoco.MjModel, num_envs: int, device: str, substeps: int, contacts: int = CONTACTS) -> None:
         wp, mjw = _modules()
@@ -96,6 +104,26 @@ class WarpPhysics:
         if bits:
             return f"needs more {over[0]} than there is room for; give more than {self._contacts} contacts"
         return "diverged; a smaller time step or softer servos are needed"
+
+    def eyes(self, model: mujoco.MjModel, cameras: Sequence[int], size: tuple[int, int], depth: bool, bodies: bool) -> Any:
+        """What draws the cameras of these numbers, each in pictures of size (width, height)."""
+        with self._wp.ScopedDevice(self._place):
+            return self._mjw.create_render_context(
+                model, nworld=self.num_envs, cam_res=size, render_rgb=True, render_depth=depth, render_seg=bodies,
+                cam_active=list(cameras), background_color=SKY, enable_specular=False,
+            )  # fmt: skip
+
+    def looked(self, context: Any) -> tuple[Tensor, Tensor, Tensor]:
+        """Tensors that `draw` fills: (N, R) packed colours, (N, R) metres, (N, R, 2) numbers and kinds of what is seen."""
+        return tuple(self._wp.to_torch(getattr(context, name)) for name in ("rgb_data", "depth_data", "seg_data"))  # type: ignore[return-value]
+
+    def draw(self, context: Any) -> None:
+        """Draw the worlds as they are now."""
+        with self._wp.ScopedDevice(self._place), self._wp.ScopedStream(self._stream(), sync_enter=False):
+            for place in (self._mjw.kinematics, self._mjw.com_pos, self._mjw.camlight):
+                place(self.model, self.data)
+            self._mjw.refit_bvh(self.model, self.data, context)
+            self._mjw.render(self.model, self.data, context)
 
     def _advance(self) -> None:
         for k in range(self.substeps):
