@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup demo test lint types layers unit wheel colcon conformance ros gl clean
+.PHONY: setup demo test lint types layers unit wheel colcon conformance ros gl browser clean
 
 setup: $(VENV)/.installed gl
 
@@ -34,7 +34,11 @@ types: $(VENV)/.installed
 layers: $(VENV)/.installed
 	$(BIN)/lint-imports --no-cache
 
-unit: $(VENV)/.installed
+# The page that moves a robot is tried in a real one; without it those tests say that they are left out.
+browser: $(VENV)/.installed
+	@$(BIN)/python .ci/ensure_browser.py
+
+unit: $(VENV)/.installed browser
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 # A wheel, in a venv that has never seen this folder, run from elsewhere.

@@ -42,7 +42,8 @@ def look_at(prefix: Path) -> None:
     (site,) = prefix.glob("lib/python3*/site-packages")
     missing = [name for name in PACKAGES if not (site / name / "__init__.py").is_file()]
     check(not missing, f"the packages {missing} were not installed")
-    check((site / "sinew/py.typed").is_file(), "data files were not installed")
+    data = ("sinew/py.typed", "robot_bridge/teleop/browser/page/main.js")
+    check(all((site / name).is_file() for name in data), "data files were not installed")
 
 
 def use(install: Path, python: Path, tmp: Path) -> None:

@@ -35,6 +35,8 @@ def main() -> None:
         env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
         names = ", ".join(PACKAGES)
         sh(python, "-c", f"import {names}; assert all('site-packages' in m.__file__ for m in ({names}))", cwd=tmp, env=env)
+        page = "from importlib.resources import files; assert (files('robot_bridge.teleop.browser') / 'page' / 'main.js').is_file()"
+        sh(python, "-c", page, cwd=tmp, env=env)
         sinew = tmp / "venv" / "bin" / "sinew"
         sh(sinew, "doctor", "--json", cwd=tmp, env=env)  # fails where the core does not work
         tasks = json.loads(sh(sinew, "tasks", "--json", cwd=tmp, env=env))

@@ -288,4 +288,6 @@ def _optional(name: str) -> ModuleType:
     try:
         return import_module(name)
     except ImportError as e:
-        raise MissingDependency(f"a policy server needs {name.split('.')[0]}: pip install 'sinew[serve]' ({line(e)})") from None
+        raise MissingDependency(
+            f"a policy server, and a page that moves a robot, needs {name.split('.')[0]}: pip install 'sinew[serve]' ({line(e)})"
+        ) from None

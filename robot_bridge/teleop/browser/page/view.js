@@ -3,7 +3,7 @@
 const $ = (id) => document.getElementById(id);
 const NAMES = { pointer: "pointer", keyboard: "keys", gamepad: "gamepad", headset: "headset", gripper: "gripper" };
 const COLORS = { idle: "#7b8b99", moving: "#2bb3a3", warn: "#e0a020", bad: "#e5484d" };
-const SAID = { success: "success", failure: "failure", discard: "thrown away", pause: "pause", stop: "ending", undo: "taken back" };
+const SAID = { success: "success", failure: "failure", discard: "thrown away", pause: "pause", stop: "ending", undo: "taken back", again: "the last episode again" };
 
 export class View {
   constructor() {
