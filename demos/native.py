@@ -227,8 +227,12 @@ def trimmed(beside: Beside, told: Mapping[str, Any], first_ns: int, end_ns: int)
 
 
 def losses(told: Mapping[str, Any]) -> dict[str, int]:
-    """What an account tells of as missing, by words for people: {"messages of joint_position": 3}; empty where nothing is."""
-    found = {f"messages of {k} lost": s["lost"] for k, s in told.get("streams", {}).items() if s.get("lost")}
+    """What an account tells of as missing, in words for people: {"messages of joint_position missing": 3}; empty where nothing is."""
+    missing: dict[int, list[str]] = {}
+    for name, stream in told.get("streams", {}).items():
+        if stream.get("lost"):
+            missing.setdefault(stream["lost"], []).append(name)
+    found = {f"messages of {', '.join(names)} missing": n for n, names in missing.items()}
     found |= {f"frames dropped ({_words(k)})": n for k, n in told.get("dropped", {}).items() if n}
     found |= {f"ticks skipped ({_words(k)})": n for k, n in told.get("skipped", {}).items() if n}
     return found | {f"clock jumps of {k}": n for k, n in told.get("clock_jumps", {}).items() if n}

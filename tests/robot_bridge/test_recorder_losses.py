@@ -148,7 +148,7 @@ def test_every_stream_is_kept_at_its_own_rate_and_what_is_missing_is_counted(tmp
     assert values.tolist() == [n for n in range(100) if n not in (40, 41, 42)]
     assert account(tmp_path / "d", 1)["streams"]["joint_position"]["lost"] == 0
     assert told["alignment"]["rate_hz"] == 30.0 and told["alignment"]["streams"]["images.camera0"]["alignment"] == "newest"
-    assert "3 messages of joint_position lost" in next(s for s in said if s.startswith("episode 0:"))
+    assert "3 messages of joint_position missing" in next(s for s in said if s.startswith("episode 0:"))
     assert any("clock behind /joint_states was set anew" in s for s in said)
 
 
