@@ -59,8 +59,7 @@ class LearnerConfig:
     smoothing_clip: float = 0.3
     """That noise is clipped to plus or minus this."""
     output_l2: float = 0.1
-    """What an actor's mean squared output costs, as a share of the range of returns where that is known: a reward that is worth four
-    times as much then leads to the same corrections."""
+    """Weight of the mean squared actor output in the actor's loss."""
     target_actor: bool = True
     """Whether targets ask a slow copy of the actor (TD3), or the actor itself (SAC)."""
     target_entropy: float | None = None
@@ -73,11 +72,6 @@ class LearnerConfig:
     """Whether targets count the entropy; with sparse rewards it pays the actor for staying alive."""
     engine: EngineName = "auto"
     """How networks are computed: auto, loop, loop_bf16, autograd, compile, graph (`rl.engine`)."""
-
-    @property
-    def span(self) -> float:
-        """From the least to the greatest return; 1 where nobody tells."""
-        return 1.0 if self.target_low is None or self.target_high is None else self.target_high - self.target_low
 
     def __post_init__(self) -> None:
         if self.actor_every < 1 or self.target_heads < 1 or not 0 < self.tau <= 1:
@@ -270,7 +264,7 @@ class Learner:
         (grad_out,) = torch.autograd.grad(-value, out)
         grad_x = judge.engine.backward(grad_out, parameters=False, inputs=True)
         size = u.square().mean()
-        beside = self.config.output_l2 * self.config.span * size
+        beside = self.config.output_l2 * size
         if log_p is not None and self.config.target_entropy is not None:
             beside = beside + self.log_temperature.exp().detach() * log_p.mean()
         self.actor_optimizer.zero_grad(set_to_none=True)
@@ -300,7 +294,7 @@ class Learner:
             torch._foreach_copy_(actor, kept)  # pyright: ignore[reportPrivateImportUsage]
 
     def stay_near(self, weight: float, temperature: float) -> None:
-        """The actor's output costs `weight` per mean square (`LearnerConfig.output_l2`); a new learner begins at this temperature."""
+        """The actor's output costs `weight` per mean square from now on; a learner that is new begins at this temperature."""
         self.config = replace(self.config, output_l2=weight)
         if not self.updates:
             self.log_temperature.data.fill_(math.log(temperature))
