@@ -14,7 +14,8 @@ from sinew.progress import Progress
 if TYPE_CHECKING:
     from robot_bridge.deploy import DeployConfig
     from robot_bridge.gate import Operator, SafetyGate
-    from robot_bridge.interfaces import Recorder, TaskInterface
+    from robot_bridge.interfaces import TaskInterface
+    from robot_bridge.recording import DatasetRecorder
     from robot_bridge.report import EpisodeResult
     from robot_bridge.robots import RobotConfig
     from robot_bridge.scene import Scene
@@ -40,7 +41,7 @@ class Cell:
     gate: SafetyGate
     config: DeployConfig
     contract: Any
-    record: Recorder | None
+    record: DatasetRecorder | None
     confirm: Callable[[str], bool] | None
     judge: Callable[[EpisodeResult], bool | None] | None
     look: Callable[[Observation], str] | None
@@ -87,6 +88,7 @@ def open_cell(args: Args, source: Source, stack: ExitStack, progress: Progress, 
     from robot_bridge.deploy import DeployConfig, make_gate
     from robot_bridge.gate import Operator
     from sinew.cli.calibrated import look, watching
+    from sinew.cli.recording_watch import before
 
     robot_config = _robot_config(args)
     task, interface = _task(args, source, robot_config)
@@ -112,7 +114,13 @@ def open_cell(args: Args, source: Source, stack: ExitStack, progress: Progress, 
     keys = _switches(args, operator, stack, progress)
     if args.hold_on_drift:
         stack.enter_context(watching(args, calibration, operator, progress.note))
-    record = _recorder(args, source, task, interface, robot_config, calibration, stack)
+    record = _recorder(args, source, task, interface, robot_config, calibration, stack, progress)
+    cameras = look(args.calibration, calibration, interface, robot, robot_config)
+    if record is not None and args.record_trouble == "stop":
+        longest_s = (args.max_steps or interface.max_episode_steps) / interface.action_spec.rate_hz
+        seen = before(record, longest_s, cameras)
+    else:
+        seen = cameras
     if args.mcap is not None:
         from robot_bridge.bag_recorder import recorded
 
@@ -128,7 +136,7 @@ def open_cell(args: Args, source: Source, stack: ExitStack, progress: Progress, 
         record=record,
         confirm=_confirm(args, keys),
         judge=_judge(keys) if scene is None and keys is not None else None,
-        look=look(args.calibration, calibration, interface, robot, robot_config),
+        look=seen,
     )
 
 
@@ -234,7 +242,8 @@ def _recorder(
     robot_config: RobotConfig | None,
     calibration: Calibration | None,
     stack: ExitStack,
-) -> Recorder | None:
+    progress: Progress,
+) -> DatasetRecorder | None:
     if args.record is None:
         return None
     from robot_bridge.recording import DatasetRecorder
@@ -249,6 +258,7 @@ def _recorder(
         about=about,
         on_trouble=args.record_trouble,
         calibration=calibration,
+        tell=progress.note,
     )
     stack.callback(recorder.close)
     return recorder

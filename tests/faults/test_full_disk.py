@@ -96,6 +96,34 @@ tell(
 """
 
 
+ROOM = """
+import sim
+from demos import Dataset
+from robot_bridge.faults.trial import Trial
+from robot_bridge.recording import DatasetRecorder
+from sinew.cli.recording_watch import before
+from sinew.errors import InputError
+
+with DatasetRecorder(disk / "data", sim.make_interface("lift")) as recorder:
+    first = recorder.room().refusal(1e6)  # nothing was measured yet
+    Trial(record=recorder, look=lambda world: before(recorder, 60.0, None)).run(seeds=(0,), max_steps=20)
+    fill(1 << 20)
+    recorder._room._asked_s = -10.0  # as if it had been a while
+    trial, told = Trial(record=recorder, look=lambda world: before(recorder, 60.0, None)), ""
+    try:
+        trial.run(seeds=(1,), max_steps=20)
+    except InputError as e:
+        told = str(e)
+tell(first=first, told=told, moved=len(trial.robot.commands), kept=Dataset(disk / "data").num_episodes)
+"""
+
+
+def test_an_episode_that_would_not_fit_is_not_begun(on_disk):
+    told = on_disk(ROOM)
+    assert told["first"] == "" and "an episode of up to 60 s would not fit" in told["told"] and "\n" not in told["told"]
+    assert told["moved"] == 0 and told["kept"] == 1
+
+
 def test_a_deployment_that_records_stops_with_the_robot_at_rest(on_disk):
     told = on_disk(RECORDING.replace("{on_trouble}", "stop"))
     assert "No space left on device" in told["told"] and "free space" in told["told"] and "\n" not in told["told"]
