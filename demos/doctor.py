@@ -4,52 +4,26 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from demos import accounts, layout, tables, video
+from demos.checks.doubles import check_doubles
+from demos.checks.finding import Finding
+from demos.checks.pictures import check_pictures
+from demos.checks.tasks import check_tasks
+from demos.checks.times import check_times
+from demos.checks.values import check_values
 from demos.dataset import Dataset
 from demos.journal import read_journal
-from demos.layout import cameras, columns
+from demos.layout import cameras
 from sinew import calibrations
 from sinew.config import to_json
 from sinew.errors import DataError
 from sinew.progress import SILENT, Progress
-from sinew.specs import ACTION, STATE
-
-STILL_LEVELS = 16
-"""Of 255: pictures that differ less everywhere are the same picture; codecs change still scenes by less."""
-BLANK_LEVELS = 3
-MOVED_PART = 0.02
-"""Of a state element's range: less is standing still."""
-GAP_PERIODS = 1.5
-TOLERANCE_S = 1e-4
-"""LeRobot's own tolerance between "timestamp" and frame_index / fps."""
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that was found."""
-
-    level: str
-    """"error": cannot be read as it is; "warning": can be read but should not be trained on unseen; "note"."""
-    where: str
-    """File or folder within the dataset."""
-    message: str
-    key: str | None = None
-    episode: int | None = None
-    frame: int | None = None
-    """Frame within the episode."""
-
-    def __str__(self) -> str:
-        place = [self.where]
-        place += [f"episode {self.episode}"] if self.episode is not None else []
-        place += [f"frame {self.frame}"] if self.frame is not None else []
-        place += [self.key] if self.key else []
-        return f"{self.level}: {', '.join(place)}: {self.message}"
 
 
 @dataclass(frozen=True)
@@ -147,13 +121,28 @@ def check(root: Path | str, *, pictures: bool = True, progress: Progress = SILEN
         return Report(str(root), tuple(findings), (), facts["total_episodes"], facts["total_frames"])
     if not len(dataset):
         return Report(str(root), tuple(findings))
-    findings += [*_indices(dataset), *_tasks(dataset), *_values(dataset), *_times(dataset), *_calibrations(dataset)]
+    for look in (_indices, check_tasks, check_values, check_times, check_doubles, _calibrations):
+        findings += look(dataset)
     findings += [Finding(level, where, told, episode=i) for level, where, told, i in accounts.odd(root, dataset.num_episodes)]
     cut = [i for i in range(dataset.num_episodes) if dataset.episode(i).interrupted]
     findings += [Finding("note", "meta/episodes", "recording was interrupted", episode=i) for i in cut]
     if pictures:
-        findings += _pictures(dataset, progress)
+        findings += check_pictures(dataset, progress)
+    findings = [replace(f, advice=f.advice or _advice(f, dataset)) for f in findings]
     return Report(str(root), tuple(findings), (), dataset.num_episodes, len(dataset))
+
+
+def _advice(finding: Finding, dataset: Dataset) -> str:
+    """What to do with an episode that should not be trained on: cut off an end of it, or leave it out."""
+    if finding.level != "warning" or finding.episode is None or not finding.kind:
+        return ""
+    length, edit = dataset.episode(finding.episode).length, f"sinew data edit {dataset.root}"
+    first = finding.frame or 0
+    last = length - 1 if finding.frame is None else first if finding.last is None else finding.last
+    keep = f"{finding.episode}:{last + 1}-" if first == 0 else f"{finding.episode}:-{first - 1}"
+    if finding.kind != "stamp" and (first == 0) != (last == length - 1) and last - first + 1 <= length // 2:
+        return f"cut it off: {edit} --trim {keep} --out NEW"
+    return f"look at it, or leave it out: {edit} --delete {finding.episode} --out NEW"
 
 
 def _files(root: Path, facts: dict[str, Any]) -> Iterator[Finding]:
@@ -216,60 +205,6 @@ def _indices(dataset: Dataset) -> Iterator[Finding]:
                 yield Finding("error", "data", f"is {found}, expected {want[wrong[0]]}", key, i, frame)
 
 
-def _tasks(dataset: Dataset) -> Iterator[Finding]:
-    for number, task in enumerate(dataset.tasks):
-        if not task.strip():
-            used = np.flatnonzero(dataset.column("task_index")[:, 0] == number)
-            place = dataset.locate(int(used[0])) if used.size else (None, None)
-            yield Finding("warning", layout.TASKS, "the task is empty", "task", *place)
-    outside = np.flatnonzero((dataset.column("task_index")[:, 0] < 0) | (dataset.column("task_index")[:, 0] >= len(dataset.tasks)))
-    if outside.size:
-        yield Finding("error", "data", f"names a task that {layout.TASKS} lacks", "task_index", *dataset.locate(int(outside[0])))
-
-
-def _values(dataset: Dataset) -> Iterator[Finding]:
-    for key in columns(dataset.info):
-        values = dataset.column(key).reshape(len(dataset), -1)
-        if values.dtype.kind != "f":
-            continue
-        bad = np.argwhere(~np.isfinite(values))
-        if len(bad):
-            frame, element = bad[0]
-            message = f"element {element} is {values[frame, element]}; {len(set(bad[:, 0].tolist()))} frames are not finite"
-            yield Finding("warning", "data", message, key, *dataset.locate(int(frame)))
-    spec = dataset.action_spec
-    low, high = np.asarray(spec.low), np.asarray(spec.high)
-    action = dataset.column(ACTION).reshape(len(dataset), -1)
-    outside = np.argwhere((action < low - 1e-3 * (high - low)) | (action > high + 1e-3 * (high - low)))
-    if len(outside):
-        frame, element = outside[0]
-        name, count = spec.names[element], len(set(outside[:, 0].tolist()))
-        message = f"{name} is {action[frame, element]:.6g}, outside {low[element]:g} … {high[element]:g}; {count} frames are"
-        yield Finding("note", "data", message, ACTION, *dataset.locate(int(frame)))
-
-
-def _times(dataset: Dataset) -> Iterator[Finding]:
-    late = np.abs(dataset.column("timestamp")[:, 0] - dataset.column("frame_index")[:, 0] / dataset.fps)
-    # float32 seconds are coarser than the tolerance late in a long episode.
-    wrong = np.flatnonzero(late > TOLERANCE_S + 1e-6 * np.abs(dataset.column("timestamp")[:, 0]))
-    if wrong.size:
-        message = f"is {late[wrong[0]]:.4f} s away from frame_index / fps; {wrong.size} frames are"
-        yield Finding("warning", "data", message, "timestamp", *dataset.locate(int(wrong[0])))
-    if layout.STAMP not in columns(dataset.info):
-        return
-    stamps, period_ns = dataset.column(layout.STAMP)[:, 0], 1e9 / dataset.fps
-    for i in range(dataset.num_episodes):
-        e = dataset.episode(i)
-        step = np.diff(stamps[e.start : e.start + e.length])
-        back, gaps = np.flatnonzero(step <= 0), np.flatnonzero(step > GAP_PERIODS * period_ns)
-        if back.size:
-            yield Finding("warning", "data", f"does not rise ({step[back[0]] / 1e6:.1f} ms)", layout.STAMP, i, int(back[0]) + 1)
-        if gaps.size:
-            worst = gaps[step[gaps].argmax()]
-            message = f"gap of {step[worst] / 1e6:.1f} ms where {period_ns / 1e6:.1f} ms is usual; {gaps.size} gaps in this episode"
-            yield Finding("warning", "data", message, layout.STAMP, i, int(worst) + 1)
-
-
 def _calibrations(dataset: Dataset) -> Iterator[Finding]:
     """Episodes whose cameras were elsewhere than those of the first ones."""
     where = f"meta/{calibrations.FILE}"
@@ -297,51 +232,6 @@ def _calibrations(dataset: Dataset) -> Iterator[Finding]:
         level, what = ("warning", told) if told else ("note", "the cameras were calibrated again and are where they were")
         message = f"episodes {these} have calibration {calibration.hash}, the first ones {before.hash}: {what}"
         yield Finding(level, where, message, episode=calibration.from_episode)
-
-
-def _pictures(dataset: Dataset, progress: Progress) -> Iterator[Finding]:
-    progress.start("check pictures", dataset.num_episodes * len(dataset.cameras))
-    moving = dataset.column(STATE).reshape(len(dataset), -1) if STATE in columns(dataset.info) else dataset.column(ACTION)
-    span = np.ptp(moving, axis=0) if len(dataset) else np.ones(1)
-    for key in dataset.cameras:
-        for i in range(dataset.num_episodes):
-            e = dataset.episode(i)
-            path = (layout.VIDEO if cameras(dataset.info)[key] == "video" else layout.DATA).split("/")[0]
-            try:
-                state = moving[e.start : e.start + e.length] / np.where(span > 0, span, 1)
-                yield from (Finding("warning", path, m, key, i, at) for at, m in _still(dataset, key, i, state))
-            except DataError as error:
-                yield Finding("error", path, str(error), key, i)
-            progress.advance()
-
-
-def _still(dataset: Dataset, key: str, episode: int, state: np.ndarray) -> Iterator[tuple[int, str]]:
-    """First frame and story of blank stretches and of stretches that stand still although the robot moves."""
-    reference: np.ndarray | None = None
-    begin, at, blank, first_blank = 0, 0, 0, 0
-    stretches: list[tuple[int, int]] = []
-    fps, shape = dataset.fps, layout.image_shape(dataset.info["features"][key])
-    for block in dataset.pictures(key, episode):
-        if block.shape[1:] != shape:
-            raise DataError(f"pictures are {block.shape[1:]}, info.json says {shape}")
-        for image in block:
-            if int(image.max()) - int(image.min()) <= BLANK_LEVELS:
-                first_blank = at if not blank else first_blank
-                blank += 1
-            small = image.astype(np.int16)
-            if reference is None or np.abs(small - reference).max() > STILL_LEVELS:
-                stretches.append((begin, at))
-                reference, begin = small, at
-            at += 1
-    stretches.append((begin, at))
-    if at < len(state):
-        raise DataError(f"has {at} of {len(state)} frames; run sinew data repair")
-    if blank >= min(fps, len(state)):
-        yield first_blank, f"shows one colour in {blank} of {len(state)} frames"
-    begin, end = max(stretches, key=lambda s: s[1] - s[0])
-    moved = np.ptp(state[begin:end], axis=0).max() > MOVED_PART if end - begin > 1 else False
-    if end - begin >= min(fps, len(state)) and moved and blank < end - begin:
-        yield begin, f"the picture does not change up to frame {end - 1} although the robot moves: the camera is stuck"
 
 
 def _plain(error: DataError, path: Path) -> str:

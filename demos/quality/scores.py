@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from demos.dataset import Dataset
+from demos.positions import places
 from demos.quality import motion
 from demos.quality.features import CHUNK, Points, points, standardised
 from demos.quality.neighbours import information, nearest_elsewhere
@@ -126,19 +127,13 @@ def path_of(dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
 
     Without a state it is what was asked for: the action.
     """
-    if STATE in dataset.observation_spec.tensors:
-        spec, values = dataset.observation_spec[STATE], dataset.column(STATE).reshape(len(dataset), -1)
-        names, units = spec.names or ("",) * values.shape[1], [u.strip() for u in spec.unit.split(",")]
-        units = units if len(units) == values.shape[1] else units * values.shape[1] if len(units) == 1 else [""] * values.shape[1]
-        at = [u in ("", "m", "rad") and not n.endswith(("velocity", "effort", "torque", ".vel")) for n, u in zip(names, units, strict=True)]
-    else:
-        names, values = dataset.action_spec.names, dataset.column(ACTION).reshape(len(dataset), -1)
-        at = [True] * values.shape[1]
-    fingers = ["gripper" in name or "finger" in name for name in names]
-    place = np.array([a and not f for a, f in zip(at, fingers, strict=True)])
+    key = STATE if STATE in dataset.observation_spec.tensors else ACTION
+    values = dataset.column(key).reshape(len(dataset), -1)
+    told = dataset.observation_spec[STATE] if key == STATE else None
+    place, fingers = places(told.names if told else dataset.action_spec.names, told.unit if told else "", values.shape[1])
     if not place.any():
-        place = ~np.array(fingers)
-    return standardised(values[:, place]), standardised(values[:, np.array(fingers)])
+        place = ~fingers
+    return standardised(values[:, place]), standardised(values[:, fingers])
 
 
 def doubts(values: Mapping[str, np.ndarray]) -> np.ndarray:

@@ -1,22 +1,26 @@
-"""Look at, check, repair, split, merge, edit, replay, convert, push or pull a dataset; record a ROS 2 bag."""
+"""Look at, check, repair, score, split, merge, edit, replay, convert, push or pull a dataset; record a ROS 2 bag."""
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from sinew.cli import data_bags, data_edit, data_hub, data_replay
+from sinew.cli import data_bags, data_edit, data_hub, data_quality, data_replay
 from sinew.cli.data_bags import Convert, Record
 from sinew.cli.data_edit import Edit, Merge, Split
 from sinew.cli.data_hub import Card, Pull, Push
+from sinew.cli.data_quality import Quality
 from sinew.cli.data_replay import Replay
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+MOST_ALIKE = 10
+"""Findings of one kind and key that are printed."""
 DAMAGED = 2
 """Exit code where errors remain."""
 
@@ -47,6 +51,7 @@ Args = (
     Annotated[Info, tyro.conf.subcommand("info")]
     | Annotated[Check, tyro.conf.subcommand("check")]
     | Annotated[Repair, tyro.conf.subcommand("repair")]
+    | Annotated[Quality, tyro.conf.subcommand("quality")]
     | Annotated[Split, tyro.conf.subcommand("split")]
     | Annotated[Merge, tyro.conf.subcommand("merge")]
     | Annotated[Edit, tyro.conf.subcommand("edit")]
@@ -59,7 +64,7 @@ Args = (
 )
 
 
-def run(args: Info | Split | Merge | Edit | Replay | Convert | Record | Card | Push | Pull) -> dict[str, Any]:
+def run(args: Info | Quality | Split | Merge | Edit | Replay | Convert | Record | Card | Push | Pull) -> dict[str, Any]:
     """Do what the subcommand says.
 
     Raises:
@@ -73,6 +78,8 @@ def run(args: Info | Split | Merge | Edit | Replay | Convert | Record | Card | P
         return data_bags.convert(args)
     if isinstance(args, Record):
         return data_bags.record(args)
+    if isinstance(args, Quality):
+        return data_quality.quality(args)
     if isinstance(args, (Card, Push, Pull)):
         return data_hub.run(args)
     if isinstance(args, Split):
@@ -111,6 +118,9 @@ def show(result: dict[str, Any], console: Console) -> None:
     if result["action"] in ("convert", "record") or "bag" in result:
         data_bags.show(result, console)
         return
+    if result["action"] == "quality":
+        data_quality.show(result, console)
+        return
     if result["action"] == "replay":
         data_replay.show(result, console)
         return
@@ -123,18 +133,27 @@ def show(result: dict[str, Any], console: Console) -> None:
     for action in result.get("actions", ()):
         console.print(f"done     {action}", markup=False, highlight=False, soft_wrap=True)
     colours = {"error": "red", "warning": "yellow", "note": "dim"}
+    alike: Counter[tuple[str, str | None]] = Counter()
     for finding in result["findings"]:
-        level = finding["level"]
+        level, group = finding["level"], (finding["kind"] or finding["message"], finding["key"])
+        alike[group] += 1
+        if alike[group] > MOST_ALIKE:
+            continue
         console.print(f"[{colours[level]}]{level:<8}[/]", end=" ")
-        console.print(f"{place(finding)}: {finding['message']}", markup=False, highlight=False, soft_wrap=True)
+        advice = f"; {finding['advice']}" if finding["advice"] else ""
+        console.print(f"{place(finding)}: {finding['message']}{advice}", markup=False, highlight=False, soft_wrap=True)
+    for (what, key), count in alike.items():
+        if count > MOST_ALIKE:
+            more = f"… and {count - MOST_ALIKE} more of {what!r}{f', {key}' if key else ''}; --json tells all"
+            console.print(more, markup=False, highlight=False, soft_wrap=True)
     console.print(verdict(result), markup=False, highlight=False, soft_wrap=True)
 
 
 def place(finding: dict[str, Any]) -> str:
-    """Where something was found: file, episode, frame, key."""
-    parts = [finding["where"]]
-    parts += [f"{name} {finding[name]}" for name in ("episode", "frame") if finding.get(name) is not None]
-    return ", ".join([*parts, finding["key"]] if finding.get("key") else parts)
+    """Where something was found: file, episode, frames, key."""
+    from demos import Finding
+
+    return Finding(**finding).place
 
 
 def verdict(result: dict[str, Any]) -> str:

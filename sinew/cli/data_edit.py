@@ -123,10 +123,11 @@ def edit(args: Edit) -> dict[str, Any]:
     stay -= _doubtful(args)
     away = [n for n in ("keep", "delete", "keep_best", "drop_worst", "trim") if getattr(args, n) not in (None, "", ())]
     if not (away or args.task or args.success or args.failure):
-        raise InputError("nothing is to be changed: give --keep, --delete, --keep-best, --drop-worst, --trim, --task, --success or --failure")
+        options = "--keep, --delete, --keep-best, --drop-worst, --trim, --task, --success or --failure"
+        raise InputError(f"nothing is to be changed: give {options}")
     if away and args.out is None:
-        raise InputError(f"--{away[0].replace('_', '-')} makes another dataset: give a folder for it with --out; words and outcomes "
-                         "can be changed in place")
+        what = f"--{away[0].replace('_', '-')} makes another dataset"
+        raise InputError(f"{what}: give a folder for it with --out; words and outcomes can be changed in place")
 
     def change(option: str, chosen: Iterable[int], **values: Any) -> None:
         for i in chosen:

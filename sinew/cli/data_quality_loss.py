@@ -26,7 +26,7 @@ LARGEST_PICTURE_PX = 48
 class Effort:
     """How long each fold learns."""
 
-    steps: int = 500
+    steps: int = 300
     batch_size: int = 128
     learning_rate: float = 2e-3
     hidden: tuple[int, ...] = (128, 128)

@@ -61,7 +61,7 @@ def test_a_sound_dataset_has_no_findings(source):
 
 
 CHANGES = [
-    (1, "action", set_at(7, 2, np.nan), ("warning", "action", 1, 7), "element 2 is nan; 1 frames"),
+    (1, "action", set_at(7, 2, np.nan), ("warning", "action", 1, 7), "element 2 is nan; 1 frame not finite"),
     (2, "observation.state", set_at(0, 0, np.inf), ("warning", "observation.state", 2, 0), "element 0 is inf"),
     (
         1,
@@ -75,7 +75,7 @@ CHANGES = [
     (1, "frame_index", set_at(3, 17), ("error", "frame_index", 1, 3), "is 17, expected 3"),
     (1, "episode_index", set_at(3, 2), ("error", "episode_index", 1, 3), "is 2, expected 1"),
     (2, "task_index", set_at(3, 9), ("error", "task_index", 2, 3), "names a task"),
-    (2, "action", set_at(3, 1, 1.5), ("note", "action", 2, 3), "y is 1.5, outside -1 … 1"),
+    (2, "action", set_at(3, 1, 1.5), ("warning", "action", 2, 3), "y is 1.5, outside -1 … 1; 1 frame"),
 ]
 
 

@@ -33,7 +33,7 @@ class Budget:
     bad_each: int = 6
     """Episodes of each of the five kinds of bad ones."""
     folds: int = 5
-    steps: int = 1500
+    steps: int = 1000
     batch_size: int = 128
     scenes: int = 200
 
