@@ -57,7 +57,7 @@ colcon: $(VENV)/.installed .venv-colcon/.installed
 # The real lerobot wants another torch, so it lives apart.
 .venv-lerobot/.installed:
 	test -x .venv-lerobot/bin/python || $(PYTHON) -m venv .venv-lerobot
-	.venv-lerobot/bin/pip install --quiet --disable-pip-version-check lerobot==0.4.4 'transformers==4.57.1' num2words pytest
+	.venv-lerobot/bin/pip install --quiet --disable-pip-version-check lerobot==0.4.4 'transformers==4.57.1' num2words pytest feetech-servo-sdk==1.0.0
 	touch $@
 
 conformance: .venv-lerobot/.installed

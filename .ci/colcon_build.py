@@ -10,7 +10,7 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-NODES = ("calibrate", "deploy", "doctor", "record", "robot", "serve")
+NODES = ("calibrate", "collect", "deploy", "doctor", "record", "robot", "serve")
 PACKAGES = ("sinew", "policies", "sim", "robot_bridge", "rl", "rewards", "calibration", "demos")
 NOT_SOURCE = (".git", ".venv*", "build", "install", "log", "runs", "*.egg-info", "__pycache__", ".*_cache", ".hypothesis")
 

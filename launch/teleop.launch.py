@@ -1,13 +1,12 @@
-"""ros2 launch sinew teleop.launch.py arguments:="…": drive the robot of this ROS 2 graph by hand with `sinew teleop`."""
+"""ros2 launch sinew teleop.launch.py teleop:=topic out:=/data/lift: a person moves the robot of this ROS 2 graph, and it is recorded."""
 
-from sinew.cli.launching import DOMAIN, REACH, Argument, description
+from sinew.cli.launching import COLLECTION, Argument, description
 
 ARGUMENTS = (
-    Argument(name="arguments", description="arguments of sinew teleop, as on a command line", default="", kind="words"),
-    DOMAIN,
-    REACH,
+    Argument(name="teleop", description="the device: topic, leader, gamepad, spacemouse, browser, lerobot:NAME", default="topic"),
+    *COLLECTION,
 )
 
 
 def generate_launch_description():
-    return description(("teleop",), ARGUMENTS, "sinew_teleop")
+    return description(("collect",), ARGUMENTS, "sinew_teleop")

@@ -94,6 +94,27 @@ REACH = Argument(
     name="reach", description="how far discovery reaches", default="SUBNET", choices=("LOCALHOST", "SUBNET"),
     environment="ROS_AUTOMATIC_DISCOVERY_RANGE",
 )  # fmt: skip
+COLLECTION = (
+    Argument(name="task", description="what is done: a task of sinew tasks, or with robot:= a sentence", default="lift"),
+    Argument(name="out", description="folder of the dataset; one that is there goes on"),
+    Argument(name="robot", description="which robot: ur5e, or a file of sinew robot add; that of the task if left out", default="",
+             option="--robot-config"),
+    Argument(name="teleop_config", description="files of the device, separated by spaces: docs/teleop.md", default="", kind="list"),
+    Argument(name="events", description="topic of words: success, failure, discard, pause, intervene, stop", default="/sinew/teleop/event",
+             option="--teleop-events"),
+    Argument(name="action", description="what is recorded as action; what suits the device if left out", default="",
+             choices=("", "ee_delta", "joint_position")),
+    Argument(name="frame", description="axes of the person's motions", default="world", choices=("world", "tool")),
+    Argument(name="episodes", description="episodes to record", default="100", kind="count", low=1, high=100_000),
+    Argument(name="episode_s", description="seconds after which an episode ends", default="60.0", kind="number", low=1, high=3600),
+    Argument(name="cameras", description="cameras to record, separated by spaces", default="", kind="list"),
+    Argument(name="calibration", description="results of sinew calibrate, separated by spaces", default="", kind="list"),
+    Argument(name="transport", description="rclpy, Cyclone DDS alone, or a robot in simulation", default="ros2",
+             choices=("ros2", "dds", "sim"), option="--robot"),
+    DOMAIN,
+    REACH,
+)  # fmt: skip
+"""What a launch file takes that lets a person demonstrate; the device itself is its own."""
 TRANSPORT = Argument(
     name="transport", description="how ROS 2 is spoken: by rclpy, or by Cyclone DDS alone", default="ros2", choices=("ros2", "dds")
 )
@@ -116,8 +137,24 @@ def command(verb: Sequence[str], arguments: Sequence[Argument], values: Mapping[
     return [sys.executable, "-m", "sinew", *verb, *words]
 
 
-def description(verb: Sequence[str], arguments: Sequence[Argument], name: str) -> Any:
+@dataclass(frozen=True, kw_only=True)
+class Instead:
+    """Another command that a launch file runs where one of its arguments is given."""
+
+    given: str
+    """The name of that argument."""
+    verb: tuple[str, ...]
+    arguments: tuple[Argument, ...]
+
+
+def description(verb: Sequence[str], arguments: Sequence[Argument], name: str, instead: Instead | None = None) -> Any:
     """The LaunchDescription that checks the arguments and runs the command; when it ends, so does the launch.
+
+    Args:
+        verb: words after "sinew".
+        arguments: what the file declares.
+        name: of the process.
+        instead: another command, with arguments that are declared too.
 
     Raises:
         MissingDependency: ROS 2's launch is not here.
@@ -128,10 +165,16 @@ def description(verb: Sequence[str], arguments: Sequence[Argument], name: str) -
     except ImportError as e:
         raise MissingDependency(f"launch files need ROS 2's launch, which comes with ROS 2: source its setup.bash ({e})") from None
 
+    named = {argument.name: argument for argument in (*(instead.arguments if instead else ()), *arguments)}
+    every = tuple(named.values())
+
     def start(context: Any) -> list[Any]:
-        values = {argument.name: substitutions.LaunchConfiguration(argument.name).perform(context) for argument in arguments}
+        values = {argument.name: substitutions.LaunchConfiguration(argument.name).perform(context) for argument in every}
         end = actions.EmitEvent(event=events.Shutdown(reason=f"{name} ended"))
-        words = command(verb, arguments, values)
+        if instead is not None and values[instead.given]:
+            words = command(instead.verb, instead.arguments, values)
+        else:
+            words = command(verb, arguments, values)
         return [actions.ExecuteProcess(cmd=words, name=name, output="screen", sigterm_timeout=GRACE_S, on_exit=[end])]
 
     def declared(argument: Argument) -> Any:
@@ -143,4 +186,4 @@ def description(verb: Sequence[str], arguments: Sequence[Argument], name: str) -
             given["description"] += f" ({', '.join(allowed)})"
         return actions.DeclareLaunchArgument(argument.name, **given)
 
-    return launch.LaunchDescription([*(declared(argument) for argument in arguments), actions.OpaqueFunction(function=start)])
+    return launch.LaunchDescription([*(declared(argument) for argument in every), actions.OpaqueFunction(function=start)])

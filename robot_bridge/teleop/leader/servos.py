@@ -21,6 +21,8 @@ from sinew.errors import InputError, SinewError, unknown
 
 WAIT_S = 0.002
 """How long a read of the port sleeps at most before the library looks at its own clock."""
+TRIES = 3
+"""For a single servo to answer: the libraries wait 34 ms only."""
 COUNTS = 4096
 """Positions of a turn, of all models that are known here."""
 HINT = (
@@ -92,8 +94,11 @@ class ServoBus:
         Raises:
             BusFault: the port is gone.
         """
-        number, result, _ = self._safely(lambda: self._handler.ping(self._serial, servo))
-        return int(number) if result == self.maker.library.COMM_SUCCESS else None
+        for _ in range(TRIES):
+            number, result, _ = self._safely(lambda: self._handler.ping(self._serial, servo))
+            if result == self.maker.library.COMM_SUCCESS:
+                return int(number)
+        return None
 
     def angles(self, servos: Sequence[int]) -> list[float]:
         """Angles of servos in rad, all asked at once.
@@ -120,9 +125,11 @@ class ServoBus:
         Raises:
             BusFault: it did not answer.
         """
-        result, _ = self._safely(lambda: self._handler.write1ByteTxRx(self._serial, servo, self.maker.torque, 0))
-        if result != self.maker.library.COMM_SUCCESS:
-            raise BusFault(f"{self.port}: servo {servo} did not let its motor be switched off")
+        for _ in range(TRIES):
+            result, _ = self._safely(lambda: self._handler.write1ByteTxRx(self._serial, servo, self.maker.torque, 0))
+            if result == self.maker.library.COMM_SUCCESS:
+                return
+        raise BusFault(f"{self.port}: servo {servo} did not let its motor be switched off")
 
     def check(self, servos: dict[int, str]) -> None:
         """See that servos {id: model} are there and are what they should be.

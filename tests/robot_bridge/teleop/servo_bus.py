@@ -1,10 +1,12 @@
 """A bus of servos on a real pseudo-terminal, which speaks Dynamixel's protocol 2.0 or Feetech's, written from their manuals."""
 
 import contextlib
+import json
 import math
 import os
 import pty
 import select
+import sys
 import termios
 import threading
 import tty
@@ -25,6 +27,8 @@ class ServoBus:
         self.maker, self.servos, self.baud = maker, dict(servos), baud
         self.angles = dict.fromkeys(servos, 0.0)
         self.torque = dict.fromkeys(servos, 1)
+        self.memory = {servo: bytearray(b"\xff\x0f".rjust(13, b"\0").ljust(256, b"\0")) for servo in servos}
+        """Registers of Feetech's that are only kept; the largest angle, at 11, is 4095."""
         self.mute, self.noise, self.asked = set(), b"", 0
         self._master, self._slave = pty.openpty()
         tty.setraw(self._slave)
@@ -66,7 +70,8 @@ class ServoBus:
             table = {0: model, 132: (counts & 0xFFFFFFFF).to_bytes(4, "little"), 64: bytes([self.torque[servo]])}
         else:
             signed = abs(counts) | (0x8000 if counts < 0 else 0)
-            table = {3: model, 56: signed.to_bytes(2, "little"), 40: bytes([self.torque[servo]])}
+            kept = bytes(self.memory[servo][address : address + length])
+            table = {address: kept, 3: model, 56: signed.to_bytes(2, "little"), 40: bytes([self.torque[servo]])}
         return table.get(address, bytes(length))[:length].ljust(length, b"\0")
 
     def _answers(self, servo):
@@ -106,8 +111,9 @@ class ServoBus:
         if instruction == SYNC_READ:
             answer = b"".join(self._status1(s, self._registers(s, *parameters[:2])) for s in parameters[2:] if self._answers(s))
         elif self._answers(servo):
-            if instruction == WRITE and parameters[0] == 40:
-                self.torque[servo] = parameters[1]
+            if instruction == WRITE:
+                self.memory[servo][parameters[0] : parameters[0] + len(parameters) - 1] = parameters[1:]
+                self.torque[servo] = self.memory[servo][40] if parameters[0] == 40 else self.torque[servo]
             answer = self._status1(servo, self._registers(servo, *parameters[:2]) if instruction == READ else b"")
         return whole, answer
 
@@ -125,3 +131,17 @@ def crc16(data):
         for _ in range(8):
             crc = ((crc << 1) ^ 0x8005 if crc & 0x8000 else crc << 1) & 0xFFFF
     return crc
+
+
+def alone():
+    """In a process of its own: a maker and {id: number} as JSON; tells its port, then takes {id: angle} as JSON, a line at a time."""
+    bus = ServoBus(sys.argv[1], {int(servo): number for servo, number in json.loads(sys.argv[2]).items()})
+    print(bus.port, flush=True)
+    for line in sys.stdin:
+        bus.angles |= {int(servo): angle for servo, angle in json.loads(line).items()}
+        print("taken", flush=True)
+    bus.close()
+
+
+if __name__ == "__main__":
+    alone()
