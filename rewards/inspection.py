@@ -88,9 +88,13 @@ def inspect(data: EpisodeData, episodes: Sequence[Episode], build: Callable[[int
     if not any(outcome):
         raise InputError(f"none of the {len(episodes)} episodes is a success: there is nothing to hold a reward against; record some")
     paths = [e.frames for e in episodes]
-    reward = build(len(paths), 1.0)
+    gamma = 1.0  # at which differences of potentials sum up to nothing but their ends
+    reward = build(len(paths), gamma)
     remembers = isinstance(reward, ShapedByHistory)  # it telescopes, though a place may be worth something else the second time
     paid = play(data, paths, reward)
+    if not any(p.any() for p in paid):  # a reward that is scaled by 1 − γ pays nothing there
+        gamma = GAMMA
+        paid = play(data, paths, build(len(paths), gamma))
     worth = max(float(np.ptp(np.concatenate(([0.0], np.cumsum(p))))) for p in paid)
     told = play(data, paths, build(len(paths), GAMMA), won=outcome)
     returns = np.array([float((p * GAMMA ** np.arange(len(p))).sum()) for p in told])
@@ -98,7 +102,7 @@ def inspect(data: EpisodeData, episodes: Sequence[Episode], build: Callable[[int
         text = "success alone is rewarded: nothing tells the way there, and nothing can be had without it"
         return Inspection(tuple(episodes), tuple(np.zeros(len(p)) for p in paths), True, returns, (Finding("dense", None, text),))
     at_end = all(bool((p[:-1] == 0.0).all()) for p in paid)
-    loop = 0.0 if at_end or remembers else round_trip(data, paths, build)
+    loop = 0.0 if at_end or remembers else round_trip(data, paths, lambda worlds: build(worlds, gamma))
     sums = abs(loop) <= LOOP * worth
     curves = [np.concatenate(([0.0], np.cumsum(p))) if sums else np.concatenate((p[:1], p)) for p in paid]
     on_the_way = Finding("growth", None, "it pays at the end of an episode alone: nothing tells the way there")
@@ -109,14 +113,14 @@ def inspect(data: EpisodeData, episodes: Sequence[Episode], build: Callable[[int
     return Inspection(tuple(episodes), tuple(curves), sums, returns, tuple(findings))
 
 
-def round_trip(data: EpisodeData, paths: Sequence[np.ndarray], build: Callable[[int, float], Reward]) -> float:
-    """What the second walk along an episode and back pays at most, at a discount of 1: nothing, for a difference of potentials.
+def round_trip(data: EpisodeData, paths: Sequence[np.ndarray], build: Callable[[int], Reward]) -> float:
+    """What the second walk along an episode and back pays at most: nothing, for a difference of potentials at a discount of 1.
 
     The second, since a reward that remembers how far an episode came pays for the way once.
     """
     walked = sorted(paths, key=len)[:LOOPED]
     there_and_back = [np.concatenate((p, p[-2::-1], p[1:], p[-2::-1])) for p in walked]
-    paid = play(data, there_and_back, build(len(walked), 1.0))
+    paid = play(data, there_and_back, build(len(walked)))
     return max((float(p[2 * (len(w) - 1) :].sum()) for p, w in zip(paid, walked, strict=True)), key=abs)
 
 

@@ -1,0 +1,59 @@
+"""A guard through a whole `sinew improve` run: the alarm is heard, logged and told at the end; and a check finds what can be collected."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from sinew.cli import collect, improve, train
+from sinew.cli.main import main
+from sinew.rundir import RunDir
+
+HOVER = "def reward(before, now, action):\n    high = clip(now.tool[2], 0, 1)\n    return high, {'high': high}\n"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Demonstrations of reach, a policy that has learned nothing, and a reward that pays for a hand held high."""
+    folder = tmp_path_factory.mktemp("guard")
+    collect.collect(collect.Args(task="reach", out=folder / "data", episodes=4))
+    train.train(train.Args(data=(folder / "data",), out=folder / "bc", steps=5, batch_size=32))
+    settings = {"source": HOVER, "weight": 1.0}
+    (folder / "hover.json").write_text(json.dumps({"reward": "code", "version": 1, "made": {}, "settings": settings}))
+    return folder
+
+
+def sinew(capsys, *words):
+    capsys.readouterr()
+    code = main([str(word) for word in words])
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def test_a_reward_that_pays_for_every_step_does_not_pass_the_check(folder, capsys):
+    """It is scaled by 1 − γ, and is asked at a discount at which that is not nothing."""
+    code, out, _ = sinew(capsys, "reward", "check", folder / "hover.json", "--data", folder / "data", "--json")
+    found = {f["name"]: f for f in json.loads(out)["findings"]}
+    assert code == 2 and "dense" not in found
+    assert found["loops"]["holds"] is False and "again and again" in found["loops"]["text"]
+
+
+def test_the_alarm_is_heard_once_kept_in_the_run_and_told_at_its_end(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(improve, "GATE_EPISODES", 2)
+    guarded = folder / "guarded.json"
+    words = ("reward", "guard", folder / "hover.json", "--data", folder / "data", "--out", guarded, "--alarm", 0.01)
+    assert sinew(capsys, *words)[0] == 0
+    learn = ("improve", folder / "bc", "--reward", guarded, "--out", tmp_path / "run", "--steps", 1100, "--evaluate-every", 1100)
+    learn = (*learn, "--act-steps", 8, "--base-noise", "zero")
+    code, out, err = sinew(capsys, *learn)
+    assert code == 0
+    assert sum("alarm: after" in line for line in err.splitlines()) == 1  # while it learns
+    assert "the reward: alarm: after" in out and "the guard's χ² at the end" in out  # and when it is done
+    lines = [line for line in RunDir.open(tmp_path / "run").metrics() if line.get("stage") == "reward"]
+    assert [line["guard_chi_square"] >= 0 for line in lines if "guard_chi_square" in line] == [True, True]  # every 500 steps
+    assert sum("alarm" in line.get("note", "") for line in lines) == 1
+    assert any("high" in line.get("parts", {}) for line in lines)  # what is guarded tells of itself as well
+    code, out, _ = sinew(capsys, *learn, "--json")  # finished: nothing is learned again, and it is told all the same
+    told = json.loads(out)["reward"]
+    assert told["name"] == str(guarded) and len(told["said"]) == 1 and told["chi_square"]["highest"] > 0.01
