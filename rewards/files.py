@@ -21,6 +21,7 @@ from sinew.specs import ActionSpec, ObservationSpec
 VERSION = 1
 MODULES: tuple[str, ...] = (
     "rewards.keypoint.settings",
+    "rewards.keypoint.asked",
     "rewards.progress.nearest",
     "rewards.progress.transport",
     "rewards.progress.asked",
@@ -73,6 +74,11 @@ class Situation:
     """Calibrated cameras by name."""
     pictures: Callable[[str, int], np.ndarray] | None = None
     """(camera, world) → (H, W, 3) uint8 of the world as it is now; None where nothing can be looked at besides the observation."""
+    look: Callable[[Mapping[str, Any], int], Any] | None = None
+    """(observations of all worlds, world) → `rewards.keypoint.views.Scene` as its episode begins; None without calibrated cameras."""
+    watch: Callable[[Mapping[str, Any], int, bool], Any] | None = None
+    """(observations of all worlds, world, whether its episode begins) → `rewards.keypoint.views.View` of one or more cameras, after every
+    step; None without calibrated cameras."""
     say: Callable[[str], None] = lambda text: None
     """Tells the user a line."""
     log: Callable[[Mapping[str, Any]], None] = lambda values: None

@@ -23,8 +23,19 @@ Frames = Mapping[str, np.ndarray]
 class Poses(Protocol):
     """Tells where things are."""
 
+    names: tuple[str, ...]
+    """The frames that it knows, the tool's among them."""
+
     def frames(self, obs: Mapping[str, Tensor], rows: np.ndarray | None = None) -> Frames:
         """The tool's frame and those of objects, in worlds `rows` (n,), or in all; obs of all worlds."""
+        ...
+
+    def begin(self, obs: Mapping[str, Tensor], rows: np.ndarray, followed: Sequence[str]) -> Frames:
+        """The same as new episodes begin in worlds `rows`; objects `followed` are those that are asked for after that."""
+        ...
+
+    def advance(self, obs: Mapping[str, Tensor], transition: Mapping[str, Tensor]) -> np.ndarray | None:
+        """A step later, before `frames`: (N,) in [0, 1] how sure it is; None where that goes without saying."""
         ...
 
 
@@ -40,6 +51,7 @@ class StatePoses:
     """
 
     def __init__(self, spec: ObservationSpec, objects: Sequence[str]) -> None:
+        self.names = (TOOL, *objects)
         self._columns = {STATE: {TOOL: _columns(spec, STATE, TOOL)}}
         if objects:
             self._columns[ENVIRONMENT_STATE] = {name: _columns(spec, ENVIRONMENT_STATE, name) for name in objects}
@@ -52,6 +64,14 @@ class StatePoses:
             chosen = values if rows is None else values[rows]
             found |= {name: chosen[:, c].T for name, c in columns.items()}
         return found
+
+    def begin(self, obs: Mapping[str, Tensor], rows: np.ndarray, followed: Sequence[str]) -> Frames:
+        """See `Poses`."""
+        return self.frames(obs, rows)
+
+    def advance(self, obs: Mapping[str, Tensor], transition: Mapping[str, Tensor]) -> np.ndarray | None:
+        """See `Poses`; what is observed is sure."""
+        return None
 
 
 def placed(frame: np.ndarray, offset: np.ndarray) -> np.ndarray:

@@ -19,6 +19,8 @@ SNAP_TILES = 0.25
 """A place this near to straight above or below the start or target is meant to be there: models are no better at tiles."""
 SAME_M = 2e-3
 """Places nearer to each other are one."""
+THING = "thing"
+"""Frame of what the function point is on, where somebody will follow it: at that point as it was named, along the world's axes."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Proposal:
 
 def propose(
     vlm: VLM, task: str, view: View, second: View | None = None, *, poses: Mapping[str, np.ndarray] | None = None,
-    seed: int = 0, timeout_s: float = 60.0,
+    seed: int = 0, timeout_s: float = 60.0, follow: bool = False,
 ) -> Proposal:  # fmt: skip
     """Ask once.
 
@@ -52,6 +54,7 @@ def propose(
         poses: {name: (4, 4)} in the world of the objects in the view's masks, and of "tool".
         seed: of the model's sampling.
         timeout_s: for the answer.
+        follow: whether somebody follows what the function point is on, so that it is a frame of its own.
 
     Raises:
         RewardUnavailable: no answer, or none that means a path in reach.
@@ -64,7 +67,7 @@ def propose(
     text = question(task, marks, others, second is not None)
     reply = vlm.chat(text, pictures, schema=schema(marks, others), seed=seed, max_tokens=1500, timeout_s=timeout_s)
     answer = parse(reply.json)
-    lifted = _Lifted(answer, view, second if named_twice else None, [*marks, *others], poses or {})
+    lifted = _Lifted(answer, view, second if named_twice else None, [*marks, *others], poses or {}, follow)
     return Proposal(lifted.settings(), reply, answer, marks, pictures, lifted.points())
 
 
@@ -73,14 +76,18 @@ class _Lifted:
 
     def __init__(
         self, answer: Answer, view: View, second: View | None, marks: Sequence[Candidate], poses: Mapping[str, np.ndarray],
+        follow: bool,
     ) -> None:  # fmt: skip
-        self.answer, self.view, self.second, self.poses = answer, view, second, poses
+        self.answer, self.view, self.second, self.poses = answer, view, second, dict(poses)
         self.mark = {m.number: m for m in marks}
         self.place = {name: self._named(name) for name in ("grasp", "function", "target")}
         start = self.place["function"]
         if start is None and TOOL not in poses:
             raise RewardUnavailable("the answer names no point that has to get somewhere, and where the tool is is not known")
         self.start = poses[TOOL][:3, 3] if start is None else start
+        if follow and start is not None:
+            self.poses[THING] = np.eye(4)
+            self.poses[THING][:3, 3] = start
         self.approach = [self._spot(s, ("grasp",)) for s in answer.approach] if self.place["grasp"] is not None else []
         self.path = [self._spot(s, STARTS[:2] if s.of == WORLD_PLACE else (s.of,)) for s in answer.path]
         if not self.path and self.place["target"] is not None:
@@ -145,8 +152,10 @@ class _Lifted:
 
     def _object(self, name: str) -> str:
         """The object that a named mark is on, where its pose is known; else nothing."""
-        number = self.answer.marks[name]
+        number, moved = self.answer.marks[name], self.answer.marks["function"]
         on = self.mark[number].object if number else WORLD
+        if THING in self.poses and number and (name == "function" or (name == "grasp" and on == self.mark[moved].object)):
+            return THING
         return on if on in self.poses else WORLD
 
     def _in(self, point: np.ndarray, frame: str) -> Place:

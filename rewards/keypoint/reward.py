@@ -60,12 +60,12 @@ class KeypointReward:
 
     def begin(self, obs: Mapping[str, Tensor], ids: Sequence[int]) -> None:
         """Lay out the ways of new episodes in worlds `ids`; `obs` is of all worlds."""
-        self.lay(obs, ids, self.settings)
-
-    def lay(self, obs: Mapping[str, Tensor], ids: Sequence[int], settings: KeypointSettings) -> None:
-        """Lay out the ways of worlds `ids` by points of their own; weights stay those of all worlds."""
         rows = np.asarray(list(ids), dtype=np.int64)
-        frames, grasp = self.poses.frames(obs, rows), settings.grasp or HAND
+        self.lay(self.poses.begin(obs, rows, self.settings.moving()), rows, self.settings)
+
+    def lay(self, frames: Frames, rows: np.ndarray, settings: KeypointSettings) -> None:
+        """Lay out the ways of worlds `rows` (n,) by points of their own, in frames (9, n) as their episodes began."""
+        grasp = settings.grasp or HAND
         self._moving.put(rows, (grasp, settings.function))
         named = (HAND, grasp, settings.function, *settings.approach, *settings.waypoints)
         found = [_points(frames, place, len(rows)) for place in named]
@@ -76,7 +76,11 @@ class KeypointReward:
             self.paths.lay(first + rows, np.stack(way).transpose(2, 0, 1))
         ends = self.paths.arc[:, -1].reshape(2, -1)[:, rows]
         self._whole[rows] = np.maximum(ends[0] + ends[1], SHORTEST_WAY_M)
-        self._phi = self._phi.copy()
+        self.hold(rows)
+
+    def hold(self, rows: np.ndarray) -> None:
+        """The potential of worlds `rows` is that of a beginning."""
+        self._phi = self._phi.copy()  # somebody may keep the last one
         self._phi[rows] = -1.0
 
     def reward(self, transition: Mapping[str, Tensor], context: Mapping[str, Any]) -> Tensor:
@@ -93,10 +97,14 @@ class KeypointReward:
         Raises:
             InputError: where something is is not finite.
         """
-        sure = None
-        if f"next.{CONFIDENCE}" in transition:
-            sure = transition[f"next.{CONFIDENCE}"].detach().cpu().numpy() >= self.settings.confidence
-        return self.paid(transition, self.advance(After(transition), sure))
+        return self.paid(transition, self.advance(After(transition), self.sure(transition)))
+
+    def sure(self, transition: Mapping[str, Tensor]) -> np.ndarray | None:
+        """(N,) bool where it is known well enough where things are after a step; None for everywhere. Called once for every step."""
+        told = self.poses.advance(After(transition), transition)
+        if told is None and f"next.{CONFIDENCE}" in transition:
+            told = transition[f"next.{CONFIDENCE}"].numpy(force=True)
+        return None if told is None else told >= self.settings.confidence
 
     def paid(self, transition: Mapping[str, Tensor], now: np.ndarray) -> Tensor:
         """(N,) reward of a step that led to potentials (N,)."""

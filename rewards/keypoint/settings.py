@@ -52,6 +52,8 @@ class KeypointSettings:
     potential is below -1 / weight would cost more than it earns."""
     confidence: float = 0.3
     """Below this certainty of where the points are, the potential is held."""
+    follow: bool = False
+    """Whether objects are followed in the pictures of two calibrated cameras once an episode has begun, and their poses not looked at."""
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.waypoints) <= MAX_WAYPOINTS or len(self.approach) > MAX_WAYPOINTS:
@@ -66,6 +68,10 @@ class KeypointSettings:
         deepest = self.weight * (1 + self.stray)
         return min(0.0, 1 - deepest) if self.replace else 0.0, 1 + deepest
 
+    def moving(self) -> tuple[str, ...]:
+        """Objects whose poses are needed after an episode has begun."""
+        return tuple(dict.fromkeys(p.object for p in (self.function, self.grasp) if p is not None and p.object not in (WORLD, TOOL)))
+
     def objects(self) -> tuple[str, ...]:
         """Objects whose poses are needed."""
         places = (self.function, *self.waypoints, *self.approach, *([self.grasp] if self.grasp else []))
@@ -78,10 +84,16 @@ class KeypointSettings:
             RewardUnavailable: the observation does not tell where things are.
             InputError: an object is not one of the environment's.
         """
-        from rewards.keypoint.poses import StatePoses
+        from rewards.keypoint.followed import FollowedPoses
+        from rewards.keypoint.poses import Poses, StatePoses
         from rewards.keypoint.reward import KeypointReward
 
         unknown: Any = [o for o in self.objects() if situation.objects and o not in situation.objects]
         if unknown:
             raise InputError(f"the reward is about {unknown[0]!r}; the environment has {', '.join(situation.objects)}: propose one for it")
-        return KeypointReward(self, StatePoses(situation.observation, self.objects()), situation.num_envs, situation.gamma)
+        poses: Poses = StatePoses(situation.observation, self.objects())
+        if self.follow and situation.watch is None:
+            situation.say("no two calibrated cameras that stand still see this: objects are where the observation says, and not followed")
+        elif self.follow:
+            poses = FollowedPoses(poses, situation)
+        return KeypointReward(self, poses, situation.num_envs, situation.gamma)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from rewards.files import CameraView, RewardUnavailable
+from rewards.vlm.oracle import Truth
 
 FARTHEST_M = 5.0
 """No point of a task is farther from the camera."""
@@ -78,6 +79,20 @@ class View:
         if self.camera is None:
             raise RewardUnavailable("the camera is not calibrated, so that no point can be lifted to metres")
         return self.camera
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scene:
+    """What is seen of a world as an episode begins, and what is known of it."""
+
+    view: View
+    """What tiles and marks are of."""
+    second: View | None = None
+    """The same from aside."""
+    poses: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """{object, or "tool": (4, 4)} in the world, where they are known."""
+    truth: Truth | None = None
+    """Answers as an oracle; None where nobody knows."""
 
 
 def triangulate(first: View, pixel: np.ndarray, second: View, other: np.ndarray) -> np.ndarray:

@@ -69,6 +69,7 @@ class OpenAICompatible:
 
     def __post_init__(self) -> None:
         self._host, self._port, self._secure, self._path = _address(self.base_url)
+        self._counting = threading.Lock()  # several may ask at once
 
     def chat(
         self,
@@ -132,16 +133,18 @@ class OpenAICompatible:
             raise VLMUnavailable(f"{self.base_url} answers HTTP {status}: {_complaint(content)}")
         reply = _reply(content, self.base_url)
         counted = reply.usage.get("total_tokens") or len(json.dumps(body["messages"][0]["content"][0])) // 4 + len(reply.text) // 4
-        self.tokens += counted
+        with self._counting:
+            self.tokens += counted
         return reply
 
     def _post(self, body: Mapping[str, Any], deadline: float) -> tuple[int, str, Mapping[str, str]]:
         """(status, content, headers) of one request, all within the deadline."""
-        if self.calls >= self.max_calls:
-            raise VLMUnavailable(f"the {self.max_calls} questions that {self.model} may be asked are spent")
-        if self.tokens >= self.max_tokens_total:
-            raise VLMUnavailable(f"the {self.max_tokens_total:,} tokens that {self.model} may use are spent")
-        self.calls += 1
+        with self._counting:
+            if self.calls >= self.max_calls:
+                raise VLMUnavailable(f"the {self.max_calls} questions that {self.model} may be asked are spent")
+            if self.tokens >= self.max_tokens_total:
+                raise VLMUnavailable(f"the {self.max_tokens_total:,} tokens that {self.model} may use are spent")
+            self.calls += 1
         left = deadline - time.monotonic()
         if left <= 0:
             raise VLMUnavailable(f"{self.base_url} did not answer in time")

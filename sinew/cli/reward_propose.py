@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from calibration.results import Mounted
-    from rewards.keypoint.views import View
+    from rewards.keypoint.asked import AskedKeypoints
+    from rewards.keypoint.views import Scene, View
     from rewards.vlm import VLM
-    from sinew.cli.reward_scene import ProposedScene
 
 RECORDED, ORACLE = "recorded:", "oracle"
 
@@ -53,6 +53,14 @@ class Args:
     """What the whole way is worth, where success is worth 1."""
     depth: Literal["auto", "none"] = "auto"
     """none: leave out what only a simulation knows, depth and objects, for points of a task."""
+    every_episode: bool = False
+    """Have the model asked again at the beginning of every episode, in every world; what it says now stands in where it gives no answer."""
+    wait: float = 5.0
+    """Seconds that worlds may wait for it as episodes begin, with --every-episode."""
+    max_calls: int = 5000
+    """Questions that it may be asked then, by each process that acts."""
+    follow: bool = False
+    """Follow what is moved in the pictures of two cameras, and do not look at poses of objects that a simulation tells."""
     seed: int = 0
     """Of the model's sampling, and of the simulated scene."""
     json: bool = False
@@ -65,16 +73,22 @@ def run(args: Args) -> dict[str, Any]:
     Raises:
         InputError: options do not go together, a picture cannot be read, or --out is there already.
     """
+    from dataclasses import replace
+
     from rewards.files import RewardUnavailable, SparseSettings, save
     from rewards.keypoint.settings import TOOL
 
     if args.out.exists():
         raise InputError(f"{args.out} is there already; choose another --out")
     text, scene, views = _looked(args)
+    asked = _every_episode(args) if args.every_episode else None
     made = {"task": args.task, "task_text": text, "vlm": args.vlm, "model": args.model, "seed": args.seed}
     try:
         proposal = _asked(args, text, scene, views)
     except RewardUnavailable as problem:
+        if asked is not None:
+            save(args.out, "keypoint-asked", asked, made | {"because": str(problem)})
+            return {"out": str(args.out), "reward": "keypoint-asked", "because": str(problem)}
         save(args.out, "sparse", SparseSettings(because=str(problem)), made)
         return {"out": str(args.out), "reward": "sparse", "because": str(problem)}
     pictures = _pictures(args.out, proposal.pictures)
@@ -82,15 +96,38 @@ def run(args: Args) -> dict[str, Any]:
     stands_in = bool(proposal.answer.marks["function"]) and proposal.settings.function.object == TOOL
     reply = proposal.reply
     made |= {"answer": reply.json, "usage": dict(reply.usage), "latency_s": round(reply.latency_s, 3), "points_m": points}
-    save(args.out, "keypoint", proposal.settings, {**made, "pictures": [p.name for p in pictures]})
+    settings = proposal.settings if asked is None else replace(asked, proposed=proposal.settings)
+    kind = "keypoint" if asked is None else "keypoint-asked"
+    save(args.out, kind, settings, {**made, "pictures": [p.name for p in pictures]})
     return {
-        "out": str(args.out), "reward": "keypoint", "answer": reply.json, "points_m": points, "calls": 1,
+        "out": str(args.out), "reward": kind, "answer": reply.json, "points_m": points, "calls": 1,
         "latency_s": round(reply.latency_s, 3), "usage": dict(reply.usage), "pictures": [str(p) for p in pictures],
         "tool_stands_in": stands_in,
     }  # fmt: skip
 
 
-def _looked(args: Args) -> tuple[str, ProposedScene | None, tuple[View, View | None]]:
+def _every_episode(args: Args) -> AskedKeypoints:
+    """Whom to ask at the beginning of every episode.
+
+    Raises:
+        InputError: what learning cannot ask about.
+    """
+    from rewards.keypoint.asked import AskedKeypoints
+
+    if args.task is None:
+        raise InputError("--every-episode asks about simulated worlds: give --task")
+    if args.vlm.startswith(RECORDED):
+        raise InputError("--every-episode asks about scenes that nobody has recorded yet: give the address of a model, or oracle")
+    told: dict[str, Any] = {"record": args.record.name if args.record else "", "task_text": args.task_text, "follow": args.follow}
+    if args.record and args.record.absolute().parent != args.out.absolute().parent:
+        raise InputError(f"--record {args.record}: with --every-episode answers are kept beside --out: give a folder there")
+    return AskedKeypoints(
+        base_url=args.vlm, model=args.model, api_key_env=args.api_key_env, wait_s=args.wait, timeout_s=args.timeout,
+        max_calls=args.max_calls, weight=args.weight, seed=args.seed, **told,
+    )  # fmt: skip
+
+
+def _looked(args: Args) -> tuple[str, Scene | None, tuple[View, View | None]]:
     """What is to be done, the simulated scene, and the views."""
     from dataclasses import replace
 
@@ -113,21 +150,21 @@ def _looked(args: Args) -> tuple[str, ProposedScene | None, tuple[View, View | N
     scene = open_scene(interface, first_scene("practice", args.seed), oracle=args.vlm == ORACLE)
     views = scene.view, scene.second
     if args.depth == "none":
-        views = replace(scene.view, depth_m=None, masks={}), replace(scene.second, depth_m=None, masks={})
+        views = replace(scene.view, depth_m=None, masks={}), replace(scene.second, depth_m=None, masks={}) if scene.second else None
     return args.task_text or interface.task_text, scene, views
 
 
-def _asked(args: Args, text: str, scene: ProposedScene | None, views: tuple[View, View | None]) -> Any:
+def _asked(args: Args, text: str, scene: Scene | None, views: tuple[View, View | None]) -> Any:
     from dataclasses import replace
 
     from rewards.keypoint.propose import propose
 
     poses = {} if scene is None else scene.poses
     proposal = propose(_vlm(args, scene), text, *views, poses=poses, seed=args.seed, timeout_s=args.timeout)
-    return replace(proposal, settings=replace(proposal.settings, weight=args.weight))
+    return replace(proposal, settings=replace(proposal.settings, weight=args.weight, follow=args.follow and args.task is not None))
 
 
-def _vlm(args: Args, scene: ProposedScene | None) -> VLM:
+def _vlm(args: Args, scene: Scene | None) -> VLM:
     """Who answers."""
     from rewards.vlm import OpenAICompatible, RecordedVLM, SimOracleVLM
 
@@ -206,6 +243,10 @@ def show(result: dict[str, Any], console: Console) -> None:
     if result["reward"] == "sparse":
         console.print(f"{result['because']}", style="yellow", markup=False, highlight=False)
         console.print(f"{result['out']}: success alone is rewarded", highlight=False)
+        return
+    if "because" in result:
+        console.print(f"{result['because']}", style="yellow", markup=False, highlight=False)
+        console.print(f"{result['out']}: it is asked at every episode's beginning; where it does not answer, success alone is rewarded")
         return
     if result["tool_stands_in"]:
         console.print(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +12,9 @@ from sinew.errors import InputError
 
 if TYPE_CHECKING:
     from rewards.keypoint.oracle import KeypointTruth
-    from rewards.keypoint.views import View
-    from sim import TaskInterface
+    from rewards.keypoint.views import Scene, View
+    from sim import MujocoVecEnv, TaskInterface
+    from sim.views import SceneViews
 
 CAMERA, HEIGHT, WIDTH = "front", 480, 640
 ASIDE_RAD = (0.9, -0.9, 0.6, -0.6)
@@ -24,53 +25,65 @@ TRIES = 10
 """Scenes in which the expert may fail."""
 
 
-@dataclass(frozen=True)
-class ProposedScene:
-    """One scene."""
-
-    view: View
-    second: View
-    poses: dict[str, np.ndarray]
-    """{object, or "tool": (4, 4)}."""
-    truth: KeypointTruth | None
-    """None where no oracle was asked for."""
-
-
-def open_scene(interface: TaskInterface, seed: int, oracle: bool) -> ProposedScene:
-    """Look at the scene of a seed, and play the expert in it where an oracle shall know the truth.
+def open_scene(interface: TaskInterface, seed: int, oracle: bool) -> Scene:
+    """Look at the scene of a seed, and play the expert in it where an oracle shall know the truth; poses are those of objects and tool.
 
     Raises:
         InputError: the expert never solves it.
     """
+    from dataclasses import replace
+
     scene = interface.scene
-    motion = _expert_motion(interface, seed) if oracle else None
+    motion = _expert_motion(interface, seed, TRIES) if oracle else None
     qpos = motion.qpos if motion else scene.initial(seed)
-    first, second = _look(interface, qpos)
+    seen, _ = look(interface, qpos)
+    truth = _truth(motion, seen.view, seen.second, tuple(interface.objects)) if motion and seen.second else None
+    return replace(seen, truth=truth)
+
+
+def look(
+    interface: TaskInterface, qpos: np.ndarray, turn_rad: float | None = None, drawer: SceneViews | None = None
+) -> tuple[Scene, float]:
+    """What the camera sees of a state (nq,), and another one from aside, with all poses.
+
+    Args:
+        interface: task.
+        qpos: state.
+        turn_rad: where the second camera is around the scene; of several places the one that sees most if None.
+        drawer: draws; one of its own if None.
+
+    Returns:
+        the scene; where the second camera is.
+    """
+    from rewards.keypoint.views import Scene
+    from sim.views import SceneViews
+
+    own = drawer or SceneViews(interface.scene.model)
+    try:
+        first = own.look(qpos, CAMERA, HEIGHT, WIDTH)
+        turns = ASIDE_RAD if turn_rad is None else (turn_rad,)
+        aside = [own.look(qpos, CAMERA, HEIGHT, WIDTH, turn) for turn in turns]
+    finally:
+        if drawer is None:
+            own.close()
+    bodies = [interface.scene.model.body(name).id for name in interface.objects]
+
+    def seen(place: int) -> tuple[int, int]:
+        counts = [int((aside[place].body == body).sum()) for body in bodies]
+        return min(counts, default=0), sum(counts)
+
+    best = max(range(len(turns)), key=seen)
+    return Scene(view=_view(interface, first), second=_view(interface, aside[best]), poses=_poses(interface, qpos)), turns[best]
+
+
+def _poses(interface: TaskInterface, qpos: np.ndarray) -> dict[str, np.ndarray]:
+    """{object, or "tool": (4, 4)}."""
+    scene = interface.scene
     poses = {name: _matrix(pose[0]) for name, pose in scene.poses(qpos[None]).items()}
     vectors, _ = interface.observe_and_view(
         qpos[None, scene.joint_qpos], np.zeros((1, len(scene.joint_qvel))), scene.openings(qpos[None]), scene.poses(qpos[None])
     )
-    poses["tool"] = _tool(interface, vectors["observation.state"])
-    return ProposedScene(first, second, poses, _truth(motion, first, second, tuple(interface.objects)) if motion else None)
-
-
-def _look(interface: TaskInterface, qpos: np.ndarray) -> tuple[View, View]:
-    """The camera's view, and one from aside."""
-    from sim.views import SceneViews
-
-    drawer = SceneViews(interface.scene.model)
-    try:
-        first = drawer.look(qpos, CAMERA, HEIGHT, WIDTH)
-        aside = [drawer.look(qpos, CAMERA, HEIGHT, WIDTH, turn) for turn in ASIDE_RAD]
-    finally:
-        drawer.close()
-    bodies = [interface.scene.model.body(name).id for name in interface.objects]
-
-    def seen(look: Any) -> tuple[int, int]:
-        counts = [int((look.body == body).sum()) for body in bodies]
-        return min(counts, default=0), sum(counts)
-
-    return _view(interface, first), _view(interface, max(aside, key=seen))
+    return poses | {"tool": _tool(interface, vectors["observation.state"])}
 
 
 def _view(interface: TaskInterface, look: Any) -> View:
@@ -80,6 +93,57 @@ def _view(interface: TaskInterface, look: Any) -> View:
     camera = CameraView(matrix=look.matrix, T_world_camera=look.T_world_camera, width=look.image.shape[1], height=look.image.shape[0])
     masks = {name: look.body == interface.scene.model.body(name).id for name in interface.objects}
     return View(image=look.image, camera=camera, depth_m=look.depth_m, masks=masks)
+
+
+class WorldEyes:
+    """Looks at simulated worlds for a reward: at the beginning of an episode for whoever is asked, and after every step to follow points.
+
+    What is followed is drawn with speckles on the objects: plain ones give nothing to hold on to. Both cameras are those of `look`.
+
+    Args:
+        interface: task.
+        env: the worlds.
+    """
+
+    def __init__(self, interface: TaskInterface, env: MujocoVecEnv) -> None:
+        self.interface, self.env = interface, env
+        self._plain: SceneViews | None = None
+        self._speckled: SceneViews | None = None
+        self._turn: float | None = None
+
+    def look(self, obs: Mapping[str, Any], world: int) -> Scene:
+        """See `rewards.files.Situation.look`; the truth is found out when it is asked for."""
+        from dataclasses import replace
+
+        from sim.views import SceneViews
+
+        self._plain = self._plain or SceneViews(self.interface.scene.model)
+        qpos, seed = self.env.qpos[world].copy(), int(self.env.seeds[world])
+        seen, self._turn = look(self.interface, qpos, self._turn, self._plain)
+
+        def truth(*question: Any) -> Any:
+            assert seen.second is not None
+            return _truth(_expert_motion(self.interface, seed, 1), seen.view, seen.second, tuple(self.interface.objects))(*question)
+
+        return replace(seen, truth=truth)
+
+    def watch(self, obs: Mapping[str, Any], world: int, first: bool) -> tuple[View, ...]:
+        """See `rewards.files.Situation.watch`; what belongs to which object is told at the beginning alone."""
+        from rewards.files import CameraView
+        from rewards.keypoint.views import View
+        from sim.views import SceneViews, speckled
+
+        self._speckled = self._speckled or SceneViews(speckled(self.interface.scene))
+        qpos = self.env.qpos[world].copy()
+        if self._turn is None:
+            self._turn = look(self.interface, qpos, None, self._speckled)[1]
+        turns = (0.0, self._turn)
+        if first:
+            return tuple(_view(self.interface, self._speckled.look(qpos, CAMERA, HEIGHT, WIDTH, turn)) for turn in turns)
+        images = [self._speckled.picture(qpos, CAMERA, HEIGHT, WIDTH, turn) for turn in turns]
+        return tuple(
+            View(image=image, camera=CameraView(matrix=matrix, T_world_camera=T, width=WIDTH, height=HEIGHT)) for image, matrix, T in images
+        )
 
 
 def _matrix(pose: np.ndarray) -> np.ndarray:
@@ -112,13 +176,13 @@ class _Motion:
     """Name → (T, 3)."""
 
 
-def _expert_motion(interface: TaskInterface, seed: int) -> _Motion:
+def _expert_motion(interface: TaskInterface, seed: int, tries: int) -> _Motion:
     import sim
 
     expert = sim.Expert(interface)
     env = sim.MujocoVecEnv(interface, 1)
     try:
-        for number in range(seed, seed + TRIES):
+        for number in range(seed, seed + tries):
             obs = env.reset([number])
             expert.reset(seeds=[number])
             start, views, over = env.qpos[0].copy(), [], False
@@ -132,7 +196,8 @@ def _expert_motion(interface: TaskInterface, seed: int) -> _Motion:
                 return _Motion(start, tool, {name: np.stack([v.positions[name][0] for v in views]) for name in interface.objects})
     finally:
         env.close()
-    raise InputError(f"the oracle is the task's expert, and it solves none of scenes {seed} to {seed + TRIES - 1}: choose another --seed")
+    where = f"any of scenes {seed} to {seed + tries - 1}: choose another --seed" if tries > 1 else f"scene {seed}"
+    raise InputError(f"the oracle is the task's expert, and it does not solve {where}")
 
 
 def _truth(motion: _Motion, view: View, second: View, objects: Sequence[str]) -> KeypointTruth:

@@ -177,7 +177,12 @@ def situation(
         assert isinstance(env, sim.MujocoVecEnv)
         return env.render(camera, *PICTURE, np.array([world]))[0]
 
-    return Situation(**told, cameras=cameras(interface), pictures=picture if isinstance(env, sim.MujocoVecEnv) else None)
+    if not isinstance(env, sim.MujocoVecEnv):
+        return Situation(**told, cameras=cameras(interface))
+    from sinew.cli.reward_scene import WorldEyes
+
+    eyes = WorldEyes(interface, env)
+    return Situation(**told, cameras=cameras(interface), pictures=picture, look=eyes.look, watch=eyes.watch)
 
 
 def cameras(interface: TaskInterface) -> dict[str, CameraView]:

@@ -259,8 +259,8 @@ def test_worlds_may_have_points_of_their_own():
     tracks = [PICKED, [obs((0.1, 0.1, 0.1), (0.2, 0.0, 0.0), box=(0.5, 0.5 - 0.05 * t, 0.05 * t)) for t in range(6)], PICKED[::-1]]
     steps = [{k: torch.cat([track[t][k] for track in tracks]) for k in tracks[0][0]} for t in range(6)]
     mixed = replace(LIFT, approach=(place("box", 0.0, 0.0, 0.0),)).build(situation(3))  # knows both objects
-    mixed.lay(steps[0], [0, 2], LIFT)
-    mixed.lay(steps[0], [1], other)
+    for rows, settings in (([0, 2], LIFT), ([1], other)):
+        mixed.lay(mixed.poses.frames(steps[0], np.array(rows)), np.array(rows), settings)
     for i, reward in enumerate(alone):
         reward.begin(tracks[i][0], [0])
     flags = torch.zeros(3, dtype=torch.bool)
