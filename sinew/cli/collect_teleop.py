@@ -107,8 +107,11 @@ def collect(args: Args, settings: Mapping[str, Any], progress: Progress, calibra
         contract, new = None if config is None else config.contract, not args.out.exists()
         prompts = stack.enter_context(Prompts(args.sounds))
 
+        say = getattr(takeover, "say", lambda line: None)
+
         def urgent(line: str) -> None:
             progress.note(line)
+            say(line)
             if not line.startswith("episode"):  # how one went is said when it ends
                 prompts.say(line, urgent=True)
 
@@ -131,8 +134,7 @@ def _device(args: Args, interface: TaskInterface, progress: Progress) -> Takeove
     assert args.teleop is not None
     arms = teleop_device.arms_of(interface)
     if args.teleop in robot_page.PAGES:
-        told = {"task": interface.task_text, "robot": interface.robot_spec.name}
-        return robot_page.open_page(args.teleop, args.listen, progress.note, frame=args.frame, arms=arms, **told)
+        return robot_page.open_page(args.teleop, args.listen, progress.note, interface, frame=args.frame, arms=arms)
     return teleop_device.open_device(args, interface, progress.note)
 
 
@@ -157,7 +159,11 @@ def play(
     space, desk = ActionSpace(interface), robot_page.Desk(takeover, tell)
     executor = TeleopExecutor(takeover, space, interface.observation_spec, interface.action_spec, robot.read, desk.tell)
     executor.again = recorder.again
-    desk.watch(robot, executor, lambda: recorder.episodes, args.episodes)
+
+    def state() -> dict[str, Any]:
+        return {"recording": executor.recording, "paused": executor.paused, "kept": recorder.episodes, "episodes": args.episodes}
+
+    desk.watch(robot, state)
     steps = round(args.episode_s * interface.action_spec.rate_hz)
     timing = DeployConfig(max_steps=steps, first_run=config is not None)  # it begins where it stands: nothing moves unasked
     while recorder.episodes < args.episodes:

@@ -110,8 +110,10 @@ class Args:
     robot: Literal["sim", "dds"] | None = None
     """Learn on one robot, in real time and through the safety gate, with residual or any dsrl: sim, one in this process; dds,
     one on the network, in ROS 2's wire format. Without it, in worlds stepped side by side."""
-    intervene: Literal["keyboard", "gamepad", "spacemouse", "expert"] | None = None
+    intervene: Literal["keyboard", "gamepad", "spacemouse", "browser", "phone", "expert"] | None = None
     """Who may take over on the robot: a person, or the task's scripted expert in a person's place."""
+    listen: str | None = None
+    """Where the page of --intervene browser or phone is served; 127.0.0.1:8443 if left out."""
     frame: Literal["world", "tool"] = "world"
     """Axes that a person's motions are along."""
     reset: Literal["scene", "home", "policy", "person"] = "scene"

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sinew.cli import robot_page
 from sinew.cli.scenes import first_scene
 from sinew.errors import InputError
 from sinew.progress import SILENT, Progress
@@ -173,10 +174,12 @@ def _robot(
     """The robot with whoever stands beside it. In this process it runs in real time for a person, else as fast as it can."""
     import robot_bridge
     from robot_bridge.attended import AttendedRobot, LearningConfig
+    from robot_bridge.deploy import make_gate
     from robot_bridge.takeover import KEYS
 
-    takeover = _takeover(args, task, interface)
-    if args.intervene not in (None, "expert") and sys.stdin.isatty():
+    takeover = _takeover(args, task, interface, progress)
+    desk = robot_page.Desk(takeover, progress.note)
+    if args.intervene not in (None, "expert", *robot_page.PAGES) and sys.stdin.isatty():
         progress.note(f"keys: {KEYS}")
     clock: Clock = robot_bridge.MonotonicClock()
     robot: Robot
@@ -195,22 +198,31 @@ def _robot(
     attended = args.intervene not in (None, "expert")
     config = LearningConfig(patience_s=LearningConfig.patience_s if attended else 5.0)
     try:
-        arm = AttendedRobot(robot, interface, takeover=takeover, config=config, clock=clock, tell=progress.note, stopping=stopping)
+        desk.gate = make_gate(interface, config, None, desk.operator)
+        arm = AttendedRobot(
+            robot, interface, takeover=takeover, gate=desk.gate, config=config, clock=clock, tell=desk.tell,
+            stopping=lambda: stopping() or desk.stopped,
+        )  # fmt: skip
     except BaseException:
         robot.close()
         if takeover is not None:
             takeover.close()
         raise
+    desk.watch(robot, dict)
     return arm, scene
 
 
-def _takeover(args: Args, task: str, interface: TaskInterface) -> Takeover | None:
+def _takeover(args: Args, task: str, interface: TaskInterface, progress: Progress) -> Takeover | None:
+    robot_page.checked(args.intervene, args.listen)
     if args.intervene is None:
         return None
     if args.intervene == "expert":
         from sinew.cli.stand_in import ExpertTakeover
 
         return ExpertTakeover(task, interface, patience=round(EXPERT_PATIENCE * interface.max_episode_steps))
+    if args.intervene in robot_page.PAGES:
+        arms = len(interface.chains)
+        return robot_page.open_page(args.intervene, args.listen, progress.note, interface, frame=args.frame, arms=arms, watched=True)
     from robot_bridge.takeover import open_takeover
 
     return open_takeover(args.intervene, frame=args.frame, arms=len(interface.chains))

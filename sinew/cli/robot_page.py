@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,9 +11,9 @@ from sinew.errors import InputError
 
 if TYPE_CHECKING:
     from robot_bridge.gate import SafetyGate
+    from robot_bridge.interfaces import TaskInterface
     from robot_bridge.takeover import Frame, Takeover
     from robot_bridge.teleop.browser.device import BrowserTakeover
-    from robot_bridge.teleop.executor import TeleopExecutor
     from sinew.protocols import Robot
 
 LISTEN = "127.0.0.1:8443"
@@ -25,7 +25,14 @@ CAMERA = "images."
 
 
 def open_page(
-    device: str, listen: str | None, tell: Callable[[str], None], *, frame: Frame, arms: int, task: str, robot: str
+    device: str,
+    listen: str | None,
+    tell: Callable[[str], None],
+    interface: TaskInterface,
+    *,
+    frame: Frame,
+    arms: int,
+    watched: bool = False,
 ) -> BrowserTakeover:
     """Serve the page and say where it is.
 
@@ -37,7 +44,8 @@ def open_page(
     from sinew.cli.serve import address
 
     host, port = address(listen or LISTEN)
-    takeover = BrowserTakeover(host, port, frame=frame, arms=arms, tell=tell, about={"task": task, "robot": robot})
+    about = {"task": interface.task_text, "robot": interface.robot_spec.name}
+    takeover = BrowserTakeover(host, port, frame=frame, arms=arms, tell=tell, about=about, watched=watched)
     link = takeover.server.link
     tell(f"open the robot's page, with a link that works once:\n{link}")
     if device == "phone":
@@ -47,9 +55,7 @@ def open_page(
         tell("EVERYBODY ON THIS NETWORK REACHES THE PAGE, AND WHOEVER OPENS THE LINK FIRST MOVES THE ROBOT: show it to nobody")
     elif device == "phone":
         port = takeover.server.port
-        tell(
-            f"only this machine reaches it: adb reverse tcp:{port} tcp:{port} lets in a phone on a cable, --listen 0.0.0.0:8443 others"
-        )
+        tell(f"only this machine reaches it: adb reverse tcp:{port} tcp:{port} lets in a phone on a cable, --listen 0.0.0.0:8443 others")
     return takeover
 
 
@@ -60,7 +66,7 @@ def checked(device: str | None, listen: str | None) -> None:
         InputError: there is one.
     """
     if listen is not None and device not in PAGES:
-        raise InputError(f"--listen {listen} is where the robot's page is served: give --teleop browser or phone, or leave it out")
+        raise InputError(f"--listen {listen} is where the robot's page is served: choose browser or phone as the device, or leave it out")
 
 
 class Desk:
@@ -71,10 +77,10 @@ class Desk:
         note: writes a line on the terminal.
     """
 
-    def __init__(self, takeover: Takeover, note: Callable[[str], None]) -> None:
+    def __init__(self, takeover: Takeover | None, note: Callable[[str], None]) -> None:
         self._page: BrowserTakeover | None = takeover if hasattr(takeover, "show") else None  # type: ignore[assignment]
         self._note = note
-        self.operator = None if self._page is None else self._page.operator
+        self.operator = None if self._page is None else self._page.operator  # the emergency stop that its button presses
         self.gate: SafetyGate | None = None
         """The one that judges now."""
 
@@ -84,18 +90,19 @@ class Desk:
         if self._page is not None:
             self._page.say(line)
 
-    def watch(self, robot: Robot, executor: TeleopExecutor, kept: Callable[[], int], wanted: int) -> None:
-        """Show the robot's cameras and how the recording stands."""
+    @property
+    def stopped(self) -> bool:
+        """Whether the page's stop button was pressed."""
+        return self.operator is not None and bool(self.operator.pressed)
+
+    def watch(self, robot: Robot, state: Callable[[], Mapping[str, Any]]) -> None:
+        """Show the robot's cameras and how things stand."""
 
         def pictures() -> dict[str, np.ndarray]:
             return {key.removeprefix(CAMERA): value for key, value in robot.read().values.items() if key.startswith(CAMERA)}
 
-        def state() -> dict[str, Any]:
-            told = {"recording": executor.recording, "paused": executor.paused, "kept": kept(), "episodes": wanted}
-            return {**told, "holding": why_held(self.gate)}
-
         if self._page is not None:
-            self._page.show(pictures, state)
+            self._page.show(pictures, lambda: {**state(), "holding": why_held(self.gate)})
 
 
 def why_held(gate: SafetyGate | None) -> str:

@@ -4,22 +4,29 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from robot_bridge.safety.operator import Operator
-from robot_bridge.takeover import Frame, Given, Request
+from robot_bridge.takeover import DeviceLost, Frame, Given, Request
 from robot_bridge.teleop.browser.messages import Hand, Sample
 from robot_bridge.teleop.browser.server import PageServer
 from sinew.specs import IMAGES
 
+STILL = (0.0,) * 6
+UNWATCHED_S = 1.0
+"""A page that has been silent for longer watches over no policy."""
 MOST_LINES = 5
 """Lines for the person that the page may not have shown yet."""
 
 
 class BrowserTakeover:
-    """A page in a browser. Nobody in control is no lost device: the robot holds until somebody is there.
+    """A page in a browser.
+
+    Where a person demonstrates, nobody at the page is no lost device: the robot holds until somebody is there. Where a policy acts and
+    a person watches over it, it is one.
 
     Args:
         host: address that the page is served at; this machine alone if left out.
@@ -28,6 +35,7 @@ class BrowserTakeover:
         arms: arms that there are.
         tell: gets lines for the terminal.
         about: what the page shows of the robot and the task.
+        watched: whether a policy acts while nobody holds.
         settings: of the `PageServer`.
 
     Raises:
@@ -44,15 +52,22 @@ class BrowserTakeover:
         arms: int = 1,
         tell: Callable[[str], None] = lambda line: None,
         about: Mapping[str, Any] | None = None,
+        watched: bool = False,
         **settings: Any,
     ) -> None:
         self._frame: Frame = frame
-        self._arms, self._present = arms, False
+        self._arms, self._present, self._watched = arms, False, watched
         self._lines: deque[tuple[int, str]] = deque(maxlen=MOST_LINES)
         self._pictures: dict[str, np.ndarray] = {}
         self._state: Callable[[], Mapping[str, Any]] = dict
         self.server = PageServer(
-            host, port, source=lambda: self._pictures, state=self._told, about={"arms": arms, **(about or {})}, tell=tell, **settings
+            host,
+            port,
+            source=lambda: self._pictures,
+            state=self._told,
+            about={"arms": arms, "watched": watched, **(about or {})},
+            tell=tell,
+            **settings,
         )
 
     @property
@@ -64,25 +79,29 @@ class BrowserTakeover:
 
     def read(self) -> Given | None:
         """See `Takeover.read`. A page that goes away while a demonstration is recorded asks for a pause."""
+        self._look()
         before, self._present = self._present, self.server.present
         if before and not self._present and self._state().get("recording"):
             self.server.requests.append("pause")
         sample, hands = self.server.held()
         given = [self._given(sample, hand) for hand in hands if hand.arm < self._arms] if sample is not None else []
         if not given:
-            return None
+            # who holds what does not count any more wants the robot to stand, and not the policy to go on
+            stands = self._watched and sample is not None and any(hand.grip for hand in sample.hands)
+            return Given(STILL, self._frame) if stands else None
         first, *rest = given
-        return Given(**{**vars(first), "also": tuple(rest)})
+        return replace(first, also=tuple(rest))
 
     def _given(self, sample: Sample, hand: Hand) -> Given:
         said: dict[str, Any] = {"open": hand.open, "arm": hand.arm, "hold": hand.grip, "frame": self._frame, "seq": sample.number}
         said["stamp_ns"] = self.server.monotonic_ns(sample.heard_ns)
         if hand.pose is not None:
             return Given(hand.pose, kind="pose", **said)
-        return Given(hand.rate or (0.0,) * 6, kind="steps", **said)
+        return Given(hand.rate or STILL, kind="steps", **said)
 
     def request(self) -> Request | None:
         """See `Takeover.request`."""
+        self._look()
         return self.server.requests.popleft() if self.server.requests else None
 
     def watch(self, observation: Mapping[str, np.ndarray], step: int, seed: int) -> None:
@@ -91,7 +110,18 @@ class BrowserTakeover:
 
     def reopen(self) -> bool:
         """See `Takeover.reopen`."""
-        return True
+        return not self._watched or self.server.silent_s() <= UNWATCHED_S
+
+    def _look(self) -> None:
+        """Whether somebody is there who must be.
+
+        Raises:
+            DeviceLost: nobody is.
+        """
+        if self._watched and not self.server.present:
+            raise DeviceLost("the robot's page is not open")
+        if self._watched and self.server.silent_s() > UNWATCHED_S:
+            raise DeviceLost("the robot's page is hidden, or does not answer")
 
     def close(self) -> None:
         """See `Takeover.close`."""

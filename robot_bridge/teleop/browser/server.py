@@ -117,6 +117,11 @@ class PageServer:
             return None, ()
         return there[1].newest, there[1].held(self._now_ns())
 
+    def silent_s(self) -> float:
+        """How old the newest word of the page is that anything is known of; infinite where there is no page."""
+        sample, _ = self.held()
+        return float("inf") if sample is None else (self._now_ns() - sample.heard_ns) / 1e9
+
     def monotonic_ns(self, stamp_ns: int) -> int:
         """A stamp of the page's on the monotonic clock."""
         return stamp_ns + self._began_ns

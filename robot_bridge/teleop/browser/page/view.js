@@ -17,7 +17,8 @@ export class View {
     this.render();
   }
 
-  welcome({ task, robot }) {
+  welcome({ task, robot, watched }) {
+    this.watched = watched;
     this.phase = "there";
     this.wasThere = true;
     this.why = "";
@@ -89,10 +90,11 @@ export class View {
     if (this.phase === "refused") return ["bad", this.wasThere ? "The session is over" : "Not connected", this.why];
     if (this.phase === "lost") return ["warn", "Connection lost", "The robot holds. Trying again …"];
     if (state.stopped) return ["bad", "Stopped", `${state.stopped}. The terminal says how to go on.`];
-    if (this.lapsed) return ["warn", "Let go, then take hold again", "The connection stuttered, and the robot holds."];
+    if (this.lapsed) return ["warn", "Let go, then take hold again", "The connection stuttered, and what you hold does not count."];
     if (state.paused) return ["warn", "Pause", "The robot holds and nothing is recorded."];
     if (state.holding) return ["warn", "The robot holds", state.holding];
     if (now.held) return ["moving", "You move the robot", `with the ${NAMES[now.device] ?? now.device}`];
+    if (this.watched) return ["idle", "The policy acts", "Hold the pad, a key or a button to take over; let go and it goes on."];
     return ["idle", "The robot holds", "Hold the pad, a key or a button to move it. Let go and it holds."];
   }
 

@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 
+from robot_bridge.takeover import DeviceLost
+
 
 def test_the_pad_moves_by_what_it_is_dragged_and_holds_when_it_is_let_go(page, after, gone):
     device, tab = page()
@@ -206,3 +208,27 @@ def test_fingers_hold_and_the_last_one_lets_go(page, after, gone):
     after(device, lambda g: np.allclose(g.values[:3], (0.02, 0, 0.01), atol=1e-6))
     tab.touch("touchEnd")
     gone(device)
+
+
+def test_whoever_watches_over_a_policy_takes_over_and_must_be_there(page, after, until):
+    device, tab = page(watched=True)
+    tab.wait("document.getElementById('headline').textContent === 'The policy acts'")
+    assert device.read() is None and device.reopen()
+    tab.key("keyDown", "KeyI")
+    after(device, lambda g: g.values[0] == 0.5)
+    held = device.server.held
+
+    def stuttered():  # the same words, none of which counts
+        return held()[0], ()
+
+    device.server.held = stuttered
+    after(device, lambda g: g.values == (0,) * 6)  # the person still holds: the policy does not go on
+    device.server.held = held
+    tab.key("keyUp", "KeyI")
+    until(lambda: device.read() is None)
+    tab.open("about:blank")
+    until(lambda: not device.reopen())
+    with pytest.raises(DeviceLost, match=r"not open|does not answer"):
+        device.read()
+    with pytest.raises(DeviceLost):
+        device.request()
