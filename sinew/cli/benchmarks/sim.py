@@ -18,6 +18,7 @@ import torch
 import sim
 from sim.scene import Scene, mjcf
 from sinew.bench import Row
+from sinew.cli.benchmarks import sim_warp
 from sinew.errors import MissingDependency
 
 WORLDS = 64
@@ -44,7 +45,7 @@ def rows(quick: bool) -> list[Row]:
         found.append(_with_cameras(cameras, 20 if quick else 60))
     for task in sim.TASK_NAMES:
         found.append(_expert(task, 40 if quick else 200))
-    return found
+    return found + sim_warp.rows(quick)
 
 
 @dataclass
