@@ -33,7 +33,7 @@ export class Keyboard {
     } else if (event.code === "KeyB") {
       this.settings.nextArm();
     } else if (event.code in WORDS) {
-      this.word(WORDS[event.code]);
+      this.word(event.code === "KeyR" && event.shiftKey ? "again" : WORDS[event.code]);
     }
   }
 
