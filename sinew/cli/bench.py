@@ -39,11 +39,12 @@ class Args:
     policies: tuple[str, ...] = ()
     """learning: only these kinds of policy; offline and improve: only these methods."""
     tasks: tuple[str, ...] = ()
-    """learning, offline and improve: only these tasks; for offline also one kind of data of a task, as lift:mixed."""
+    """learning, offline and improve: only these tasks; for offline also one kind of data of a task, as lift:mixed; for data its parts:
+    reading, writing, size, conversion, sessions, quality."""
     seeds: tuple[int, ...] = ()
     """learning, offline and improve: only these seeds."""
     out: Path | None = None
-    """learning, offline and improve: folder where finished parts are kept, so that they are not made again."""
+    """data, learning, offline and improve: folder where finished parts are kept, so that they are not made again."""
     write: Path | None = None
     """Markdown page to bring up to date, for example docs/benchmarks.md; the figures are kept in a folder beside it."""
     json: bool = False

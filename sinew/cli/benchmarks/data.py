@@ -1,31 +1,126 @@
-"""Datasets: reading and recording, beside the real lerobot on the same frames in the same run.
+"""Datasets: reading, recording, size and conversion, beside the real lerobot on the same frames in the same run.
 
-Both read one epoch of the same folder, in batches; the files are in the system's page cache for both. "first epoch"
-decodes every picture; in "later epochs" our decoded pictures are in memory, which lerobot has nothing like; with "no picture
-kept" every window is decoded anew, item by item, as lerobot does and as it is for a dataset far larger than memory. Ours gives uint8
-pictures in batches of 64; the rows "as float32" include the conversion to the (channel, height, width) float32 that lerobot gives.
+The two take turns, case by case, several times; figures are medians. Beside the time that passed stands the CPU time of each
+process, because other work on a busy machine lengthens the one and hardly the other. The peer decodes with torchcodec, which is
+its fastest way; where the system has no FFmpeg, torchcodec is given the one that lies in the peer's own PyAV.
+
+An item is one training sample: two observations of two cameras and state, and 16 actions. Ours come as a batch of 64, pictures
+uint8, as training takes them; lerobot's one by one, pictures float32, as it gives them. "nothing kept" decodes every item anew.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
 import tempfile
 import time
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-import sinew
 from sinew.bench import Row
+from sinew.cli.benchmarks.peer import Peer, interpreter
+from sinew.errors import unknown
+from sinew.rundir import read_json, write_json
 from sinew.specs import ActionSpec, ObservationSpec, TensorSpec
 
 FPS = 30
 CAMERAS = ("observation.images.front", "observation.images.wrist")
-BATCH = 64
-TARGET = ">= 2x peer"
+SIZES = ((96, 96), (480, 640))
+BATCH, REPEATS = 64, 3
+STORAGES = {"ours": "h264, as Sinew records", "peer": "av1, as lerobot records"}
+PARTS = ("reading", "writing", "size", "conversion", "sessions", "quality")
+ELSEWHERE = {"sessions": "data_recording", "quality": "data_quality"}
+"""Parts that have a module of their own."""
+
+
+def rows(quick: bool, tasks: Sequence[str] = (), out: Path | None = None) -> list[Row]:
+    """Measure.
+
+    Args:
+        quick: fewer and shorter cases, under a minute.
+        tasks: only these parts: reading, writing, size, conversion, sessions (of the recorder), quality; all if empty.
+        out: folder of finished parts; those that are there and not asked for by name are taken from it.
+
+    Raises:
+        InputError: no such part.
+    """
+    for name in tasks:
+        if name not in PARTS:
+            raise unknown("part", name, PARTS)
+    found: list[Row] = []
+    with tempfile.TemporaryDirectory(prefix="sinew-bench-") as folder, peer_process(Path(folder)) as peer:
+        for name in PARTS:
+            kept = None if out is None else out / f"{name}.json"
+            if kept is not None and kept.exists() and name not in tasks:
+                found += [Row(**row) for row in read_json(kept)]
+            elif not tasks or name in tasks:
+                made = _part(name, quick, Path(folder), peer)
+                if kept is not None:
+                    write_json(kept, [vars(row) for row in made])
+                found += made
+    return found
+
+
+def _part(name: str, quick: bool, folder: Path, peer: Peer) -> list[Row]:
+    """Rows of one part, the load of the machine told with each."""
+    if name in ELSEWHERE:
+        module = f"sinew.cli.benchmarks.{ELSEWHERE[name]}"
+        return import_module(module).rows(quick) if find_spec(module) else []
+    module = import_module(f"sinew.cli.benchmarks.data_{name}")
+    before = os.getloadavg()[0]
+    made: list[Row] = module.rows(quick, folder, peer)
+    load = f"load average {before:.1f} before, {os.getloadavg()[0]:.1f} after"
+    first = made[0]
+    made[0] = Row(**{**vars(first), "detail": {**(first.detail or {}), "load": load}})
+    return [*made, Row(name=f"{name}: load average, of {os.cpu_count()} cores", unit="", ours=round((before + os.getloadavg()[0]) / 2, 1))]
+
+
+# ---------------------------------------------------------------- the peer
+
+
+def peer_process(folder: Path) -> Peer:
+    """The peer in its own process, with an FFmpeg for torchcodec."""
+    links = folder / "ffmpeg"
+    links.mkdir()
+    bundled = sorted(interpreter().parent.parent.glob("lib/python*/site-packages/av.libs"))
+    for library in (path for place in bundled[:1] for path in (*place.glob("libav*"), *place.glob("libsw*"))):
+        name, _, version = library.name.partition(".so.")
+        (links / f"{name.split('-')[0]}.so.{version.split('.')[0]}").symlink_to(library)
+    paths = [str(links), *map(str, bundled[:1]), *filter(None, [os.environ.get("LD_LIBRARY_PATH")])]
+    return Peer(script="data_peer.py", more={"LD_LIBRARY_PATH": ":".join(paths), "SVT_LOG": "1"})
+
+
+def taking_turns(cases: Mapping[str, Callable[[], Mapping[str, float]]], repeats: int = REPEATS) -> dict[str, dict[str, float]]:
+    """Medians of what each case measures, case after case and all over again; {} for one that measures nothing."""
+    measured: dict[str, list[Mapping[str, float]]] = {name: [] for name in cases}
+    for turn in range(repeats):
+        for name in list(cases)[:: 1 if turn % 2 == 0 else -1]:
+            measured[name].append(cases[name]())
+    return {name: {key: float(np.median([m[key] for m in found])) for key in found[0]} if all(found) else {}
+            for name, found in measured.items()}  # fmt: skip
+
+
+def timed(work: Callable[[], int]) -> dict[str, float]:
+    """Things per second that passed and per second of CPU of this process, of work that gives their number."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    count = work()
+    return {"per_s": count / (time.perf_counter() - wall), "per_cpu_s": count / (time.process_time() - cpu)}
+
+
+def against(
+    name: str, unit: str, ours: float, peer: Peer, peer_value: float | None, who: str, least: float | None = None, **more: Any
+) -> Row:
+    """A row; `least` is the ratio that is the target."""
+    target = "" if least is None else f">= {least:g}x peer"
+    row = Row(name=name, unit=unit, ours=ours, peer=who if peer_value else peer.why, peer_value=peer_value, target=target, **more)
+    return Row(**{**vars(row), "holds": None if least is None or row.ratio is None else row.ratio >= least})
+
+
+# ---------------------------------------------------------------- what is shown and recorded
 
 
 def vectors(at: int) -> dict[str, np.ndarray]:
@@ -34,132 +129,46 @@ def vectors(at: int) -> dict[str, np.ndarray]:
     return {"observation.state": rng.random(14, dtype=np.float32), "action": rng.random(7, dtype=np.float32)}
 
 
-def picture(at: int, camera: int, height: int, width: int) -> np.ndarray:
+def picture(at: int, camera: int, height: int, width: int, noise: int = 4) -> np.ndarray:
     """A gradient with a moving block and a little sensor noise, uint8 (height, width, 3)."""
     rows, columns = np.mgrid[0:height, 0:width]
-    image = np.stack([columns * 180 / width + at, rows * 180 / height, (rows + columns) * 90 / (height + width) + 60 * camera], -1)
+    image = np.stack([columns * 150 / width + at % 60, rows * 180 / height, (rows + columns) * 90 / (height + width) + 60 * camera], -1)
     left = (at * width // 40) % (width - width // 5)
     image[height // 3 : height // 2, left : left + width // 6] = (210, 60, 40)
-    image += np.random.default_rng([at, camera]).integers(0, 4, image.shape)
-    return (image % 256).clip(0, 255).astype(np.uint8)
+    if noise:
+        image += np.random.default_rng([at, camera]).integers(0, noise, image.shape)
+    return image.clip(0, 255).astype(np.uint8)
 
 
-def rows(quick: bool) -> list[Row]:
-    """Measure.
-
-    Args:
-        quick: fewer and shorter episodes, under a minute.
-    """
-    found: list[Row] = []
-    sizes = (((96, 96), 4, 80), ((480, 640), 2, 20)) if quick else (((96, 96), 10, 150), ((480, 640), 3, 150))
-    with tempfile.TemporaryDirectory(prefix="sinew-bench-") as folder:
-        for (height, width), episodes, length in sizes:
-            root = Path(folder) / f"{height}"
-            label = f"{len(CAMERAS)}x{height}x{width}"
-            recorded = _record(root, episodes, length, height, width)
-            peer = _peer("record", Path(folder) / f"peer{height}", height, width, length)
-            found += _recording_rows(label, recorded, peer, length)
-            found += _reading_rows(label, root, _peer("read", root))
-    return found
+def shown(frames: int, height: int, width: int, noise: int = 4) -> list[dict[str, np.ndarray]]:
+    """Frames of both cameras, state and action."""
+    return [{**vectors(at), **{camera: picture(at, n, height, width, noise) for n, camera in enumerate(CAMERAS)}} for at in range(frames)]
 
 
-def _record(root: Path, episodes: int, length: int, height: int, width: int) -> dict[str, float]:
+def record(root: Path, frames: Sequence[Mapping[str, np.ndarray]], episodes: int = 1) -> dict[str, float]:
+    """Record the same frames so many times; what adding and saving took."""
     import demos
 
+    height, width, _ = frames[0][CAMERAS[0]].shape
     observation = ObservationSpec(
         {"observation.state": TensorSpec(shape=(14,)), **{c: TensorSpec(shape=(height, width, 3), dtype="uint8") for c in CAMERAS}}
     )
     action = ActionSpec(kind="joint_position", low=(-1.0,) * 7, high=(1.0,) * 7, rate_hz=FPS, names=tuple("abcdefg"))
-    pictures = [[picture(at, n, height, width) for n in range(len(CAMERAS))] for at in range(length)]
-    adding = saving = 0.0
+    spent = {"add_s": 0.0, "save_s": 0.0, "add_cpu_s": 0.0, "save_cpu_s": 0.0}
     with demos.Writer.create(root, fps=FPS, observation_spec=observation, action_spec=action, task="bench") as writer:
         for _ in range(episodes):
-            begin = time.perf_counter()
-            for at in range(length):
-                values = {**vectors(at), **dict(zip(CAMERAS, pictures[at], strict=True))}
-                writer.add_frame(values, stamp_ns=round(at * 1e9 / FPS))
-            added = time.perf_counter()
-            writer.save_episode(success=True)
-            adding, saving = adding + added - begin, saving + time.perf_counter() - added
-    size = sum(p.stat().st_size for p in root.rglob("*") if p.is_file())
-    dataset = demos.Dataset(root)
-    error = [np.mean((dataset[at][c].astype(float) - pictures[at][n]) ** 2) for at in range(0, length, 10) for n, c in enumerate(CAMERAS)]
-    return {
-        "add": episodes * length / adding,
-        "save": saving / episodes,
-        "bytes": size / episodes,
-        "psnr": 10 * np.log10(255**2 / np.mean(error)),
-    }
+            for part in ("add", "save"):
+                wall, cpu = time.perf_counter(), time.process_time()
+                if part == "add":
+                    for at, frame in enumerate(frames):
+                        writer.add_frame(frame, stamp_ns=round(at * 1e9 / FPS))
+                else:
+                    writer.save_episode(success=True)
+                spent[f"{part}_s"] += time.perf_counter() - wall
+                spent[f"{part}_cpu_s"] += time.process_time() - cpu
+    return {name: seconds / episodes for name, seconds in spent.items()}
 
 
-def _recording_rows(label: str, ours: dict[str, float], peer: dict[str, Any], length: int) -> list[Row]:
-    who = peer.get("why") or "lerobot 0.4.4, streaming h264, nothing safe until finalize"
-    per_minute = 60 * FPS / length / 1e6
-    size = peer["bytes"] * per_minute if "bytes" in peer else None
-    save, lower = f"save an episode of {length} frames {label}", False
-    return [
-        Row(name=f"record {label}", unit="frames/s", ours=ours["add"], peer=who, peer_value=peer.get("add")),
-        Row(name=save, unit="s", ours=ours["save"], peer=who, peer_value=peer.get("save"), higher_is_better=lower),
-        Row(name=f"size {label}", unit="MB/min", ours=ours["bytes"] * per_minute, peer=who, peer_value=size, higher_is_better=lower),
-        Row(
-            name=f"picture quality {label}", unit="dB PSNR", ours=ours["psnr"], peer="not measured: lerobot's crf 30 is smaller and coarser"
-        ),
-    ]
-
-
-def _reading_rows(label: str, root: Path, peer: dict[str, Any]) -> list[Row]:
-    import demos
-
-    who = peer.get("why") or f"lerobot 0.4.4 with {peer['decoder']}"
-    if peer.get("decoder") == "pyav":
-        who += " (its torchcodec does not load here: no system FFmpeg)"
-    length = len(demos.Dataset(root))
-    deltas = {"action": [i / FPS for i in range(16)], **{k: [-1 / FPS, 0.0] for k in ("observation.state", *CAMERAS)}}
-    plain = {k: [0.0] for k in deltas}
-    orders = {"random": np.random.default_rng(0).permutation(length), "sequential": np.arange(length)}
-    found = []
-    for kind, offsets in (("plain", plain), ("delta", deltas)):
-        for order, indices in orders.items():
-            figures = _epochs(demos.Dataset(root), indices, offsets)
-            if kind == "delta":
-                small = demos.Dataset(root, cache_bytes=0)
-                figures["one item at a time, no picture kept"] = _epochs(small, indices, offsets, batch=1)["first epoch"]
-            peer_value = peer.get(f"{kind} {order}")
-            for epoch, ours in figures.items():
-                holds = ours >= 2 * peer_value if peer_value and kind == "delta" else None
-                what = "with 2 observations and 16 actions" if kind == "delta" else "one frame"
-                found.append(
-                    Row(name=f"read {label} {what}, {order}, {epoch}", unit="items/s", ours=ours, peer=who, peer_value=peer_value,
-                        target=TARGET if kind == "delta" else "", holds=holds)
-                )  # fmt: skip
-    return found
-
-
-def _epochs(dataset: Any, indices: np.ndarray, offsets: dict[str, list[float]], batch: int = BATCH) -> dict[str, float]:
-    """Items per second of a first epoch, of a later one, and of one with lerobot's own output format."""
-    figures = {}
-    for epoch in ("first epoch", "later epochs", "later epochs as float32"):
-        begin = time.perf_counter()
-        for at in range(0, len(indices), batch):
-            found = dataset.at(indices[at : at + batch], offsets)
-            if epoch.endswith("float32"):
-                for camera in CAMERAS:
-                    np.multiply(np.moveaxis(found[camera], -1, -3), np.float32(1 / 255), dtype=np.float32)
-        figures[epoch] = len(indices) / (time.perf_counter() - begin)
-        if dataset.cache_bytes == 0:
-            break
-    return figures
-
-
-def _peer(*given: object) -> dict[str, Any]:
-    """What lerobot measures of itself, or {"why": …} where there is none."""
-    root = Path(sinew.__file__).resolve().parent.parent
-    python = Path(os.environ.get("SINEW_LEROBOT_PYTHON") or root / ".venv-lerobot/bin/python")
-    if not python.exists():
-        return {"why": "lerobot is not installed beside us: make conformance, or set SINEW_LEROBOT_PYTHON"}
-    environment = {**os.environ, "PYTHONPATH": str(root), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "SVT_LOG": "1"}
-    script = Path(__file__).with_name("data_peer.py")
-    done = subprocess.run([str(python), str(script), *map(str, given)], capture_output=True, text=True, env=environment)
-    if done.returncode:
-        return {"why": f"lerobot failed: {(done.stderr.strip().splitlines() or ['no output'])[-1][:120]}"}
-    return json.loads(done.stdout.strip().splitlines()[-1])
+def video_bytes(root: Path) -> int:
+    """Bytes of a dataset's videos."""
+    return sum(p.stat().st_size for p in (root / "videos").rglob("*.mp4"))

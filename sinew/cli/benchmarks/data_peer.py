@@ -1,11 +1,13 @@
-"""The peer of `sinew bench data`: run by the Python of a venv with lerobot, it reads and records there and prints one JSON line.
+"""The peer of `sinew bench data`: run by the Python of a venv with lerobot, it reads and records there.
 
-Usage: python data_peer.py read FOLDER | record FOLDER HEIGHT WIDTH FRAMES
+It reads one JSON object a line, {"do": "open" | "read" | "record", ...}, and answers each with one line, so that ours and the peer
+can take turns.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -15,7 +17,7 @@ import numpy as np
 
 
 def decoder() -> str:
-    """The faster decoder that works here: torchcodec needs a system FFmpeg."""
+    """The faster decoder that works here: torchcodec needs an FFmpeg."""
     try:
         import torchcodec.decoders  # noqa: F401  # pyright: ignore[reportMissingImports]
     except (ImportError, RuntimeError, OSError):
@@ -23,49 +25,105 @@ def decoder() -> str:
     return "torchcodec"
 
 
-def read(root: Path) -> dict[str, Any]:
-    """Items per second over one epoch: plain and with time offsets, in random order and in a row."""
-    import torch
+class Peer:
+    """A dataset of lerobot that is read."""
+
+    def __init__(self) -> None:
+        self.data: Any = None
+
+    def open(self, root: str) -> dict[str, Any]:
+        """The dataset in `root`, with two observations and 16 actions to an item.
+
+        Returns:
+            {"decoder"}.
+        """
+        import torch
+        from lerobot.datasets.lerobot_dataset import LeRobotDataset, LeRobotDatasetMetadata  # pyright: ignore[reportMissingImports]
+
+        torch.set_num_threads(1)
+        meta = LeRobotDatasetMetadata("local/bench", root=root)
+        observed = ("observation.state", *meta.camera_keys)
+        deltas = {"action": [i / meta.fps for i in range(16)], **{k: [-1 / meta.fps, 0.0] for k in observed}}
+        self.data = LeRobotDataset("local/bench", root=root, video_backend=decoder(), delta_timestamps=deltas)
+        self.data[0]
+        return {"decoder": decoder()}
+
+    def read(self, indices: list[int]) -> dict[str, Any]:
+        """Items per second that passed and per second of CPU."""
+        wall, cpu = time.perf_counter(), time.process_time()
+        for index in indices:
+            self.data[index]
+        return {"per_s": len(indices) / (time.perf_counter() - wall), "per_cpu_s": len(indices) / (time.process_time() - cpu)}
+
+    def record(
+        self,
+        root: str,
+        height: int,
+        width: int,
+        frames: int,
+        episodes: int,
+        streaming: bool,
+        noise: int = 4,
+        quality: bool = False,
+    ) -> dict[str, Any]:
+        """What adding the frames of an episode and saving it take, and with `quality` how well its pictures are kept.
+
+        Returns:
+            {"add_s", "add_cpu_s", "save_s", "save_cpu_s", "psnr"}; CPU with that of the processes that encode.
+        """
+        from lerobot.datasets.lerobot_dataset import LeRobotDataset  # pyright: ignore[reportMissingImports]
+
+        from sinew.cli.benchmarks.data import CAMERAS, FPS, shown, vectors
+
+        names = ["height", "width", "channels"]
+        features: dict[str, Any] = {k: {"dtype": "video", "shape": (height, width, 3), "names": names} for k in CAMERAS}
+        features |= {k: {"dtype": "float32", "shape": v.shape, "names": None} for k, v in vectors(0).items()}
+        dataset = LeRobotDataset.create("local/bench", fps=FPS, features=features, root=root, streaming_encoding=streaming)
+        given, marks = shown(frames, height, width, noise), [_now()]
+        spent = np.zeros((2, 2))
+        for _ in range(episodes):
+            marks = [_now()]
+            for frame in given:
+                dataset.add_frame({**frame, "task": "bench"})
+            marks.append(_now())
+            dataset.save_episode()
+            marks.append(_now())
+            spent += np.diff(marks, axis=0)
+        dataset.finalize()
+        (add_s, add_cpu_s), (save_s, save_cpu_s) = (spent / episodes).tolist()
+        told = {"add_s": add_s, "add_cpu_s": add_cpu_s, "save_s": save_s, "save_cpu_s": save_cpu_s}
+        return told | ({"psnr": _psnr(Path(root), given)} if quality else {})
+
+
+def _now() -> tuple[float, float]:
+    """Seconds that passed, and of CPU of this process and the children that ended."""
+    times = os.times()
+    return time.perf_counter(), time.process_time() + times.children_user + times.children_system
+
+
+def _psnr(root: Path, given: list[dict[str, Any]]) -> float:
+    """Quality of the recorded pictures, as lerobot reads them."""
     from lerobot.datasets.lerobot_dataset import LeRobotDataset  # pyright: ignore[reportMissingImports]
 
-    torch.set_num_threads(1)
-    plain = LeRobotDataset("local/bench", root=root, video_backend=decoder())
-    fps = plain.fps
-    deltas = {"action": [i / fps for i in range(16)], **{k: [-1 / fps, 0.0] for k in ("observation.state", *plain.meta.camera_keys)}}
-    offset = LeRobotDataset("local/bench", root=root, video_backend=decoder(), delta_timestamps=deltas)
-    result: dict[str, Any] = {"decoder": decoder()}
-    for name, dataset in (("plain", plain), ("delta", offset)):
-        for order, indices in (("random", np.random.default_rng(0).permutation(len(dataset))), ("sequential", np.arange(len(dataset)))):
-            begin = time.perf_counter()
-            for index in indices:
-                dataset[int(index)]
-            result[f"{name} {order}"] = len(dataset) / (time.perf_counter() - begin)
-    return result
+    data, errors = LeRobotDataset("local/bench", root=root, video_backend=decoder()), []
+    for at, frame in enumerate(given):
+        item = data[at]
+        for camera in data.meta.camera_keys:
+            seen = np.moveaxis(item[camera].numpy(), 0, -1) * 255
+            errors.append(float(np.mean((seen - frame[camera].astype(np.float32)) ** 2)))
+    return float(10 * np.log10(255**2 / np.mean(errors)))
 
 
-def record(root: Path, height: int, width: int, frames: int) -> dict[str, Any]:
-    """Frames per second, seconds per save and bytes, with LeRobot's streaming H.264 encoder."""
-    from lerobot.datasets.lerobot_dataset import LeRobotDataset  # pyright: ignore[reportMissingImports]
-
-    from sinew.cli.benchmarks.data import CAMERAS, FPS, picture, vectors
-
-    names = ["height", "width", "channels"]
-    features: dict[str, Any] = {k: {"dtype": "video", "shape": (height, width, 3), "names": names} for k in CAMERAS}
-    features |= {k: {"dtype": "float32", "shape": v.shape, "names": None} for k, v in vectors(0).items()}
-    dataset = LeRobotDataset.create("local/bench", fps=FPS, features=features, root=root, vcodec="h264", streaming_encoding=True)
-    pictures = [[picture(at, n, height, width) for n in range(len(CAMERAS))] for at in range(frames)]
-    begin = time.perf_counter()
-    for at in range(frames):
-        dataset.add_frame({**vectors(at), **dict(zip(CAMERAS, pictures[at], strict=True)), "task": "bench"})
-    added = time.perf_counter()
-    dataset.save_episode()
-    saved = time.perf_counter()
-    dataset.finalize()
-    size = sum(p.stat().st_size for p in root.rglob("*") if p.is_file())
-    return {"add": frames / (added - begin), "save": saved - added, "bytes": size}
+def main() -> None:
+    """Answer until the input ends."""
+    out, peer = sys.stdout, Peer()
+    sys.stdout = sys.stderr  # lerobot and its encoders print
+    for line in sys.stdin:
+        asked = json.loads(line)
+        answer = getattr(peer, asked.pop("do"))(**asked)
+        out.write(json.dumps(answer) + "\n")
+        out.flush()
 
 
 if __name__ == "__main__":
-    given = sys.argv[1:]
-    answer = read(Path(given[1])) if given[0] == "read" else record(Path(given[1]), *map(int, given[2:]))
-    sys.stdout.write(json.dumps(answer) + "\n")
+    main()
