@@ -174,7 +174,14 @@ def _made(told: Mapping[str, Any], demos: bool) -> tuple[Args, VecEnv, Learn]:
     interface = _interface(source.policy, args.task or source.task())
     recorded = (args.demos or _own_demos(source, args.method)) if demos and args.method in REMEMBER else None
     method = MAKERS[args.method](source.policy, interface, args, recorded, own_device(args.device))
-    return args, _practice(interface, args, method.config.gamma), method.prepare()
+    return args, _practice(interface, args, method.config.gamma, _say_of_reward), method.prepare()
+
+
+def _say_of_reward(text: str) -> None:
+    """What an actor's reward has to say goes to the actor's log, where the learner finds it (`sinew.cli.reward_heard`)."""
+    from sinew.cli.reward_heard import IN_LOG
+
+    print(f"{IN_LOG}{text}", file=sys.stderr, flush=True)
 
 
 class Told(Progress):

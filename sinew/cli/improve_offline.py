@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sinew.cli.improve_methods import Chosen, Learn, _shared
+from sinew.cli import reward_situation
+from sinew.cli.improve_methods import Chosen, Learn, _learner, _shared
 from sinew.cli.scenes import first_scene
 from sinew.errors import InputError
 from sinew.progress import Progress
@@ -20,11 +21,12 @@ if TYPE_CHECKING:
     from policies import PolicyModule
     from policies.advantage import AdvantageConditioned
     from rl.gate import Evaluation
-    from rl.offline import OfflineMethod
+    from rl.offline import OfflineConfig, OfflineMethod
     from rl.recap_value import Experience
     from rl.replay import Ring
     from sim import GymnasiumTask, TaskInterface
     from sinew.cli.improve import Args
+    from sinew.cli.reward_situation import Recorded
     from sinew.rundir import RunDir
 
     Interface = TaskInterface | GymnasiumTask
@@ -38,8 +40,10 @@ READ_TOGETHER = 1024
 def from_data(base: PolicyModule, interface: Interface, args: Args, demos: Path | None, device: torch.device) -> Chosen:
     """iql, td3-bc, fql, qc: a policy of its own from what was recorded; with --steps it goes on in the world.
 
+    With a reward of another kind than success every recorded step is rewarded by it, as steps in the world are afterwards.
+
     Raises:
-        InputError: no data are named, or a shaped reward.
+        InputError: no data are named.
         SpecError: the base has no observation encoder of its own.
     """
     import torch
@@ -48,12 +52,12 @@ def from_data(base: PolicyModule, interface: Interface, args: Args, demos: Path 
         raise InputError(f"--method {args.method} learns from recorded episodes, and {args.run} names none: give --demos DIR")
     if args.candidates and args.method not in ("fql", "qc"):
         raise InputError(f"--candidates {args.candidates}: chunks to choose from are drawn by fql and qc, not by {args.method}")
-    if args.reward != "sparse":
-        raise InputError(f"--reward {args.reward}: recorded episodes tell success alone; leave it out for --method {args.method}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(args.seed)
         own: dict[str, Any] = {"steps": args.steps} if args.steps else {}
         own |= {"candidates": args.candidates} if args.method in ("fql", "qc") else {}
+        if args.reward != "sparse":
+            own["learner"] = _learner(_config_of(args.method), args)
         policy, make = offline_method(args.method, base, args.updates, **_shared(args), **own)
     policy = policy.to(device)
     method = make(args.num_envs)
@@ -62,7 +66,7 @@ def from_data(base: PolicyModule, interface: Interface, args: Args, demos: Path 
         from demos import Dataset
         from rl.offline import train_offline
 
-        ring = remembered(Dataset(demos), policy, str(args.run))
+        ring = remembered(Dataset(demos), policy, str(args.run), reward_situation.recorded(args, interface, method.config.gamma))
         before = _measure(base, interface, device)
 
         def learn(env: Any, run: RunDir, gate: Any, progress: Progress) -> Any:
@@ -95,24 +99,33 @@ def offline_method(
     import policies
     from policies.flow_q import FlowQ
     from rl.flow_q import FlowQConfig, FlowQMethod
-    from rl.iql import IqlConfig, IqlMethod
-    from rl.td3_bc import Td3BcConfig, Td3BcMethod
+    from rl.iql import IqlMethod
+    from rl.td3_bc import Td3BcMethod
 
     settings |= {} if updates is None else {"offline_updates": updates}
     width = base.spec.action_dim
     if name in ("iql", "td3-bc"):
         direct = policies.Direct.seeing_as(base)
-        kind, make = (IqlMethod, IqlConfig) if name == "iql" else (Td3BcMethod, Td3BcConfig)
-        config = make(**settings)
-        return direct, lambda worlds: kind(direct.actor, direct.observe, width, config, num_envs=worlds)  # type: ignore[arg-type]
+        kind: Any = IqlMethod if name == "iql" else Td3BcMethod
+        config = _config_of(name)(**settings)
+        return direct, lambda worlds: kind(direct.actor, direct.observe, width, config, num_envs=worlds)
     chosen, stride = FlowQConfig(**settings), base.spec.horizon if name == "qc" else 1
     critics = {"critic_hidden": chosen.critic_hidden, "critic_heads": chosen.critic_heads}
     flow = FlowQ.seeing_as(base, stride, candidates=chosen.candidates, **critics)
     return flow, lambda worlds: FlowQMethod(flow.actor(), flow.observe, width, chosen, num_envs=worlds, stride=stride)
 
 
-def remembered(data: Dataset, policy: Any, name: str = "the policy") -> Ring:
-    """Recorded episodes as replay: what the policy sees, and what was done.
+def _config_of(name: str) -> type[OfflineConfig]:
+    """The settings of a method."""
+    from rl.flow_q import FlowQConfig
+    from rl.iql import IqlConfig
+    from rl.td3_bc import Td3BcConfig
+
+    return {"iql": IqlConfig, "td3-bc": Td3BcConfig}.get(name, FlowQConfig)
+
+
+def remembered(data: Dataset, policy: Any, name: str = "the policy", rewards: Recorded = lambda data: None) -> Ring:
+    """Recorded episodes as replay: what the policy sees, what was done, and what `rewards` pays for it; success alone if left out.
 
     Raises:
         SpecError: data and policy do not fit.
@@ -129,9 +142,10 @@ def remembered(data: Dataset, policy: Any, name: str = "the policy") -> Ring:
     action = policy.spec.action.normalize(torch.from_numpy(np.array(data.column("action")))).float()
     layout = {"features": (tuple(features.shape[1:]), torch.float32)}
     ring = Ring(max(2, len(data)), 1, layout, policy.spec.action_dim, device=policy.device)
-    for info in (data.episode(i) for i in range(data.num_episodes)):
+    earned = rewards(data) or [None] * data.num_episodes
+    for info, paid in zip((data.episode(i) for i in range(data.num_episodes)), earned, strict=True):
         span = slice(info.start, info.start + info.length)
-        add_episode(ring, features[span], action[span], success=bool(info.success))
+        add_episode(ring, features[span], action[span], success=bool(info.success), reward=paid)
     return ring
 
 
@@ -159,13 +173,15 @@ def recap(base: PolicyModule, interface: Interface, args: Args, demos: Path | No
     """The base itself, taught to prefer what went better than usual, in rounds of rolling out and learning.
 
     Raises:
-        InputError: steps are given.
+        InputError: steps are given, or a reward.
         SpecError: the base is no flow, diffusion, edm or vla policy.
     """
     import policies
     from policies.advantage import AdvantageConditioned
     from rl.recap import RecapConfig, improve_by_experience
 
+    if args.reward != "sparse":
+        raise InputError(f"--reward {args.reward}: recap tells better from worse by success alone; leave it out, or choose iql, fql or qc")
     if args.steps:
         raise InputError(f"--steps {args.steps}: recap counts --rounds and --rollouts; give these instead")
     policy = AdvantageConditioned(base, guidance=args.guidance).to(device)

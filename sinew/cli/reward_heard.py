@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 STAGE = "reward"
 """What marks lines of metrics.jsonl that are about the reward."""
+IN_LOG = "reward: "
+"""What lines of actors' logs begin with that are about theirs."""
 CHI_SQUARE = "guard_chi_square"
 """Figure of a guard (`rewards.guard`)."""
 
@@ -48,15 +50,19 @@ class Heard:
 
 
 def told(run: RunDir) -> dict[str, Any]:
-    """What a reward had to say over a whole run, interruptions included.
+    """What a reward had to say over a whole run, interruptions and actors in processes of their own included.
 
     Returns:
         {"said": lines, each once; "chi_square": {"last", "highest"} of its guard, None without one}.
     """
+    from rl.crew import LOGS
+
     lines = [line for line in run.metrics() if line.get("stage") == STAGE]
     found = [float(line[CHI_SQUARE]) for line in lines if CHI_SQUARE in line]
-    said = list(dict.fromkeys(str(line["note"]) for line in lines if "note" in line))
-    return {"said": said, "chi_square": {"last": found[-1], "highest": max(found)} if found else None}
+    said = [str(line["note"]) for line in lines if "note" in line]
+    for log in sorted((run / LOGS).glob("*.log")):
+        said += [line.removeprefix(IN_LOG) for line in log.read_text(errors="replace").splitlines() if line.startswith(IN_LOG)]
+    return {"said": list(dict.fromkeys(said)), "chi_square": {"last": found[-1], "highest": max(found)} if found else None}
 
 
 def show(result: Mapping[str, Any], console: Console) -> None:

@@ -12,10 +12,12 @@ import pytest
 import torch
 
 import policies
+import sim
 from demos import Dataset
+from rewards.shaping import DistancePotential
 from rl.recap import RecapConfig
 from rl.recap_value import ValueConfig
-from sinew.cli import collect, eval, improve, train
+from sinew.cli import collect, eval, improve, reward_situation, train
 from sinew.cli.benchmarks import offline
 from sinew.cli.improve_offline import READ_TOGETHER, features_of, remembered
 from sinew.errors import InputError
@@ -60,6 +62,33 @@ def test_recorded_episodes_become_replay_with_their_outcome(folder):
     won = [bool(data.episode(i).success) for i in range(data.num_episodes)]
     assert len(ends) == data.num_episodes and ring.reward[ends].tolist() == [float(w) for w in won]
     torch.testing.assert_close(policy.spec.action.denormalize(ring.action[:5]), torch.from_numpy(data.column("action")[:5].copy()))
+
+
+def test_recorded_episodes_are_rewarded_as_was_asked_for(folder):
+    """Along a success the difference of a potential sums up to what it began with; nothing else changes."""
+    data, policy, interface = Dataset(folder / "data"), policies.load(folder / "bc"), sim.make_interface("reach")
+    args = improve.Args(run=folder / "bc", out=folder / "none", method="iql", reward="shaped")
+    ring = remembered(data, policy, rewards=reward_situation.recorded(args, interface, 0.99))
+    plain = remembered(data, policy)
+    here = reward_situation.situation(interface, 0.99, 1)
+    potential, first = DistancePotential(here.observation, here.objects[0], reward_situation.DRAWN), 0
+    for info in (data.episode(i) for i in range(data.num_episodes)):
+        assert info.success
+        begun = {key: torch.from_numpy(data.column(key)[info.start : info.start + 1].copy()) for key in data.observation_spec}
+        discount = 0.99 ** torch.arange(info.length)
+        paid, alone = (r.reward[first : first + info.length].flatten() for r in (ring, plain))
+        assert float((discount * (paid - alone)).sum()) == pytest.approx(-float(potential(begun)), abs=1e-4)
+        first += info.length
+    assert torch.equal(ring.action[: len(ring)], plain.action[: len(plain)])
+
+
+@pytest.mark.parametrize("method", ["td3-bc", "fql"])
+def test_a_reward_is_learned_from_recorded_episodes_and_its_range_is_known(folder, short, tmp_path, method):
+    made = improve.improve(improve.Args(run=folder / "bc", out=tmp_path / "a", method=method, updates=10, reward="shaped"))
+    config = json.loads((tmp_path / "a" / "config.json").read_text())
+    assert made["updates"] == 10 and config["reward"] == made["reward"]["name"] == "shaped"
+    told = config[method]["learner"]
+    assert (told["target_low"], told["target_high"]) == (-0.5, 1.5)
 
 
 def test_improvement_by_experience_goes_on_where_it_was_interrupted(folder, short, monkeypatch):
@@ -116,8 +145,8 @@ def test_a_language_policy_observes_every_frame_with_its_own_instruction():
 
 
 def test_what_cannot_be_learned_from_is_told(folder, short, tmp_path):
-    with pytest.raises(InputError, match="recorded episodes tell success alone"):
-        improve.improve(improve.Args(run=folder / "bc", out=tmp_path / "a", method="iql", reward="shaped"))
+    with pytest.raises(InputError, match="recap tells better from worse by success alone"):
+        improve.improve(improve.Args(run=folder / "bc", out=tmp_path / "a", method="recap", reward="shaped"))
     with pytest.raises(InputError, match="recap counts --rounds and --rollouts"):
         improve.improve(improve.Args(run=folder / "bc", out=tmp_path / "a", method="recap", steps=100))
     with pytest.raises(InputError, match="drawn by fql and qc, not by iql"):

@@ -6,7 +6,9 @@ import json
 
 import pytest
 
-from sinew.cli import collect, improve, train
+from rl.crew import LOGS
+from sinew.cli import collect, improve, reward_heard, train
+from sinew.cli.improve_actors import _say_of_reward
 from sinew.cli.main import main
 from sinew.rundir import RunDir
 
@@ -57,3 +59,22 @@ def test_the_alarm_is_heard_once_kept_in_the_run_and_told_at_its_end(folder, tmp
     code, out, _ = sinew(capsys, *learn, "--json")  # finished: nothing is learned again, and it is told all the same
     told = json.loads(out)["reward"]
     assert told["name"] == str(guarded) and len(told["said"]) == 1 and told["chi_square"]["highest"] > 0.01
+
+
+def test_what_rewards_say_before_the_run_is_there_and_in_actors_is_kept_too(tmp_path, capsys):
+    run, told = RunDir.create(tmp_path / "run", {}), []
+    heard = reward_heard.Heard(told.append)
+    heard.say("no model answers")
+    heard.log({"guard_chi_square": 9.0})  # nothing can be kept yet, and nothing fails
+    heard.keep(run)
+    heard.say("no model answers")
+    heard.log({"guard_chi_square": 3.0})
+    heard.log({"guard_chi_square": 2.0})
+    _say_of_reward("the questions are spent")
+    (run / LOGS).mkdir()
+    (run / LOGS / "0.log").write_text(f"something else\n{capsys.readouterr().err}")
+    assert told == ["no model answers"] * 2
+    assert reward_heard.told(run) == {
+        "said": ["no model answers", "the questions are spent"],
+        "chi_square": {"last": 2.0, "highest": 3.0},
+    }
