@@ -76,7 +76,7 @@ def run(args: MarkerlessArgs) -> dict[str, Any]:
     from calibration.results import write_mounted
     from calibration.silhouettes import Prior
     from robot_bridge.body import body_of
-    from sinew.cli.calibrate import _drawing
+    from sinew.cli.calibrate_inputs import drawing
     from sinew.cli.console_progress import ConsoleProgress
 
     recording = read_recording(args.data)
@@ -87,7 +87,7 @@ def run(args: MarkerlessArgs) -> dict[str, Any]:
     prior = None
     if args.cad_prior:
         sigma_m, sigma_deg = args.cad_sigma
-        prior = Prior(T=_drawing(args.cad_prior, 1)[0], sigma_m=sigma_m, sigma_rad=float(np.deg2rad(sigma_deg)))
+        prior = Prior(T=drawing(args.cad_prior, 1)[0], sigma_m=sigma_m, sigma_rad=float(np.deg2rad(sigma_deg)))
     tolerance_m, tolerance_deg = args.tolerance
     limits = Limits(tolerance_m=tolerance_m, tolerance_rad=float(np.deg2rad(tolerance_deg)))
     with ConsoleProgress() as progress:
@@ -109,11 +109,11 @@ def run(args: MarkerlessArgs) -> dict[str, Any]:
 
 
 def _camera(args: MarkerlessArgs, recording: Recording) -> Camera:
-    from sinew.cli.calibrate import _lens
+    from sinew.cli.calibrate_inputs import lens
 
     if not 0 <= args.camera < len(recording.cameras):
         raise InputError(f"--camera {args.camera}: {args.data} has cameras 0 to {len(recording.cameras) - 1}")
-    camera = _lens(args.intrinsics) if args.intrinsics else recording.cameras[args.camera]
+    camera = lens(args.intrinsics) if args.intrinsics else recording.cameras[args.camera]
     if camera is None:
         raise InputError(f"{args.data} has no intrinsics: calibrate the lens first, and give its camera.json with --intrinsics")
     return camera
