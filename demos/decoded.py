@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 import threading
+import weakref
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -123,6 +124,8 @@ class DiskBlock:
         count = sum(n for _, n in spans)
         self._pictures_fd = _sized(place / _PICTURES, count * self._frame)
         self._sums_fd = _sized(place / _SUMS, 8 * len(spans))
+        self.close = weakref.finalize(self, _close, self._pictures_fd, self._sums_fd)
+        """Close the files, as happens when nobody has the block any more; the map stays as long as somebody has it."""
         self.pictures = np.memmap(place / _PICTURES, np.uint8, "r", shape=(count, *shape))
         self._sums = np.frombuffer(os.pread(self._sums_fd, 8 * len(spans), 0), np.uint64).copy()
         self._there = np.zeros(len(spans), bool)
@@ -158,11 +161,6 @@ class DiskBlock:
         os.pwrite(self._sums_fd, self._sum(episode).to_bytes(8, "little"), 8 * episode)
         self._mark(episode)
 
-    def close(self) -> None:
-        """Close the files; the map stays as long as somebody has it."""
-        os.close(self._pictures_fd)
-        os.close(self._sums_fd)
-
     def _mark(self, episode: int) -> None:
         with self._lock:
             self._there[episode] = True
@@ -179,3 +177,8 @@ def _sized(path: Path, size: int) -> int:
     if os.fstat(descriptor).st_size < size:
         os.ftruncate(descriptor, size)
     return descriptor
+
+
+def _close(*descriptors: int) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import shutil
@@ -187,5 +188,8 @@ def test_files_are_closed(root, shelf):
         data.close()
         assert same(pictures(data), want), "it may be used again"
         data.close()
-        del data
+        forgotten = demos.Dataset(root, **how)
+        pictures(forgotten)
+        del data, forgotten
+    gc.collect()
     assert count() <= before
