@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from robot_bridge.cadence import Cadence, next_deadline, quiet_interpreter, raise_priority
+from robot_bridge.cadence import Cadence, favoured, next_deadline, quiet_interpreter, raise_priority
 from robot_bridge.clock import Clock, MonotonicClock, SteppedClock
 from robot_bridge.gate import SafetyGate, Verdict
 from robot_bridge.interfaces import Tap
@@ -93,6 +93,8 @@ class ControlLoop:
             self._end = self._clock.every(self._period_ns, lambda: self._tick(self._clock.now_ns()))
             return
         self._stack.enter_context(quiet_interpreter())
+        if self._realtime:
+            self._stack.enter_context(favoured())
         thread = threading.Thread(target=self._run, name="control", daemon=True)
         thread.start()
 
