@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,9 +46,10 @@ def run(args: Args) -> dict[str, Any]:
     from sinew.cli.console_progress import ConsoleProgress
 
     with ConsoleProgress() as progress:
+        before = _state(args)  # what is saved while this learns is not missed
         found = make(args, progress)
         if args.follow:
-            _follow(args, progress, found)
+            _follow(args, progress, found, before)
         return found
 
 
@@ -83,25 +85,26 @@ def make(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
     return {**told, **measured, "seconds": round(time.monotonic() - started, 1)}
 
 
-def _follow(args: Args, progress: Progress, found: dict[str, Any]) -> None:
-    """Learn anew for as long as new outcomes come; the last reward file stays where the data cannot be read for a moment."""
+def _follow(args: Args, progress: Progress, found: dict[str, Any], before: tuple[Any, ...]) -> None:
+    """Learn anew for as long as new outcomes come, until Ctrl-C; `before` is the state that `found` is of.
+
+    The last reward file stays where the data cannot be read for a moment.
+    """
     from sinew.errors import SinewError
 
-    before = _state(args)
-    while True:
-        try:
-            time.sleep(PAUSE_S)
-        except KeyboardInterrupt:
-            return
-        if (now := _state(args)) == before:
-            continue
-        before = now
-        try:
-            found |= make(args)
-            error = found["calibration_error"]
-            progress.note(f"{found['episodes']} episodes: AUC {found['auc']:.3f}, calibration error {error:.3f}; {found['out']} is new")
-        except SinewError as problem:
-            progress.note(f"not learned anew: {problem}")
+    with contextlib.suppress(KeyboardInterrupt):
+        progress.note(f"{found['out']} is written; waiting for episodes and labels, until Ctrl-C")
+        while True:
+            if (now := _state(args)) == before:
+                time.sleep(PAUSE_S)
+                continue
+            before = now
+            try:
+                found |= make(args)
+                error = found["calibration_error"]
+                progress.note(f"{found['episodes']} episodes: AUC {found['auc']:.3f}, calibration error {error:.3f}; {found['out']} is new")
+            except SinewError as problem:
+                progress.note(f"not learned anew: {problem}")
 
 
 def _state(args: Args) -> tuple[Any, ...]:
