@@ -94,7 +94,7 @@ export class View {
     if (state.paused) return ["warn", "Pause", "The robot holds and nothing is recorded."];
     if (state.holding) return ["warn", "The robot holds", state.holding];
     if (now.held) return ["moving", "You move the robot", `with the ${NAMES[now.device] ?? now.device}`];
-    if (this.watched) return ["idle", "The policy acts", "Hold the pad, a key or a button to take over; let go and it goes on."];
+    if (this.watched) return ["idle", "You watch over the policy", "Hold the pad, a key or a button to take over; let go and it goes on."];
     return ["idle", "The robot holds", "Hold the pad, a key or a button to move it. Let go and it holds."];
   }
 

@@ -212,7 +212,7 @@ def test_fingers_hold_and_the_last_one_lets_go(page, after, gone):
 
 def test_whoever_watches_over_a_policy_takes_over_and_must_be_there(page, after, until):
     device, tab = page(watched=True)
-    tab.wait("document.getElementById('headline').textContent === 'The policy acts'")
+    tab.wait("document.getElementById('headline').textContent === 'You watch over the policy'")
     assert device.read() is None and device.reopen()
     tab.key("keyDown", "KeyI")
     after(device, lambda g: g.values[0] == 0.5)
