@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,9 +13,10 @@ import numpy as np
 
 from demos import layout, rebuild, tables, video
 from demos.doctor import Report, check
+from demos.journal import read_journal
 from demos.layout import cameras, columns
 from demos.ledger import SAMPLED_IMAGES, Ledger
-from demos.lock import hold
+from demos.lock import hold, release
 from demos.statistics import Stats, aggregate, image_stats, vector_stats
 from sinew.errors import DataError
 from sinew.progress import SILENT, Progress
@@ -59,6 +59,7 @@ def repair(root: Path | str, *, progress: Progress = SILENT) -> Report:
         progress.start("repair", 3)
         facts = rebuild.load_or_rebuild_info(root, actions)
         progress.advance()
+        _set_journals_aside(root, actions)
         _agree(root, facts, actions)
         progress.advance()
         for episode in Ledger(root).settle(keep_interrupted=True):
@@ -66,9 +67,17 @@ def repair(root: Path | str, *, progress: Progress = SILENT) -> Report:
             actions.append(f"brought in {state} episode of {episode.length} frames as episode {episode.index}")
         progress.advance()
     finally:
-        os.close(lock)
-        _clear_recording(root)
+        release(root, lock)
     return replace(check(root, pictures=False), actions=tuple(actions))
+
+
+def _set_journals_aside(root: Path, actions: list[str]) -> None:
+    """Move away episodes in recording whose header is damaged: nothing tells what their bytes mean, and the rest shall be mended."""
+    for folder in sorted((root / layout.RECORDING).glob("episode-*")):
+        try:
+            read_journal(folder)
+        except DataError:
+            rebuild.set_aside(root, folder, actions, "an episode that was never saved, and whose header is damaged")
 
 
 def _agree(root: Path, facts: dict[str, Any], actions: list[str]) -> None:
@@ -142,7 +151,7 @@ def _with_pictures(root: Path, facts: dict[str, Any], episodes: list[_Episode], 
         problem = ""
         for key in keys:
             if f"videos/{key}/from_timestamp" not in place:
-                place |= _next_place(root, facts, key, *ends[key], episode.length)
+                place |= _next_place(root, facts, key, *_own_place(root, facts, key, episode, *ends[key]), episode.length)
             number = place[f"videos/{key}/chunk_index"] * layout.FILES_PER_CHUNK + place[f"videos/{key}/file_index"]
             end = round(place[f"videos/{key}/from_timestamp"] * facts["fps"]) + episode.length
             ends[key] = (number, end)
@@ -157,6 +166,13 @@ def _with_pictures(root: Path, facts: dict[str, Any], episodes: list[_Episode], 
             episode.row |= place
             kept.append(episode)
     return kept
+
+
+def _own_place(root: Path, facts: dict[str, Any], key: str, episode: _Episode, number: int, end: int) -> tuple[int, int]:
+    """The video of the number of the data file, where it is just as long: then an episode that was lost in between counts no more."""
+    own = layout.file_number(episode.path)
+    alone = own > number and _frames_in(_video_path(root, facts, key, own)) == episode.length
+    return (own, 0) if alone else (number, end)
 
 
 def _next_place(root: Path, facts: dict[str, Any], key: str, number: int, end: int, length: int) -> dict[str, Any]:
@@ -310,12 +326,6 @@ def _unsaved_numbers(root: Path, facts: dict[str, Any]) -> set[int]:
 
 def _staged(path: Path) -> Path:
     return path.with_name(f".{path.name}.new")
-
-
-def _clear_recording(root: Path) -> None:
-    folder = root / layout.RECORDING
-    if folder.is_dir() and not any(folder.glob("episode-*")):
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 __all__ = ["repair"]
