@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from sinew.cli.collect import Args
     from sinew.protocols import Executor, Robot
 
+LAST_CHANCE_S, AGAIN_S = 3.0, 30.0
+"""To throw the last episode away after all, and for that to be done."""
 RATE_HZ = 20.0
 """Of demonstrations on a robot that no simulated task describes."""
 NO_CAMERAS = ("none",)
@@ -182,6 +185,28 @@ def play(
             raise SafetyStop(f"the robot was stopped ({report.why}); {left}, and the same command goes on")
         if report.episodes and report.episodes[-1].ended_by == "stop":
             return
+        if recorder.episodes >= args.episodes and _again(takeover, recorder, desk.tell):
+            progress.advance(-1)
+
+
+def _again(takeover: Takeover, recorder: DatasetRecorder, tell: Callable[[str], None]) -> bool:
+    """All episodes are recorded: a moment to throw the last one away and record it again; whether that was wanted."""
+    from robot_bridge.takeover import DeviceLost
+
+    wanted, asked, end_s = recorder.episodes, False, time.monotonic() + LAST_CHANCE_S
+    tell(f"all {wanted} episodes are recorded; R within {LAST_CHANCE_S:g} s throws the last one away")
+    while time.monotonic() < end_s:
+        try:
+            word = takeover.request()
+        except DeviceLost:
+            return False
+        if word == "again" and not asked:
+            recorder.again()
+            asked, end_s = True, time.monotonic() + AGAIN_S
+        if recorder.episodes < wanted or word == "stop":
+            return recorder.episodes < wanted
+        time.sleep(0.02)
+    return False
 
 
 def _tell(report: DeployReport, recorder: DatasetRecorder, executor: TeleopExecutor, tell: Callable[[str], None], wanted: int) -> None:

@@ -34,14 +34,14 @@ def rows(quick: bool, minutes: float | None = None) -> list[Row]:
     """Measure.
 
     Args:
-        quick: seconds instead of minutes, a few kills instead of twenty, and a minute to repair instead of an hour.
-        minutes: of recording; 10, or a quarter of one, if left out.
+        quick: seconds instead of minutes and of an hour, and one kill instead of twenty.
+        minutes: of recording; 10, or a tenth of one, if left out.
     """
-    minutes = minutes or (0.25 if quick else 10.0)
+    minutes = minutes or (0.1 if quick else 10.0)
     with tempfile.TemporaryDirectory(prefix="sinew-bench-") as folder:
         found = cadence_rows(Path(folder) / "long", minutes)
-        found += kill_rows(Path(folder), 3 if quick else KILLS)
-        return found + repair_rows(Path(folder), 60.0 if quick else HOUR_S)
+        found += kill_rows(Path(folder), 1 if quick else KILLS)
+        return found + repair_rows(Path(folder), 20.0 if quick else HOUR_S)
 
 
 # ---------------------------------------------------------------- minutes of recording
