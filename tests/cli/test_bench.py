@@ -133,3 +133,48 @@ def test_policies_are_compared_at_equal_size(tmp_path: Path) -> None:
         assert versus.size(policy, made).endswith(" M parameters")
         with pytest.raises(DataError, match="change EQUALS in policies_versus"):
             versus.size(policy, {"parameters": 18_000_000})
+
+
+def test_cases_of_the_data_benchmark_take_turns() -> None:
+    from sinew.cli.benchmarks import data
+
+    asked: list[str] = []
+
+    def case(name: str, values: list[float]) -> Any:
+        return lambda: asked.append(name) or ({"s": values.pop(0)} if values else {})
+
+    found = data.taking_turns({"a": case("a", [5.0, 1.0, 3.0]), "b": case("b", [2.0, 2.0, 8.0]), "gone": case("gone", [1.0])})
+    assert found == {"a": {"s": 3.0}, "b": {"s": 2.0}, "gone": {}}
+    assert "".join(name[0] for name in asked) == "abg" "gba" "abg"
+
+
+def test_parts_of_the_data_benchmark_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sinew.cli.benchmarks import data
+
+    made: list[str] = []
+
+    def part(name: str, *_: Any) -> list[Row]:
+        made.append(name)
+        return [Row(name=name, unit="", ours=float(len(made)), detail={"load": "1"})]
+
+    monkeypatch.setattr(data, "_part", part)
+    monkeypatch.setenv("SINEW_LEROBOT_PYTHON", str(tmp_path / "none"))
+    assert [row.name for row in data.rows(True, ["size"])] == ["size"]
+    assert [row.name for row in data.rows(True, ["size", "reading"], tmp_path / "out")] == ["reading", "size"]
+    again = data.rows(True, ["size"], tmp_path / "out")
+    assert made == ["size", "reading", "size", "size"] and [row.ours for row in again] == [2.0, 4.0], "the other one was there"
+    with pytest.raises(InputError, match="unknown part 'sizes': did you mean 'size'"):
+        data.rows(True, ["sizes"])
+
+
+def test_the_data_benchmark_runs_without_its_peer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sinew.cli.benchmarks import data, data_reading, data_size, data_writing
+
+    monkeypatch.setenv("SINEW_LEROBOT_PYTHON", str(tmp_path / "none"))
+    for module in (data_reading, data_writing, data_size):
+        monkeypatch.setattr(module, "SIZES", ((24, 32), (32, 32)))
+    with data.peer_process(tmp_path) as peer:
+        for module in (data_reading, data_writing, data_size):
+            rows = module.rows(True, tmp_path, peer)
+            assert rows and all(row.peer_value is None and row.holds is None for row in rows)
+            assert all("lerobot is not installed" in str(row.peer) and (row.ours is None or row.ours > 0) for row in rows)

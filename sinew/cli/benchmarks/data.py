@@ -14,6 +14,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -31,6 +32,8 @@ FPS = 30
 CAMERAS = ("observation.images.front", "observation.images.wrist")
 SIZES = ((96, 96), (480, 640))
 BATCH, REPEATS = 64, 3
+TURN = 64
+"""Frames after which a textured surface begins again."""
 STORAGES = {"ours": "h264, as Sinew records", "peer": "av1, as lerobot records"}
 PARTS = ("reading", "writing", "size", "conversion", "sessions", "quality")
 ELSEWHERE = {"sessions": "data_recording", "quality": "data_quality"}
@@ -129,20 +132,42 @@ def vectors(at: int) -> dict[str, np.ndarray]:
     return {"observation.state": rng.random(14, dtype=np.float32), "action": rng.random(7, dtype=np.float32)}
 
 
-def picture(at: int, camera: int, height: int, width: int, noise: int = 4) -> np.ndarray:
-    """A gradient with a moving block and a little sensor noise, uint8 (height, width, 3)."""
-    rows, columns = np.mgrid[0:height, 0:width]
-    image = np.stack([columns * 150 / width + at % 60, rows * 180 / height, (rows + columns) * 90 / (height + width) + 60 * camera], -1)
-    left = (at * width // 40) % (width - width // 5)
-    image[height // 3 : height // 2, left : left + width // 6] = (210, 60, 40)
-    if noise:
-        image += np.random.default_rng([at, camera]).integers(0, noise, image.shape)
+def picture(at: int, camera: int, height: int, width: int, look: str = "smooth") -> np.ndarray:
+    """What a camera sees, uint8 (height, width, 3), with a little sensor noise.
+
+    "smooth": a gradient with a moving block. "textured": a camera that moves along a surface whose detail falls with its frequency,
+    as it does in photographs.
+    """
+    if look == "textured":
+        down, right = 3 * (at % TURN), 4 * (at % TURN)
+        image = _surface(camera, height, width)[down : down + height, right : right + width].copy()
+    else:
+        rows, columns = np.mgrid[0:height, 0:width]
+        parts = [columns * 150 / width + at % 60, rows * 180 / height, (rows + columns) * 90 / (height + width) + 60 * camera]
+        image = np.stack(parts, -1)
+        left = (at * width // 40) % (width - width // 5)
+        image[height // 3 : height // 2, left : left + width // 6] = (210, 60, 40)
+    image += np.random.default_rng([at, camera]).integers(0, 4, image.shape)
     return image.clip(0, 255).astype(np.uint8)
 
 
-def shown(frames: int, height: int, width: int, noise: int = 4) -> list[dict[str, np.ndarray]]:
+@lru_cache(2)
+def _surface(camera: int, height: int, width: int) -> np.ndarray:
+    """A surface whose amplitudes fall as 1 / f^1.25, (height + 3 TURN, width + 4 TURN, 3) in 0 to 250.
+
+    Source: those of photographs fall as 1 / f to 1 / f^1.5, Field 1987, J. Opt. Soc. Am. A 4(12).
+    """
+    rows, columns = height + 3 * TURN, width + 4 * TURN
+    grey = np.random.default_rng(camera).normal(size=(rows, columns, 1)) + 0.3 * np.random.default_rng(9).normal(size=(rows, columns, 3))
+    frequency = np.hypot(np.fft.fftfreq(rows)[:, None], np.fft.fftfreq(columns)[None])
+    spectrum = np.fft.fft2(grey, axes=(0, 1)) / np.maximum(frequency, 1 / columns)[..., None] ** 1.25
+    image = np.fft.ifft2(spectrum, axes=(0, 1)).real
+    return np.clip(125 + 40 * (image - image.mean()) / image.std(), 0, 250)
+
+
+def shown(frames: int, height: int, width: int, look: str = "smooth") -> list[dict[str, np.ndarray]]:
     """Frames of both cameras, state and action."""
-    return [{**vectors(at), **{camera: picture(at, n, height, width, noise) for n, camera in enumerate(CAMERAS)}} for at in range(frames)]
+    return [{**vectors(at), **{camera: picture(at, n, height, width, look) for n, camera in enumerate(CAMERAS)}} for at in range(frames)]
 
 
 def record(root: Path, frames: Sequence[Mapping[str, np.ndarray]], episodes: int = 1) -> dict[str, float]:

@@ -63,7 +63,7 @@ class Peer:
         frames: int,
         episodes: int,
         streaming: bool,
-        noise: int = 4,
+        look: str = "smooth",
         quality: bool = False,
     ) -> dict[str, Any]:
         """What adding the frames of an episode and saving it take, and with `quality` how well its pictures are kept.
@@ -79,7 +79,7 @@ class Peer:
         features: dict[str, Any] = {k: {"dtype": "video", "shape": (height, width, 3), "names": names} for k in CAMERAS}
         features |= {k: {"dtype": "float32", "shape": v.shape, "names": None} for k, v in vectors(0).items()}
         dataset = LeRobotDataset.create("local/bench", fps=FPS, features=features, root=root, streaming_encoding=streaming)
-        given, marks = shown(frames, height, width, noise), [_now()]
+        given, marks = shown(frames, height, width, look), [_now()]
         spent = np.zeros((2, 2))
         for _ in range(episodes):
             marks = [_now()]

@@ -27,8 +27,8 @@ def rows(quick: bool, folder: Path, peer: Peer) -> list[Row]:
     found = []
     for height, width in SIZES:
         small = height < 200
-        frames, episodes = ((40, 2) if quick else (150, 4)) if small else ((20, 2) if quick else (60, 3))
-        items = (64 if quick else 320) if small else (16 if quick else 64)
+        frames, episodes = ((40, 2) if quick else (150, 4)) if small else ((20, 2) if quick else (50, 2))
+        items = (32 if quick else 160) if small else (8 if quick else 48)
         roots = _datasets(folder, height, width, frames, episodes, peer)
         for storage, root in roots.items():
             found += _rows(f"{height}x{width}, {STORAGES[storage]}", root, items, peer, small and storage == "ours")
@@ -78,8 +78,8 @@ def _read(data: Any, indices: np.ndarray, convert: bool = False) -> Mapping[str,
         for at in range(0, len(indices), BATCH):
             batch = data.at(indices[at : at + BATCH], DELTAS)
             if convert:
-                for camera in CAMERAS:
-                    np.multiply(np.moveaxis(batch[camera], -1, -3), np.float32(1 / 255), dtype=np.float32)
+                for item in (item for camera in CAMERAS for item in batch[camera]):
+                    np.multiply(np.ascontiguousarray(np.moveaxis(item, -1, -3)), np.float32(1 / 255), dtype=np.float32)
         return len(indices)
 
     return timed(work)
