@@ -57,7 +57,7 @@ class Args:
     """Dataset whose episodes fill half of each batch, for residual, dsrl, dsrl-grad, decorator, ibrl and rlpd, or are what is learned
     from; if left out, the run's own, and none for decorator."""
     reward: str = "sparse"
-    """sparse success; shaped, with a potential that draws the tool to the task's object; or a file of sinew reward propose."""
+    """sparse success; shaped, with a potential that draws the tool to the task's object; or a reward file (sinew reward)."""
     scale: float = 0.5
     """Largest correction of residual and decorator, in normalised action units."""
     base_noise: Literal["auto", "sample", "zero"] = "auto"
@@ -224,6 +224,7 @@ def improve(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
         worlds = stack.enter_context(improve_actors.worlds(args, env, run))
         result = learn(worlds, run, lambda: measure(method.policy), progress)  # type: ignore[arg-type]  # a source stands for its worlds
         policies.save(method.policy, run)
+        heard.end(run)
     best = result.best
     return {
         "run": str(args.out),

@@ -43,10 +43,15 @@ class Heard:
             self._run.log(**{"stage": STAGE, **values})
 
     def keep(self, run: RunDir) -> None:
-        """The run is there: it takes what was said so far, and all that will be."""
+        """The run is there and takes what will be said."""
         self._run = run
+
+    def end(self, run: RunDir) -> None:
+        """Learning is over: the run takes what was said before it began as well, which a learner that begins would have dropped."""
+        there = told(run)["said"]
         for text in self._before:
-            run.log(stage=STAGE, note=text)
+            if text not in there:
+                run.log(stage=STAGE, note=text)
 
 
 def told(run: RunDir) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
@@ -118,7 +119,10 @@ def rewarded(
 
 
 def recorded(args: Args, interface: Interface, gamma: float) -> Recorded:
-    """Rewards of recorded episodes, by the reward of the worlds: what a batch mixes must mean the same."""
+    """Rewards of recorded episodes, by the reward of the worlds: what a batch mixes must mean the same.
+
+    Where the reward can be had for some of them only, all are rewarded by success alone, which is said.
+    """
 
     def over(data: Dataset) -> list[torch.Tensor] | None:
         if args.reward == "sparse":
@@ -126,9 +130,11 @@ def recorded(args: Args, interface: Interface, gamma: float) -> Recorded:
         import torch
 
         from rewards.replay import play
+        from rewards.sparse import Sparse
 
         together = min(SIDE_BY_SIDE, data.num_episodes)
-        reward = _reward(args, interface, _of_data(data, interface, gamma, together))
+        said: list[str] = []
+        reward = _reward(args, interface, replace(_of_data(data, interface, gamma, together), say=said.append))
         made: list[torch.Tensor] = []
         for first in range(0, data.num_episodes, together):
             infos = [data.episode(min(first + i, data.num_episodes - 1)) for i in range(together)]
@@ -136,6 +142,9 @@ def recorded(args: Args, interface: Interface, gamma: float) -> Recorded:
             paths = [np.append(np.arange(e.start, e.start + e.length), e.start + e.length - 1) for e in infos]
             paid = play(data, paths, reward, won=[bool(e.success) for e in infos])
             made += [torch.from_numpy(p).float() for p in paid[: data.num_episodes - first]]
+        if type(getattr(reward, "source", reward)) is Sparse:
+            print(f"recorded episodes: {said[-1]}", file=sys.stderr)
+            return None
         return made
 
     return over

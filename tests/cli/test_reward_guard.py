@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from rewards.latent import load_tensors, save_tensors
 from rl.crew import LOGS
 from sinew.cli import collect, improve, reward_heard, train
 from sinew.cli.improve_actors import _say_of_reward
@@ -67,14 +68,33 @@ def test_what_rewards_say_before_the_run_is_there_and_in_actors_is_kept_too(tmp_
     heard.say("no model answers")
     heard.log({"guard_chi_square": 9.0})  # nothing can be kept yet, and nothing fails
     heard.keep(run)
-    heard.say("no model answers")
+    heard.say("no camera")
     heard.log({"guard_chi_square": 3.0})
     heard.log({"guard_chi_square": 2.0})
+    heard.end(run)
+    heard.end(run)  # a finished run that is asked for again says nothing twice
     _say_of_reward("the questions are spent")
     (run / LOGS).mkdir()
     (run / LOGS / "0.log").write_text(f"something else\n{capsys.readouterr().err}")
-    assert told == ["no model answers"] * 2
+    assert told == ["no model answers", "no camera"]
+    assert sum("note" in line for line in run.metrics()) == 2
     assert reward_heard.told(run) == {
-        "said": ["no model answers", "the questions are spent"],
+        "said": ["no camera", "no model answers", "the questions are spent"],
         "chi_square": {"last": 2.0, "highest": 3.0},
     }
+
+
+def test_a_reward_without_a_success_to_be_near_to_leaves_success_alone_and_says_so(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(improve, "GATE_EPISODES", 2)
+    words = ("reward", "progress", "--data", folder / "data", "--out", tmp_path / "near.json", "--updates", 40)
+    assert sinew(capsys, *words)[0] == 0
+    weights = tmp_path / "near.safetensors"
+    tensors, described = load_tensors(weights)
+    emptied = {name: tensors[name][:0] for name in ("latents", "time", "episode")}
+    save_tensors(weights, tensors | emptied, described)
+    learn = ("improve", folder / "bc", "--reward", tmp_path / "near.json", "--out", tmp_path / "run", "--steps", 40)
+    code, out, err = sinew(capsys, *learn, "--evaluate-every", 40, "--act-steps", 8, "--base-noise", "zero", "--json")
+    said = [line for line in err.splitlines() if "success alone" in line]
+    assert code == 0 and len(said) == 1 and "holds no success" in said[0]
+    told = json.loads(out)
+    assert told["steps"] == 40 and told["reward"]["name"] == "sparse" and told["reward"]["said"] == said
