@@ -29,7 +29,7 @@ def check_tasks(dataset: Dataset) -> Iterator[Finding]:
     for number in range(dataset.num_episodes):
         e = dataset.episode(number)
         for i in np.unique(index[e.start : e.start + e.length]).tolist():
-            used.setdefault(dataset.tasks[i], []).append(number)
+            used.setdefault(str(dataset.tasks[i]), []).append(number)
     for text, episodes in used.items():
         if not text.strip():
             advice = f'say what is done: sinew data edit {dataset.root} --task "{episodes[0]}:WORDS"'

@@ -77,7 +77,7 @@ def fingerprint(dataset: Dataset) -> str:
     total = hashlib.sha256(" ".join(dataset.cameras).encode())
     for key in (*dataset.observation_spec.vectors, ACTION, "episode_index"):
         total.update(key.encode())
-        total.update(np.ascontiguousarray(dataset.column(key)))
+        total.update(np.ascontiguousarray(dataset.column(key)).data)
     return total.hexdigest()
 
 

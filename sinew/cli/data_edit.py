@@ -167,7 +167,8 @@ def _doubtful(args: Edit) -> set[int]:
         raise InputError(f"{args.dir / weights.FILE} is missing; run sinew data quality {args.dir} first")
     if args.keep_best is not None and not 0 < args.keep_best < 1:
         raise InputError(f"--keep-best {args.keep_best:g} is a share of the episodes, above 0 and below 1")
-    count = args.drop_worst if args.drop_worst is not None else data.num_episodes - round(args.keep_best * data.num_episodes)
+    share = 0.0 if args.keep_best is None else args.keep_best
+    count = data.num_episodes - round(share * data.num_episodes) if args.drop_worst is None else args.drop_worst
     if not 0 < count < data.num_episodes:
         raise InputError(f"{count} of {data.num_episodes} episodes would go: at least one goes and one stays")
     return set((-kept.doubt).argsort(kind="stable")[:count].tolist())

@@ -57,9 +57,10 @@ def draw(data: Dataset, scores: Scores) -> np.ndarray:
         width = max(2, round(STRIP * e.length / longest))
         frames = e.start + np.minimum(np.arange(width) * e.length // width, e.length - 1)
         image[y:bottom, times : times + width] = _heat(scores.per_frame[frames] - 1.0)
-        image[y:bottom, times + STRIP + 14 : times + STRIP + 14 + round(WEIGHT * scores.weights[i])] = BAR
+        image[y:bottom, times + STRIP + 14 : times + STRIP + 14 + round(WEIGHT * float(scores.weights[i]))] = BAR
     text(f"0 s to {longest / data.fps:.1f} s", times, image.shape[0] - 10, 0.38)
-    text(f"red: doubt {DEEPEST / 2:g}; {DEEPEST:g} robust deviations to the bad side; {DEEPEST + 1:g} times the mean divergence", 10, image.shape[0] - 10, 0.38)
+    red = f"red: doubt {DEEPEST / 2:g}; {DEEPEST:g} robust deviations to the bad side; {DEEPEST + 1:g} times the mean divergence"
+    text(red, 10, image.shape[0] - 10, 0.38)
     return image
 
 
