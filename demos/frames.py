@@ -97,11 +97,11 @@ class Frames:
             count = min(size, length - at)
             if self._kinds[key] == "video":
                 with self._videos.reader(self.video_path(key, row)) as reader:
-                    found = reader.read_all(self._first_in_video(key, row) + at, count)
+                    found = self._fitted(key, episode, reader.read_all(self._first_in_video(key, row) + at, count))
             else:
                 pictures = self._embedded.read(self._data_path(row), key, range(start + at, start + at + count))
-                found = np.stack(list(pictures.values()))
-            yield self._fitted(key, episode, found)
+                found = np.concatenate([self._fitted(key, episode, picture[None]) for picture in pictures.values()])
+            yield found
             if len(found) < count:
                 return
 

@@ -217,6 +217,8 @@ class VideoReader:
         block = np.empty((count, height, width, 3), np.uint8)
         seen = 0
         for at, frame in self._decoded():
+            if (frame.height, frame.width) != (height, width):
+                raise DataError(f"{self.path} changes its size at frame {at}: {frame.width}x{frame.height} after {width}x{height}")
             if first <= at < first + count:
                 block[at - first] = self._rgb.array(frame)
                 seen = at - first + 1

@@ -190,6 +190,26 @@ def test_a_resolution_that_changed_is_told(tmp_path, helpers):
         assert "\n" not in str(error.value)
 
 
+def test_a_picture_of_another_size_in_parquet_is_told(tmp_path, helpers):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    data = demos.Dataset(helpers.record(tmp_path / "d", [5], 1, video=False))
+    small = demos.Dataset(helpers.record(tmp_path / "small", [1], 1, video=False))
+    context = av.CodecContext.create("png", "w")
+    context.height, context.width, context.pix_fmt, context.time_base = 16, 24, "rgb24", Fraction(1, 20)
+    png = b"".join(map(bytes, context.encode(av.VideoFrame.from_ndarray(small[0][CAM][::2, ::2].copy(), format="rgb24"))))
+    path = next((data.root / "data").rglob("*.parquet"))
+    table = pq.read_table(path)
+    rows = table[CAM].to_pylist()
+    rows[3]["bytes"] = png
+    at = table.column_names.index(CAM)
+    pq.write_table(table.set_column(at, CAM, pa.array(rows, table[CAM].type)), path)
+    for budget in (0, 1 << 30):
+        with pytest.raises(DataError, match=r"cam0 of episode 0 shows \(16, 24, 3\), .* says \(32, 48, 3\)"):
+            demos.Dataset(data.root, cache_bytes=budget).window(np.array([3]), 1, 1)
+
+
 @pytest.mark.parametrize("budget", [0, 1 << 30])
 def test_damage_in_the_middle_is_one_line_and_does_not_stay(tmp_path, helpers, budget):
     root = helpers.record(tmp_path / "d", [30, 4], 1)
