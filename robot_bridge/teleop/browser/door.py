@@ -108,12 +108,17 @@ class Door:
             return self._session
 
     def knows(self, session: str) -> bool:
-        """Whether a session is the operator's; if so, a link that was made meanwhile is void."""
+        """Whether a session is the operator's."""
         with self._lock:
-            known = bool(self._session) and same_token(session, self._session)
-            if known:
-                self._token = ""
-            return known
+            return bool(self._session) and same_token(session, self._session)
+
+    def resume(self, session: str) -> str:
+        """The session, where it is the operator's, else nothing; a link that was made meanwhile is void then."""
+        if not self.knows(session):
+            return ""
+        with self._lock:
+            self._token = ""
+        return session
 
 
 def _pages() -> dict[str, tuple[str, str]]:

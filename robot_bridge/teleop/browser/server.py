@@ -158,13 +158,13 @@ class PageServer:
         if not self._door.knows(hello.session):
             raise DataError(UNUSABLE)
         feed = PictureFeed(lambda: self.source())
-        while not self._closed.is_set():
+        while self._door.knows(hello.session):  # whoever is not the operator any more sees nothing either
             channel.receive(None)  # a page that cannot show pictures asks for none, as long as it likes
             channel.send(feed.next(WAIT_S))
 
     def _control(self, channel: Channel, hello: Hello) -> None:
         """Listen to the operator, whoever was it before."""
-        session = self._door.enter(hello.token) if hello.token else hello.session if self._door.knows(hello.session) else ""
+        session = self._door.enter(hello.token) if hello.token else self._door.resume(hello.session)
         if not session:
             raise DataError(UNUSABLE)
         presence = Presence(self._dead_man_s)

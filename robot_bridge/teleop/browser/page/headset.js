@@ -29,6 +29,15 @@ export class Headset {
     const seeThrough = kind === "phone" || (await navigator.xr.isSessionSupported("immersive-ar").catch(() => false));
     const options = { optionalFeatures: ["local-floor", "dom-overlay"], ...(kind === "phone" ? { domOverlay: { root: overlay } } : {}) };
     const session = await navigator.xr.requestSession(seeThrough ? "immersive-ar" : "immersive-vr", options);
+    try {
+      await this.begin(session, kind);
+    } catch (error) {
+      await session.end(); // nobody is left in a session that shows nothing
+      throw error;
+    }
+  }
+
+  async begin(session, kind) {
     const gl = document.createElement("canvas").getContext("webgl", { xrCompatible: true, alpha: true });
     await gl.makeXRCompatible();
     session.updateRenderState({ baseLayer: new XRWebGLLayer(session, gl) });

@@ -60,7 +60,10 @@ function end(show) {
 
 /** One moment: whoever holds goes on to hold, else the first device that takes hold. */
 function step(now) {
-  if (now - lastStep > link.deadManMs) release(); // the page stood still: nobody knows what was meant meanwhile
+  if (now - lastStep > link.deadManMs) {
+    if (wasHeld) view.stuttered();
+    release(); // the page stood still: nobody knows what was meant meanwhile
+  }
   lastStep = now;
   const pad = gamepads.poll();
   if (!active?.hands().length) active = devices.find((device) => device.hands().length) ?? null;

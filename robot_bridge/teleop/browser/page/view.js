@@ -28,8 +28,7 @@ export class View {
   }
 
   heard({ state, lapsed }, roundTripMs) {
-    if (lapsed && !this.lapsed) navigator.vibrate?.(120);
-    this.lapsed = lapsed || (this.lapsed && this.now.held);
+    if (lapsed) this.stuttered();
     if (roundTripMs !== null) $("delay").textContent = `${Math.round(roundTripMs)} ms`;
     if (state) this.state = state;
     for (const [number, line] of state?.said ?? []) {
@@ -37,6 +36,12 @@ export class View {
       this.saidNumber = Math.max(this.saidNumber, number);
     }
     this.render();
+  }
+
+  /** What is held does not count any more; told until the person takes hold anew. */
+  stuttered() {
+    if (!this.lapsed) navigator.vibrate?.(120);
+    this.lapsed = true;
   }
 
   refused(why) {
@@ -101,7 +106,7 @@ export class View {
   render() {
     const [kind, headline, explanation] = this.judge();
     const { state } = this;
-    this.status = { text: `${state.recording ? "● " : ""}${headline}. ${explanation}`, color: COLORS[kind] };
+    this.status = { text: `${state.recording ? "● " : ""}${headline}${kind === "moving" ? "" : "."} ${explanation}`, color: COLORS[kind] };
     $("status").dataset.kind = kind;
     set($("headline"), headline);
     set($("explanation"), explanation);

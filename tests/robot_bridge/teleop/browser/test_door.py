@@ -176,8 +176,9 @@ def test_a_page_that_is_gone_gets_a_new_link_and_the_session_stays_good_until_it
     until(lambda: token(server))
     with dial(server) as other:
         assert hello(other, token=token(server))["kind"] == "welcome"
-        with dial(server) as old:
-            assert hello(old, session=session)["kind"] == "refused"
+        for path in ("/control", "/pictures"):
+            with dial(server, path) as old:
+                assert hello(old, session=session)["kind"] == "refused"
 
 
 def test_the_stop_button_presses_in_the_thread_that_hears_it(serving):

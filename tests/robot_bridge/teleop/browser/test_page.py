@@ -108,7 +108,7 @@ def test_a_page_that_stands_still_lapses_and_takes_hold_anew(page, until, after,
     tab.run("(() => { const end = performance.now() + 1500; while (performance.now() < end); })()")  # as a machine that sleeps
     gone(device)
     tab.mouse("mouseMoved", x, y - 5, held=True)
-    tab.wait("document.getElementById('headline').textContent !== 'You move the robot'")
+    tab.wait("document.getElementById('headline').textContent === 'Let go, then take hold again'")
     assert device.read() is None
     tab.mouse("mouseReleased", x, y)
 
