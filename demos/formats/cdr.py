@@ -22,8 +22,8 @@ NUMBERS = {
 }  # fmt: skip
 """Primitive types with their struct letters."""
 TEXTS = ("string", "wstring")
-DEEPEST = 16
-"""Messages within messages; no ROS message comes near it."""
+DEEPEST, MOST_FIELDS, MOST_PARTS = 16, 5_000, 1_000_000
+"""Messages within messages, fields of a type, and texts and messages in one message; no ROS message comes near them."""
 _FIELD = re.compile(r"([A-Za-z][\w/]*)(?:<=\d+)?(\[(?:<=)?\d*\])?\s+([A-Za-z]\w*)\s*(=)?")
 _ONE = {"Header": "std_msgs/Header", "time": "builtin_interfaces/Time", "duration": "builtin_interfaces/Duration"}
 
@@ -57,10 +57,10 @@ def fields(definition: str, message: str) -> tuple[Field, ...]:
         head, _, text = block.strip().partition("\n")
         if head.startswith("MSG:"):
             texts[_short(head.removeprefix("MSG:").strip())] = text
-    return _parsed(texts, _short(message), 0)
+    return _parsed(texts, _short(message), 0, [MOST_FIELDS])
 
 
-def _parsed(texts: Mapping[str, str], message: str, depth: int) -> tuple[Field, ...]:
+def _parsed(texts: Mapping[str, str], message: str, depth: int, left: list[int]) -> tuple[Field, ...]:
     if depth > DEEPEST:
         raise DataError(f"the definition of {message} holds itself or more than {DEEPEST} messages in each other")
     if message not in texts:
@@ -76,13 +76,16 @@ def _parsed(texts: Mapping[str, str], message: str, depth: int) -> tuple[Field, 
         kind, array, name, constant = told.groups()
         if constant:
             continue
+        left[0] -= 1
+        if left[0] < 0:
+            raise DataError(f"the definition of {message} comes to more than {MOST_FIELDS} fields")
         count = None if array is None else int(array[1:-1]) if array[1:-1].isdigit() else -1
         if kind in NUMBERS or kind in TEXTS:
             found.append(Field(name, kind, (), count))
         else:
             owner = message.split("/")[0]
             inner = _ONE.get(kind) or _short(kind if "/" in kind else f"{owner}/{kind}")
-            found.append(Field(name, "", _parsed(texts, inner, depth + 1), count))
+            found.append(Field(name, "", _parsed(texts, inner, depth + 1, left), count))
     return tuple(found)
 
 
@@ -107,7 +110,7 @@ def decode(wanted: Sequence[Field], data: bytes) -> dict[str, Any]:
 
 class _Payload:
     def __init__(self, data: bytes, order: str) -> None:
-        self.data, self.order, self.at = data, order, 4
+        self.data, self.order, self.at, self.parts = data, order, 4, 0
 
     def message(self, wanted: Sequence[Field]) -> dict[str, Any]:
         return {field.name: self._field(field) for field in wanted}
@@ -130,6 +133,9 @@ class _Payload:
     def _one(self, field: Field) -> Any:
         if field.kind in NUMBERS:
             return self._number(NUMBERS[field.kind])
+        self.parts += 1
+        if self.parts > MOST_PARTS:
+            raise ValueError(f"more than {MOST_PARTS} parts")
         if not field.kind:
             return self.message(field.inside)
         length = self._number("I")

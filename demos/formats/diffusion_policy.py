@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from demos.bags.topic import in_one_line
 from demos.formats.source import Choice, Described, Episode, as_picture, camera_name, check_size, chosen, pictures_of, vectors_of
 from sinew.errors import DataError, MissingDependency
 from sinew.specs import ACTION
@@ -17,6 +18,8 @@ USUAL_HZ = 10
 STATES = ("state", "robot_eef_pos", "robot_eef_rot_axis_angle", "robot_gripper_width", "robot_joint", "agent_pos")
 """Names that are the robot's state in published sets."""
 
+SPARE_BYTES, MOST_UNFOLDED = 64 << 20, 100
+"""A file in a zip may become this many bytes, and this many times its own size besides."""
 DESCRIPTIONS = (".zarray", ".zmetadata", "zarr.json")
 """Files that say how arrays are stored."""
 
@@ -47,12 +50,16 @@ class Reader:
         self._root, self._store = _open(path)
         try:
             self.described = self._describe(choice)
-        except BaseException:
+        except BaseException as e:
             self.close()
+            if isinstance(e, (ValueError, KeyError, TypeError, AttributeError, RecursionError)):  # of zarr, which reads metadata late
+                raise DataError(f"{path} cannot be opened as zarr ({in_one_line(e)[:120]})") from None
             raise
 
     def _describe(self, choice: Choice) -> Described:
         data = self._arrays = dict(self._root["data"].arrays())
+        if any(".." in name for name in data):
+            raise DataError(f"{self.path} names arrays that lead out of it; it is not read")
         for array in (*data.values(), self._root["meta"]["episode_ends"]):
             self._check_harmless(array)
         self._ends = np.asarray(self._read(self._root["meta"]["episode_ends"], slice(None)), dtype=np.int64)
@@ -119,13 +126,32 @@ class Reader:
                 count = len(range(*rows.indices(array.shape[0])))
                 check_size((count, *array.shape[1:]), f"{self.path}: {array.path}")
             return np.asarray(array[rows])
-        except (ValueError, KeyError, OSError, RuntimeError) as e:
-            raise DataError(f"{self.path}: {array.path} cannot be read ({str(e)[:120]})") from None
+        except (ValueError, KeyError, OSError, RuntimeError, MemoryError, TypeError, zipfile.BadZipFile) as e:
+            raise DataError(f"{self.path}: {array.path} cannot be read ({in_one_line(e)[:120]})") from None
 
     def close(self) -> None:
         """Close the zip."""
         if self._store is not None:
             self._store.close()
+
+
+def _refuse_ways_out(path: Path) -> None:
+    """Refuse a folder with links out of it, and a zip whose files unfold into far more than they are.
+
+    Raises:
+        DataError: names the file.
+    """
+    if path.is_dir():
+        for file in path.rglob("*"):
+            if file.is_symlink() and not file.resolve().is_relative_to(path.resolve()):
+                raise DataError(f"{path}: {file.relative_to(path)} is a link that leads out of it; it is not followed")
+        return
+    with zipfile.ZipFile(path) as archive:
+        for entry in archive.infolist():
+            if entry.file_size > SPARE_BYTES + MOST_UNFOLDED * entry.compress_size:
+                raise DataError(
+                    f"{path}: {entry.filename[:80]} has {entry.compress_size} bytes and would unfold into {entry.file_size}: a trap"
+                )
 
 
 def _refuse_pickles(path: Path) -> None:
@@ -151,11 +177,12 @@ def _open(path: Path) -> tuple[Any, Any]:
     except ImportError:
         raise MissingDependency("zarr folders need zarr: pip install 'sinew[formats]'") from None
     try:
+        _refuse_ways_out(path)
         _refuse_pickles(path)
         store = ZipStore(path, mode="r") if path.is_file() else None
         root = zarr.open_group(store if store is not None else str(path), mode="r")
         if "data" not in root or "meta" not in root:
             raise DataError(f"{path} has no data and meta: it is no replay buffer")
         return root, store
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as e:
-        raise DataError(f"{path} cannot be opened as zarr ({str(e)[:120]})") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, zipfile.BadZipFile) as e:
+        raise DataError(f"{path} cannot be opened as zarr ({in_one_line(e)[:120]})") from None

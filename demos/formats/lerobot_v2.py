@@ -55,9 +55,10 @@ def upgrade(root: Path, out: Path, progress: Progress = SILENT) -> dict[str, int
 
 def _overlay(root: Path, stage: Path) -> None:
     info = _object(root / layout.INFO)
-    tasks = {int(_field(root / TASKS, line, "task_index")): str(_field(root / TASKS, line, "task")) for line in _lines(root / TASKS)}
-    episodes = sorted(_lines(root / EPISODES), key=lambda line: int(_field(root / EPISODES, line, "episode_index")))
-    known = {int(line["episode_index"]): line.get("stats") or {} for line in _lines(root / STATS)} if (root / STATS).is_file() else {}
+    tasks = {_count(root / TASKS, line, "task_index"): str(line.get("task", "")) for line in _lines(root / TASKS)}
+    episodes = sorted(_lines(root / EPISODES), key=lambda line: _count(root / EPISODES, line, "episode_index"))
+    of_stats = _lines(root / STATS) if (root / STATS).is_file() else []
+    known = {_count(root / STATS, line, "episode_index"): line.get("stats") or {} for line in of_stats}
     size = int(info.get("chunks_size") or layout.FILES_PER_CHUNK)
     (stage / "meta" / "episodes" / "chunk-000").mkdir(parents=True)
     for name in ("data", "videos", "images"):
@@ -70,7 +71,7 @@ def _overlay(root: Path, stage: Path) -> None:
     layout.load_info(stage)  # refuses paths that lead elsewhere before any is followed
     start, totals = 0, []
     for number, line in enumerate(episodes):
-        index, length = int(line["episode_index"]), int(_field(root / EPISODES, line, "length"))
+        index, length = line["episode_index"], _count(root / EPISODES, line, "length")
         if index != number:
             raise DataError(f"{root / EPISODES} lacks episode {number}; the dataset cannot be converted whole")
         row: dict[str, Any] = {"episode_index": number, "tasks": list(map(str, line.get("tasks") or [])), "length": length}
@@ -117,7 +118,7 @@ def _template(info: Mapping[str, Any], name: str) -> str | None:
 def _object(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text())
-    except (OSError, ValueError) as e:
+    except (OSError, ValueError, RecursionError) as e:
         raise DataError(f"{path} cannot be read ({e})") from None
     if not isinstance(found, dict) or not isinstance(found.get("fps"), (int, float)) or not isinstance(found.get("features"), dict):
         raise DataError(f"{path} has no fps and features")
@@ -127,14 +128,15 @@ def _object(path: Path) -> dict[str, Any]:
 def _lines(path: Path) -> list[dict[str, Any]]:
     try:
         found = [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
-    except (OSError, ValueError) as e:
+    except (OSError, ValueError, RecursionError) as e:
         raise DataError(f"{path} cannot be read ({e})") from None
     if not all(isinstance(line, dict) for line in found):
         raise DataError(f"{path} holds lines that are no objects")
     return found
 
 
-def _field(path: Path, line: Mapping[str, Any], name: str) -> Any:
-    if name not in line:
-        raise DataError(f"{path} has a line without {name!r}")
-    return line[name]
+def _count(path: Path, line: Mapping[str, Any], name: str) -> int:
+    found = line.get(name)
+    if isinstance(found, bool) or not isinstance(found, int) or not 0 <= found < layout.MOST_EPISODES:
+        raise DataError(f"{path} has a line whose {name} is {str(found)[:40]!r}; a number is expected")
+    return found

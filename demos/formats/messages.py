@@ -27,8 +27,8 @@ VIDEO = {"h264": "h264", "h265": "hevc", "hevc": "hevc", "vp9": "vp9", "av1": "a
 CHANNELS = {"rgb8": (0, 1, 2), "bgr8": (2, 1, 0), "rgba8": (0, 1, 2, 3), "bgra8": (2, 1, 0, 3), "mono8": (0, 0, 0), "8uc1": (0, 0, 0),
             "8uc3": (2, 1, 0)}  # fmt: skip
 """Encodings of raw images: which channels are red, green and blue."""
-WIDEST, MOST_PIXELS = 4096, 2**26
-"""Elements that a vector may have, and a picture."""
+WIDEST, MOST_PIXELS, DEEPEST = 4096, 2**26, 8
+"""Elements that a vector may have, and a picture; objects in each other that are looked into."""
 Decode = Callable[[bytes], Mapping[str, Any]]
 
 
@@ -109,7 +109,7 @@ def vectors(message: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
     names = next((tuple(message[n]) for n in NAMES if _texts(message.get(n))), ())
     for key, value in message.items():
         path = f"{prefix}{key}"
-        if key in TIMES or isinstance(value, (str, bytes)):
+        if key in TIMES or isinstance(value, (str, bytes)) or path.count(".") > DEEPEST:
             continue
         if isinstance(value, Mapping):
             leaves = list(_leaves(value, ""))
@@ -133,7 +133,7 @@ def _columns(path: str, rows: list[Mapping[str, Any]]) -> Iterator[tuple[str, np
 
 def _leaves(value: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
     for key, inner in value.items():
-        if isinstance(inner, Mapping):
+        if isinstance(inner, Mapping) and prefix.count(".") < DEEPEST:
             yield from _leaves(inner, f"{prefix}{key}.")
         elif key not in TIMES:
             yield f"{prefix}{key}", inner

@@ -54,7 +54,14 @@ class Reader:
 
     def __init__(self, path: Path, choice: Choice) -> None:
         self.damage: list[str] = []
-        self.path, self._kinds = path, dict(_features(read_json(path / FEATURES), ""))
+        self.path = path
+        try:
+            self._kinds = dict(_features(read_json(path / FEATURES), ""))
+        except (RecursionError, AttributeError, TypeError, ValueError) as e:
+            raise DataError(f"{path / FEATURES} does not describe a dataset ({type(e).__name__})") from None
+        for file in _files(path):
+            if not file.resolve().is_relative_to(path.resolve()):
+                raise DataError(f"{file} is a link that leads out of the dataset; it is not followed")
         if not any(name.startswith(STEPS) for name in self._kinds):
             raise DataError(f"{path} has no steps: it is no RLDS dataset")
         self._records = [(file, at) for file in _files(path) for at in _offsets(file)]
@@ -175,7 +182,9 @@ def _features(told: Any, prefix: str) -> Iterator[tuple[str, _Kind]]:
 
 def _shape(told: Any) -> tuple[int, ...]:
     dimensions = told.get("dimensions", ()) if isinstance(told, Mapping) else ()
-    return tuple(int(n) for n in dimensions)
+    shape = tuple(int(n) for n in dimensions)
+    check_size(tuple(max(n, 1) for n in shape), FEATURES)  # -1 stands for any number
+    return shape
 
 
 # ---------------------------------------------------------------- TFRecord and tf.train.Example

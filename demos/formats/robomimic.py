@@ -51,15 +51,16 @@ class Reader:
             raise
 
     def _describe(self, choice: Choice) -> Described:
-        if "data" not in self._file or not any(name.startswith("demo") for name in self._file["data"]):
+        data: Any = self._inside(self._file, "data") if "data" in self._file else {}
+        if not any(name.startswith("demo") for name in data):
             raise DataError(f"{self.path} has no data/demo_0: it is no dataset of robomimic")
-        data = self._file["data"]
         self._names = sorted((n for n in data if n.startswith("demo")), key=lambda n: int("".join(filter(str.isdigit, n)) or 0))
-        first = data[self._names[0]]
+        first = self._inside(data, self._names[0])
         if "obs" not in first or "actions" not in first:
             there = ", ".join(first)
             raise DataError(f"{self.path}: {self._names[0]} has {there}, no obs; robomimic's dataset_states_to_obs makes them of states")
-        arrays = dict(first["obs"].items())
+        observed = self._inside(first, "obs")
+        arrays = {name: array for name in observed if hasattr(array := self._inside(observed, name), "dtype")}
         vectors, pictures = dict(vectors_of(arrays)), dict(pictures_of(arrays))
         state = chosen(choice.state, list(vectors), "observation") or tuple(n for n in vectors if n.startswith("robot")) or tuple(vectors)
         environment = chosen(choice.environment, list(vectors), "observation") or tuple(n for n in ("object",) if n in vectors)
@@ -69,7 +70,7 @@ class Reader:
         chosen([self._action], [n for n in first if n.startswith("action")], "action")
         told = _told(data.attrs.get("env_args"))
         kind, bounded = _kind(told)
-        dim = int(first[self._action].shape[1])
+        dim = int(self._inside(first, self._action).shape[1])
         return Described(
             fps=choice.fps or round(float(told.get("env_kwargs", {}).get("control_freq") or USUAL_HZ)),
             vectors=vectors,
@@ -87,15 +88,16 @@ class Reader:
     def episode(self, index: int) -> Episode:
         """See `Source`."""
         name = self._names[index]
-        group = self._file["data"][name]
         try:
-            arrays = {key: group["obs"][key] for key in {*self.described.state, *self.described.environment}}
-            arrays[ACTION] = group[self._action]
+            group = self._inside(self._inside(self._file, "data"), name)
+            observed = self._inside(group, "obs")
+            arrays = {key: self._inside(observed, key) for key in {*self.described.state, *self.described.environment}}
+            arrays[ACTION] = self._inside(group, self._action)
             for key, array in arrays.items():
                 check_size(array.shape, f"{self.path}: {name}/{key}")
             vectors = {key: np.asarray(array).reshape(len(array), -1) for key, array in arrays.items()}
-            rewards = np.asarray(group["rewards"]) if "rewards" in group else np.zeros(0)
-            pictures = {short: group["obs"][of] for short, of in self._cameras.items()}
+            rewards = np.asarray(self._inside(group, "rewards")) if "rewards" in group else np.zeros(0)
+            pictures = {short: self._inside(observed, of) for short, of in self._cameras.items()}
         except (KeyError, OSError) as e:
             raise DataError(f"{self.path}: {name} is damaged or lacks something that the first one has ({e})") from None
         success = bool(rewards.max() > 0) if rewards.size else None
@@ -104,6 +106,23 @@ class Reader:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+    def _inside(self, group: Any, name: str) -> Any:
+        """A member of a group that is in this very file: HDF5 has links to other files, and arrays that lie in them.
+
+        Raises:
+            DataError: it leads elsewhere, or unfolds into more than any holds.
+            KeyError: it is not there.
+        """
+        link = group.get(name, getlink=True)
+        found = group[name] if type(link).__name__ == "HardLink" else None
+        if found is None or getattr(found, "external", None) or getattr(found, "is_virtual", False):
+            if name not in group:
+                raise KeyError(name)
+            raise DataError(f"{self.path}: {group.name}/{name} leads out of the file; it is not followed")
+        if getattr(found, "chunks", None):
+            check_size(found.chunks, f"{self.path}: a block of {group.name}/{name}")
+        return found
 
 
 def write(dataset: Dataset, path: Path, progress: Progress = SILENT) -> dict[str, int]:
@@ -160,7 +179,7 @@ def _write_pictures(group: Any, name: str, dataset: Dataset, key: str, index: in
 def _told(env_args: Any) -> Mapping[str, Any]:
     try:
         told = json.loads(env_args) if env_args is not None else {}
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RecursionError):
         told = {}
     return told if isinstance(told, Mapping) and isinstance(told.get("env_kwargs", {}), Mapping) else {}
 

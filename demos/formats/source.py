@@ -30,6 +30,8 @@ FORMATS: Mapping[str, str] = {
 """Format → module with `is_it(path) -> bool` and `Reader(path, choice)`."""
 MOST_ELEMENTS = 2**31
 """Of one array of one episode: what claims more is damaged or a trap."""
+WIDEST = 2**16
+"""Numbers in one vector."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,6 +204,8 @@ def specs(source: Source, progress: Progress = SILENT) -> tuple[ObservationSpec,
 def _elements(told: Described, name: str) -> tuple[str, ...]:
     """Names of a vector's elements; those that another observation has as well say whose they are."""
     names, width = told.names.get(name), told.vectors[name]
+    if width > WIDEST:
+        raise DataError(f"{name} has {width} numbers in each frame: it is damaged or a trap; choose others with --state")
     if names is None:
         return tuple(f"{name}.{i}" for i in range(width)) if width > 1 else (name,)
     others = {element for other in (*told.state, *told.environment) if other != name for element in told.names.get(other, ())}
