@@ -60,8 +60,8 @@ class Beside:
     streams: Mapping[str, Samples] = field(default_factory=dict)
     events: Sequence[Mapping[str, Any]] = ()
     """What happened: "what", "of" and "n". Counted are "lost", "dropped", "skipped" and "clock_jump". "numbered" names a stream whose
-    losses its sequence tells, "cut" a pause ("at_ns"), "ages" what the stream of frames tells the ages of ("names"), "alignment" how
-    values of different times became frames ("policy")."""
+    losses its sequence tells, "cut" a pause ("after": samples that each stream had by then), "ages" what the stream of frames tells the
+    ages of ("names"), "alignment" how values of different times became frames ("policy")."""
 
     def __bool__(self) -> bool:
         return bool(self.streams) or bool(self.events)
@@ -168,13 +168,15 @@ def account(beside: Beside) -> dict[str, Any]:
         cameras "shown" (different pictures in the frames), "passed_over" (came and not shown) and "repeated" (frames that show the picture
         of the frame before). "frames"; "dropped", "skipped" and "clock_jumps": counts by reason; "ages" and "alignment" as in the events.
     """
-    cuts = [int(e["at_ns"]) for e in beside.events if e.get("what") == "cut" and "at_ns" in e]
+    cuts = _cuts(beside)
     counts: dict[str, Counter[str]] = {"lost": Counter(), "dropped": Counter(), "skipped": Counter(), "clock_jump": Counter()}
     for event in beside.events:
         if event.get("what") in counts:
             counts[event["what"]][str(event.get("of", ""))] += int(event.get("n", 1))
     numbered = {str(e.get("of")) for e in beside.events if e.get("what") == "numbered"}
-    streams = {k: _stream(v, cuts, counts["lost"][k] if k in numbered else None) for k, v in beside.streams.items() if k != FRAMES}
+    streams = {
+        k: _stream(v, cuts.get(k, ()), counts["lost"][k] if k in numbered else None) for k, v in beside.streams.items() if k != FRAMES
+    }
     frames = beside.streams.get(FRAMES)
     names = next((e["names"] for e in beside.events if e.get("what") == "ages"), [])
     for i, name in enumerate(names if frames is not None and frames.values.shape[1] == len(names) else []):
@@ -184,8 +186,23 @@ def account(beside: Beside) -> dict[str, Any]:
             came = streams[name]["came"]
             streams[name] |= {"shown": different, "passed_over": max(came - different, 0), "repeated": len(frames) - different}
     told = {"streams": streams, "frames": len(frames) if frames is not None else 0, "ages": list(names)}
+    told |= {"cuts": cuts} if cuts else {}
     told["alignment"] = next((e["policy"] for e in beside.events if e.get("what") == "alignment"), None)
     return told | {"dropped": dict(counts["dropped"]), "skipped": dict(counts["skipped"]), "clock_jumps": dict(counts["clock_jump"])}
+
+
+def _cuts(beside: Beside) -> dict[str, list[int]]:
+    """Stamps of the first sample of each stream after each pause."""
+    found: dict[str, list[int]] = {}
+    for event in beside.events:
+        if event.get("what") == "cut":
+            for name, stream in beside.streams.items():
+                count = int(event.get("after", {}).get(name, 0))
+                found.setdefault(name, []).extend(stream.stamps_ns[count : count + 1].tolist())
+        elif event.get("what") == "cuts":
+            for name, stamps in event["stamps"].items():
+                found.setdefault(name, []).extend(stamps)
+    return {name: stamps for name, stamps in found.items() if stamps and name != FRAMES}
 
 
 def _stream(samples: Samples, cuts: Sequence[int], numbered: int | None) -> dict[str, Any]:
@@ -221,6 +238,7 @@ def trimmed(beside: Beside, told: Mapping[str, Any], first_ns: int, end_ns: int)
     """
     parts = {name: part for name, s in beside.streams.items() if len(part := s.between(first_ns, end_ns))}
     events = [{"what": "ages", "names": told.get("ages", [])}, {"what": "alignment", "policy": told.get("alignment")}]
+    events.append({"what": "cuts", "stamps": told.get("cuts", {})})
     part = Beside(parts, events)
     kept = {k: told.get(k, {}) for k in ("dropped", "skipped", "clock_jumps")}
     return part, account(part) | kept | {"of_whole_episode": list(kept)}

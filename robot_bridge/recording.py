@@ -162,9 +162,9 @@ class DatasetRecorder:
         self._keeper.note(what, of, n)
 
     def cut(self) -> None:
-        """A pause has ended, or will before the next frame: what is missing meanwhile is not lost."""
+        """A pause begins: what is missing until the next frame is not lost."""
         self._follows = False
-        self._keeper.cut(time.monotonic_ns())
+        self._keeper.cut()
         self._pace.cut()
 
     def end_episode(self, result: EpisodeResult) -> None:
@@ -323,7 +323,6 @@ class DatasetRecorder:
     def _fail(self, why: str) -> None:
         if not self.trouble:
             self.trouble = why
-            self._tell(why)
             if self.on_trouble == "go_on":
                 log.warning("%s; going on without recording", why)
 

@@ -47,6 +47,7 @@ class SampleKeeper:
         self._writer, self._offset_ns, self._fail = writer, offset_ns, fail
         self._queue: queue.SimpleQueue[_Taken | Callable[[], None] | None] = queue.SimpleQueue()
         self._last: dict[str, int] = {}
+        self._written: Counter[str] = Counter()
         self._choked = False
         self._thread = threading.Thread(target=self._work, name="samples", daemon=True)
         self._thread.start()
@@ -55,13 +56,13 @@ class SampleKeeper:
         """An episode begins."""
         self.came.clear()
         self.lost.clear()
-        self._queue.put(self._last.clear)
+        self._queue.put(self._anew)
         self.open = True
 
-    def cut(self, at_ns: int) -> None:
-        """A pause ended at a monotonic time: what is missing before it was not lost."""
-        self.note("cut", "pause", at_ns=at_ns + self._offset_ns)
-        self._queue.put(self._last.clear)
+    def cut(self) -> None:
+        """A pause begins: what is missing across it was not lost."""
+        if self.open:
+            self._queue.put(self._cut)
 
     def sample(self, stream: str, stamp_ns: int, receipt_ns: int, value: np.ndarray | None = None, sequence: int | None = None) -> None:
         """See `robot_bridge.interfaces.Tap`."""
@@ -119,6 +120,14 @@ class SampleKeeper:
                 self._guarded(item)
             self._write(taken)
 
+    def _anew(self) -> None:
+        self._last.clear()
+        self._written.clear()
+
+    def _cut(self) -> None:
+        self._last.clear()
+        self._writer.note("cut", "pause", after=dict(self._written))
+
     def _follow(self, item: _Taken) -> None:
         """Look for holes in a stream's sequence."""
         if item.sequence is None:
@@ -133,6 +142,7 @@ class SampleKeeper:
 
     def _write(self, taken: dict[str, list[Sample]]) -> None:
         for stream, samples in taken.items():
+            self._written[stream] += len(samples)
             self._guarded(lambda s=stream, v=samples: self._writer.add_samples(s, v))
 
     def _guarded(self, write: Callable[[], None]) -> None:

@@ -158,13 +158,11 @@ class Attentive:
 
     def frame(self, frame: Frame) -> None:
         """See `Recorder`."""
-        if not self._executor.recording:
-            self._apart = True
-            return
-        if self._apart:
+        if self._executor.recording:
+            self._recorder.frame(frame)
+        elif not self._apart:
             self._recorder.cut()
-            self._apart = False
-        self._recorder.frame(frame)
+        self._apart = not self._executor.recording
 
     def sample(self, stream: str, stamp_ns: int, receipt_ns: int, value: np.ndarray | None = None, sequence: int | None = None) -> None:
         """See `robot_bridge.interfaces.Tap`."""

@@ -69,10 +69,13 @@ def test_messages_that_are_missing_are_counted_by_their_stamps():
 
 def test_what_a_pause_leaves_out_is_not_lost():
     times = [*range(0, 50, 5), *range(200, 250, 5)]
-    cut = [{"what": "cut", "of": "pause", "at_ns": 150 * MS}]
+    cut = [{"what": "cut", "of": "pause", "after": {"a": 10}}]
     assert account(Beside({"a": stream(times)}))["streams"]["a"]["lost"] == 30  # 155 ms are 31 intervals
     told = account(Beside({"a": stream(times)}, cut))["streams"]["a"]
     assert (told["lost"], told["rate_hz"]) == (0, 200.0)
+    whole = Beside({"a": stream(times)}, cut)
+    _, part = native.trimmed(Beside(whole.streams), account(whole), 25 * MS, 225 * MS)  # a part knows of the pause too
+    assert (part["streams"]["a"]["came"], part["streams"]["a"]["lost"]) == (10, 0)
 
 
 def test_without_stamps_of_its_own_or_numbers_nobody_claims_to_know():
