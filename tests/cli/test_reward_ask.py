@@ -130,6 +130,7 @@ def test_a_model_that_fails_while_learning_leaves_success_and_that_is_said(folde
     said, lines = learn(folder, tmp_path / "run", tmp_path / "r.json")
     assert len(said) == 1 and words in said[0]
     assert lines[-1]["step"] == 60
+    assert "recorded episodes: " in capsys.readouterr().err  # all of them by success alone, not some and some
     assert sum("success alone" in str(line.get("note", "")) for line in lines) == 1  # the run's own record tells it as well
 
 
