@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rewards.files import KINDS, CameraView, RewardUnavailable, Situation
 from rewards.keypoint.followed import FollowedPoses
-from rewards.keypoint.poses import Frames, Poses, StatePoses
+from rewards.keypoint.poses import ELEMENTS, Frames, Poses, StatePoses
 from rewards.keypoint.propose import THING, Proposal, propose
 from rewards.keypoint.reward import HAND, KeypointReward
 from rewards.keypoint.settings import KeypointSettings
@@ -71,20 +71,14 @@ class AskedReward:
     Args:
         settings: whom to ask.
         situation: where pictures come from, and the task.
-
-    Raises:
-        RewardUnavailable: no calibrated camera sees the worlds.
     """
 
     def __init__(self, settings: AskedKeypoints, situation: Situation) -> None:
-        if situation.look is None:
-            raise RewardUnavailable(
-                "a model is to be asked about every episode, and no calibrated camera that stands still sees the worlds"
-            )
         self.settings, self.situation, self._look = settings, situation, situation.look
         self._vlm = settings.vlm(situation.folder)
-        poses: Poses = StatePoses(situation.observation, () if settings.follow else _told(situation))
-        if settings.follow:
+        follow = settings.follow and situation.watch is not None
+        poses: Poses = StatePoses(situation.observation, () if follow else _told(situation))
+        if follow:
             poses = FollowedPoses(poses, situation)
         self.inner = KeypointReward(settings.common(), poses, situation.num_envs, situation.gamma)
         self.low, self.high = self.inner.low, self.inner.high
@@ -95,18 +89,21 @@ class AskedReward:
         self._began: list[tuple[Frames, Sequence[View]]] = [({}, ())] * situation.num_envs
         self._turns, self._said = threading.Semaphore(AT_ONCE), set[str]()
         self._in_a_row, self._rest_until = 0, 0.0
+        if self._look is None:
+            situation.say(
+                f"no calibrated camera that stands still sees these episodes, and nobody can be asked about them: {self._instead}"
+            )
 
     def begin(self, obs: Mapping[str, Tensor], ids: Sequence[int]) -> None:
         """Ask about new episodes in worlds `ids`, and wait for answers, all together no longer than the settings say."""
-        follow = self.settings.follow
         for world in map(int, ids):
             self._drop(world)
             row = np.array([world])
             self.inner.hold(row)
             self._guided[world] = False
-            views = self.situation.watch(obs, world, True) if follow and self.situation.watch is not None else ()
+            views = self.situation.watch(obs, world, True) if self._follows and self.situation.watch is not None else ()
             self._began[world] = (self.inner.poses.begin(obs, row, ()), views)
-            if time.monotonic() < self._rest_until:
+            if self._look is None or time.monotonic() < self._rest_until:
                 self._stand_in(world)
                 continue
             self.counts["asked"] += 1
@@ -140,6 +137,10 @@ class AskedReward:
         """See `KeypointReward.overlay`; the picture itself where nobody has answered."""
         return self.inner.overlay(image, view, obs, world) if self._guided[world] else image
 
+    @property
+    def _follows(self) -> bool:
+        return isinstance(self.inner.poses, FollowedPoses)
+
     def _proposed(self, scene: Scene) -> Proposal:
         settings, known = self.settings, set(self.inner.poses.names)
         poses = {name: T for name, T in scene.poses.items() if name in known}
@@ -150,7 +151,7 @@ class AskedReward:
                 raise RewardUnavailable("the oracle knows simulated tasks alone; give the address of a model")
             vlm = settings.recorded(SimOracleVLM(scene.truth), self.situation.folder)
         return propose(
-            vlm, task, scene.view, scene.second, poses=poses, seed=settings.seed, timeout_s=settings.timeout_s, follow=settings.follow
+            vlm, task, scene.view, scene.second, poses=poses, seed=settings.seed, timeout_s=settings.timeout_s, follow=self._follows
         )
 
     def _take(self, world: int, question: Question) -> None:
@@ -167,14 +168,17 @@ class AskedReward:
         self._in_a_row += 1
         if self._in_a_row >= FAILURES:
             self._rest_until = time.monotonic() + REST_S
-        instead = "the keypoints of the reward file stand in" if self._stands_in else "success alone tells"
-        self._say_once(f"{question.problem}; {instead} in such episodes, and learning goes on", "failed")
+        self._say_once(f"{question.problem}; {self._instead} in such episodes, and learning goes on", "failed")
         self._stand_in(world)
 
     @property
     def _stands_in(self) -> bool:
         proposed = self.settings.proposed
         return proposed is not None and set(proposed.objects()) <= set(self.inner.poses.names)
+
+    @property
+    def _instead(self) -> str:
+        return "the keypoints of the reward file stand in" if self._stands_in else "success alone tells"
 
     def _stand_in(self, world: int) -> None:
         if self._stands_in and self.settings.proposed is not None:
@@ -208,7 +212,7 @@ class AskedReward:
 def _told(situation: Situation) -> tuple[str, ...]:
     """Objects whose poses are observed."""
     names = situation.observation[ENVIRONMENT_STATE].names if ENVIRONMENT_STATE in situation.observation else ()
-    return tuple(name for name in situation.objects if f"{name}.x" in names)
+    return tuple(name for name in situation.objects if all(f"{name}.{e}" in names for e in ELEMENTS))
 
 
 @KINDS.add("keypoint-asked")
@@ -285,7 +289,5 @@ class AskedKeypoints:
         return RecordedVLM(folder / self.record, vlm) if self.record else vlm
 
     def build(self, situation: Situation) -> Reward:
-        """See `rewards.files.Kind`; over recorded episodes without calibrated pictures the file's own keypoints, where it has any."""
-        if situation.look is None and self.proposed is not None:
-            return self.proposed.build(situation)
+        """See `rewards.files.Kind`; nobody is asked about episodes that no calibrated camera sees, as recorded ones without pictures."""
         return AskedReward(self, situation)

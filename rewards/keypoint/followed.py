@@ -37,6 +37,8 @@ class FollowedPoses:
         self._followed: list[dict[str, list[PointTracker]]] = [{} for _ in range(situation.num_envs)]
         self._lost = np.zeros(situation.num_envs, bool)
         self._said = False
+        self.confidence = np.ones(situation.num_envs)
+        """(N,) in [0, 1] how sure it is of each world, after the last step."""
 
     def frames(self, obs: Mapping[str, Tensor], rows: np.ndarray | None = None) -> Frames:
         """See `Poses`; objects are where they were seen last."""
@@ -76,6 +78,7 @@ class FollowedPoses:
             elif things:
                 views = self._watch(obs, world, False)
                 sure[world] = min(self._seen(world, name, views) for name in things)
+        self.confidence = sure
         return sure
 
     def _seen(self, world: int, name: str, views: Sequence[View]) -> float:

@@ -80,8 +80,10 @@ def run(args: Args) -> dict[str, Any]:
 
     if args.out.exists():
         raise InputError(f"{args.out} is there already; choose another --out")
-    text, scene, views = _looked(args)
+    if args.follow and args.task is None:
+        raise InputError("--follow follows objects of simulated worlds: give --task")
     asked = _every_episode(args) if args.every_episode else None
+    text, scene, views = _looked(args)
     made = {"task": args.task, "task_text": text, "vlm": args.vlm, "model": args.model, "seed": args.seed}
     try:
         proposal = _asked(args, text, scene, views)

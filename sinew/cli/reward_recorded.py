@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from demos import Dataset
     from rewards.files import CameraView, Situation
     from rewards.inspection import Episode
+    from rewards.keypoint.views import Scene, View
     from sinew.protocols import Reward
 
 BUILT_IN = ("sparse", "shaped")
@@ -69,6 +70,7 @@ def situation(data: Dataset, worlds: int, gamma: float) -> Situation:
     """What a reward may know of recorded episodes."""
     from rewards.files import Situation
 
+    eyes = RecordedEyes(data)
     return Situation(
         observation=data.observation_spec,
         action=data.action_spec,
@@ -77,8 +79,45 @@ def situation(data: Dataset, worlds: int, gamma: float) -> Situation:
         max_episode_steps=max((data.episode(i).length for i in range(data.num_episodes)), default=1),
         task_text=data.tasks[0] if data.tasks else "",
         objects=objects(data),
-        cameras=cameras(data),
+        cameras=eyes.cameras,
+        look=eyes.look if eyes.cameras else None,
+        watch=eyes.watch if len(eyes.cameras) > 1 else None,
     )
+
+
+class RecordedEyes:
+    """Shows a reward the recorded pictures of cameras that stand still and whose place is known, and poses as far as they were recorded."""
+
+    def __init__(self, data: Dataset) -> None:
+        self.spec, self.cameras, self.objects = data.observation_spec, cameras(data), objects(data)
+
+    def look(self, obs: Mapping[str, Any], world: int) -> Scene:
+        """See `rewards.files.Situation.look`."""
+        from rewards.keypoint.views import Scene
+
+        first, *others = self.watch(obs, world, True)
+        return Scene(view=first, second=others[0] if others else None, poses=self._poses(obs, world))
+
+    def watch(self, obs: Mapping[str, Any], world: int, first: bool) -> list[View]:
+        """See `rewards.files.Situation.watch`."""
+        from rewards.keypoint.views import View
+        from sinew.specs import IMAGES
+
+        return [View(image=obs[IMAGES + name][world].numpy(), camera=camera) for name, camera in self.cameras.items()]
+
+    def _poses(self, obs: Mapping[str, Any], world: int) -> dict[str, np.ndarray]:
+        """{object, or "tool": (4, 4)}; of the objects none where their axes were not recorded."""
+        from rewards.files import RewardUnavailable
+        from rewards.keypoint.poses import StatePoses
+        from sinew.se3 import rotation6d_to_matrix, se3
+
+        for names in (self.objects, ()):
+            try:
+                frames = StatePoses(self.spec, names).frames(obs, np.array([world]))
+            except RewardUnavailable:
+                continue
+            return {name: se3(rotation6d_to_matrix(f[3:, 0].astype(float)), f[:3, 0].astype(float)) for name, f in frames.items()}
+        return {}
 
 
 def objects(data: Dataset) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ import json
 import socket
 import threading
 from contextlib import contextmanager
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import cv2
@@ -16,6 +17,7 @@ from calibration.camera import Camera
 from calibration.results import Mounted
 from rewards import files
 from rewards.environment import Rewarded
+from rewards.keypoint import KeypointSettings, Place
 from sinew.cli import collect, improve, main, reward_propose, reward_situation, train
 from sinew.cli.improve_actors import tell
 from sinew.cli.reward_scene import open_scene
@@ -255,3 +257,68 @@ def test_actors_find_the_file_from_anywhere(folder, monkeypatch):
     told = tell(improve.Args(run=folder / "bc", out=folder / "x", reward="reward.json"))
     assert told["reward"] == str(folder / "reward.json")
     assert tell(improve.Args(run=folder / "bc", out=folder / "x"))["reward"] == "sparse"
+
+
+def test_a_model_is_asked_at_every_episodes_beginning_and_learning_goes_on_without_it(folder, short, tmp_path):
+    told = propose(task="lift", vlm=nobody(), every_episode=True, out=tmp_path / "r.json", timeout=5.0)
+    assert told["reward"] == "keypoint-asked" and "cannot be asked" in told["because"]
+    kind, settings = files.load(tmp_path / "r.json")
+    assert kind == "keypoint-asked" and settings.proposed is None and settings.record == ""
+    notes = Notes()
+    args = improve.Args(
+        run=folder / "bc", out=tmp_path / "out", steps=60, num_envs=1, reward=str(tmp_path / "r.json"), act_steps=4, base_noise="sample"
+    )
+    assert improve.improve(args, notes)["steps"] == 60
+    said = [line for line in notes.said if "success alone" in line]
+    assert any("cannot be asked" in line and line.endswith("learning goes on") for line in said)
+    assert read_json(tmp_path / "out/config.json")["reward"] == str(tmp_path / "r.json")
+
+
+def test_the_oracle_is_asked_about_each_world_as_it_is(tmp_path):
+    propose(task="lift", vlm="oracle", every_episode=True, out=tmp_path / "r.json")
+    _, settings = files.load(tmp_path / "r.json")
+    assert settings.proposed is not None
+    interface = sim.make_interface("lift")
+    env = sim.MujocoVecEnv(interface, 1)
+    reward = replace(settings, wait_s=600.0, proposed=None).build(reward_situation.situation(interface, 0.99, 1, env=env))
+    worlds = Rewarded(env, reward)
+    for seed in (100, 200):
+        worlds.reset([seed])
+        cube = env.scene.poses(env.qpos)["cube"][0, :3]
+        start = reward.inner.paths.places[1, 0]
+        assert np.linalg.norm(start - cube) < 0.01
+    env.close()
+    assert reward.counts == {"asked": 2, "answered": 2, "late": 0, "failed": 0}
+
+
+def test_asking_anew_is_for_worlds_that_can_be_seen_and_answers_are_kept_beside_the_file(tmp_path):
+    for options, said in (
+        ({"image": tmp_path / "a.png"}, "asks about simulated worlds"),
+        ({"task": "lift", "vlm": "recorded:x"}, "nobody has recorded yet"),
+        ({"task": "lift", "record": tmp_path / "in" / "answers"}, "kept beside --out"),
+        ({"task": "lift", "vlm": "oracle", "wait": -1.0}, "wait_s must lie"),
+    ):
+        with pytest.raises(InputError, match=said):
+            propose(**{"task_text": "lift", "every_episode": True, "out": tmp_path / "r.json"} | options)
+
+
+def test_an_object_is_followed_by_two_cameras_of_a_simulation():
+    interface = sim.make_interface("lift")
+    env, expert = sim.MujocoVecEnv(interface, 1), sim.Expert(interface)
+    middle, above = (Place(offset_m=(0.0, 0.0, z), object="cube") for z in (0.0, 0.1))
+    settings = KeypointSettings(function=middle, waypoints=(above,), grasp=middle, follow=True)
+    reward = settings.build(reward_situation.situation(interface, 0.99, 1, env=env))
+    worlds = Rewarded(env, reward)
+    obs, errors, phi = worlds.reset([0]), [], []
+    expert.reset(seeds=[0])
+    for _ in range(25):
+        obs, _, terminated, truncated, _ = worlds.step(expert.act(obs))
+        if bool(terminated | truncated):
+            break
+        phi.append(float(reward.phi[0]))
+        if reward.poses.confidence[0] >= settings.confidence:
+            cube = env.scene.poses(env.qpos)["cube"][0, :3]
+            errors.append(np.linalg.norm(reward.poses.frames(obs)["cube"][:3, 0] - cube))
+    assert len(errors) > 12 and max(errors) < 0.005
+    assert phi[0] < -0.9 and max(phi) > -0.7
+    env.close()
