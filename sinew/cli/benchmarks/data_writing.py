@@ -25,7 +25,7 @@ def rows(quick: bool, folder: Path, peer: Peer) -> list[Row]:
         peer: lerobot.
     """
     found: list[Row] = []
-    for (height, width), frames in zip(SIZES, (30, 8) if quick else (150, 40), strict=True):
+    for (height, width), frames in zip(SIZES, (30, 8) if quick else (60, 15), strict=True):
         places = (folder / f"write-{height}-{number}" for number in itertools.count())
         asked = {"do": "record", "height": height, "width": width, "frames": frames, "episodes": 1}
         cases: dict[str, Callable[[], Mapping[str, float]]] = {"ours": partial(_ours, places, shown(frames, height, width))}
