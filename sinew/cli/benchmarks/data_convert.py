@@ -43,6 +43,7 @@ def rows(quick: bool) -> list[Row]:
     with tempfile.TemporaryDirectory(prefix="sinew-bench-") as folder:
         sets = {times: make(Path(folder) / f"data{times}", times * episodes, length, size) for times in (1, TIMES)}
         frames = TIMES * episodes * length
+        more_mb = (TIMES - 1) * episodes * length * size[0] * size[1] * 3 / 2**20
         for name, (ending, to) in ROUTES.items():
             there: dict[int, dict[str, float]] = {}
             back: dict[int, dict[str, float]] = {}
@@ -51,7 +52,7 @@ def rows(quick: bool) -> list[Row]:
                 there[times] = convert(data, made, "--to", to)
                 options = ("--action-kind", "joint_position", "--task", "bench", "--state", "state") if name == "hdf5" else ()
                 back[times] = convert(made, Path(folder) / f"{name}{times}-back", *options)
-            found += _rows(f"to {name}", there, frames) + _rows(f"from {name}", back, frames)
+            found += _rows(f"to {name}", there, frames, more_mb) + _rows(f"from {name}", back, frames, more_mb)
     return found
 
 
@@ -90,10 +91,11 @@ def convert(source: Path, out: Path, *options: str) -> dict[str, float]:
     return told
 
 
-def _rows(name: str, found: dict[int, dict[str, float]], frames: int) -> list[Row]:
+def _rows(name: str, found: dict[int, dict[str, float]], frames: int, more_mb: float) -> list[Row]:
+    """`more_mb`: what the further pictures take decoded; where that is no more than what is allowed, the figure decides nothing."""
     growth = found[TIMES]["mb"] - found[1]["mb"]
-    detail = {"mb": [found[times]["mb"] for times in (1, TIMES)], "frames": frames}
+    detail = {"mb": [found[times]["mb"] for times in (1, TIMES)], "frames": frames, "decoded_mb": more_mb}
     target = f"< {GROWTH_MB:g} MiB"
-    memory = Row(name=f"{name}: memory for {TIMES}x the data", unit="MiB more", ours=growth, target=target, holds=growth < GROWTH_MB,
-                 higher_is_better=False, detail=detail)  # fmt: skip
+    memory = Row(name=f"{name}: memory for {TIMES}x the data", unit="MiB more", ours=growth, target=target,
+                 holds=growth < GROWTH_MB if more_mb > 2 * GROWTH_MB else None, higher_is_better=False, detail=detail)  # fmt: skip
     return [memory, Row(name=f"{name}: speed", unit="frames/s", ours=frames / found[TIMES]["s"])]
