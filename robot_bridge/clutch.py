@@ -72,6 +72,12 @@ class PoseClutch:
         self._followed = (at, facing)
         return way, turned
 
+    def undo(self, way: np.ndarray, turn: np.ndarray) -> None:
+        """That much of the last step, (3,) metres and (3,) rad, was not done: it is still to come."""
+        assert self._followed is not None
+        at, facing = self._followed
+        self._followed = (at - self._axes.T @ way, so3_exp(-(self._axes.T @ turn)) @ facing)
+
     @property
     def away(self) -> bool:
         """Whether the hand has moved since it took hold, by more than it trembles."""

@@ -9,16 +9,17 @@ import numpy as np
 
 from robot_bridge.clutch import GripClutch, JointClutch, PoseClutch
 from robot_bridge.robot_interface import STEP_SHARE
+from robot_bridge.servo import ArmServo
 from robot_bridge.takeover import Given
 from sinew.errors import SpecError
 from sinew.protocols import RobotSpec
-from sinew.se3 import quaternion_to_matrix, so3_exp, so3_log
+from sinew.se3 import quaternion_to_matrix
 from sinew.specs import ActionSpec
 
 SAG_RAD = 0.1
 """Where all joints are this near to what was commanded last, the command goes on from there, so that no arm sinks under its weight."""
 LEASH_RAD = 0.3
-"""Joint targets, and the commanded rotation of a tool, stay this close to what is measured."""
+"""Joint targets stay this close to what is measured."""
 Limits = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Lowest and highest joint positions (J,) and the most that each may change in a step."""
 
@@ -122,13 +123,13 @@ class JointArm(Arm):
         elements: see `Arm`.
         limits: see `Arm`.
         step: see `Arm`.
-        servo: a `sim.control.ToolServo` of one world, or why there is none.
+        servo: of its tool, or why there is none.
 
     Raises:
         SpecError: a motion of the tool is given, and there is no servo.
     """
 
-    def __init__(self, elements: Sequence[int], limits: Limits, step: tuple[float, float], servo: Any) -> None:
+    def __init__(self, elements: Sequence[int], limits: Limits, step: tuple[float, float], servo: ArmServo | SpecError) -> None:
         super().__init__(elements, limits, step)
         self._servo = servo
         self._target: np.ndarray | None = None
@@ -165,18 +166,17 @@ class JointArm(Arm):
         return self._target
 
     def _serve(self, given: Given, at: np.ndarray, measured: np.ndarray) -> np.ndarray:
-        servo = self._servo
-        if isinstance(servo, SpecError):
-            raise servo
-        real = servo.chain.forward(measured[None]).rotation[..., 0]
+        if isinstance(self._servo, SpecError):
+            raise self._servo
         if not self._serving:
-            servo.reset(at[None], np.zeros(1, dtype=int))
-            servo.rotation[..., 0] = servo.chain.forward(at[None]).rotation[..., 0]  # it keeps the rotation that it has
+            self._servo.begin(at)
+        real = self._servo.chain.forward(measured[None]).rotation[..., 0]
         way, turn = self._motion(given, real, yaw_only=False)
-        goal = so3_log(so3_exp(turn) @ servo.rotation[..., 0] @ real.T)
-        goal *= min(1.0, LEASH_RAD / max(np.linalg.norm(goal), 1e-12))
-        servo.rotation[..., 0] = so3_exp(goal) @ real
-        return servo.move(way[None], None, measured[None])[0]
+        target = self._servo.move(way, turn, measured)
+        if given.kind == "pose":
+            left = 1.0 - self._servo.share
+            self._hand.undo(left * way, left * turn)
+        return target
 
 
 def tool_arms(interface: Any) -> list[Arm]:
@@ -193,7 +193,7 @@ def tool_arms(interface: Any) -> list[Arm]:
 def joint_arms(interface: Any) -> list[Arm]:
     """The arms of a task whose actions are joint targets; where the robot's frames are not known, joints alone can be given."""
     try:
-        servos = interface.tool_servos(1)
+        servos = [ArmServo(chain, limits) for chain, limits in zip(interface.chains, interface.arm_limits, strict=True)]
     except SpecError as e:
         servos = [e] * interface.config.arms
     arms: list[Arm] = []

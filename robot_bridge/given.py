@@ -23,7 +23,7 @@ class ActionSpace:
     """Turns what is given into actions of a task.
 
     Args:
-        interface: the task, with `action_spec`, `robot_spec`, `chains`, `tool_step` and, for joint actions, `tool_servos`.
+        interface: the task, with `action_spec`, `robot_spec`, `chains`, `tool_step` and, for joint actions, `arm_limits`.
 
     Raises:
         InputError: a person's motion cannot be put into such actions.

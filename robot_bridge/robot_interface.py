@@ -15,7 +15,7 @@ from sinew.protocols import RobotSpec
 from sinew.specs import IMAGES, ActionSpec, ObservationSpec, TensorSpec, check_action_join, check_observation_join
 
 if TYPE_CHECKING:
-    from sim.control import ToolServo
+    from sim.control import ArmLimits
 
 STEP_SHARE = 0.9
 """Of the joints' speed limits that one action may ask for; the rest is kept back from rounding, as in simulation."""
@@ -88,21 +88,24 @@ class RobotInterface:
     def decoder(self, num: int) -> Decoder:
         """A decoder for `num` robots; call its `reset` before `decode`."""
         if self.action_spec.kind == "ee_delta":
+            from robot_bridge.servo import DecoderServo
             from sim.control import EndEffectorDecoder
 
+            servos: list[Any] = [DecoderServo(chain, limits, num) for chain, limits in zip(self.chains, self.arm_limits, strict=True)]
             action, gripping = self.action_spec, self.robot_spec.gripper_name is not None
             turning = any("dyaw" in n for n in action.names)
-            return EndEffectorDecoder(self.tool_servos(num), turning, gripping, np.array(action.low), np.array(action.high))
+            return EndEffectorDecoder(servos, turning, gripping, np.array(action.low), np.array(action.high))
         return JointTargets(self.robot_spec, self.action_spec, num)
 
-    def tool_servos(self, num: int) -> list[ToolServo]:
-        """Differential inverse kinematics for each tool of `num` robots, as simulated tasks have it; call its `reset` before `move`.
+    @property
+    def arm_limits(self) -> list[ArmLimits]:
+        """What the inverse kinematics of each arm keeps to.
 
         Raises:
             SpecError: the robot's frames are not known.
         """
         _check_tools(self.config)
-        return _tool_servos(self.config, self.action_spec.rate_hz, num)
+        return [_arm_limits(self.config, part, self.action_spec.rate_hz) for _, part in _tool_chains(self.config)]
 
     @property
     def tool_step(self) -> tuple[float, float]:
@@ -208,21 +211,17 @@ def _tool_chains(config: RobotConfig) -> list[tuple[Any, list[int]]]:
     return made
 
 
-def _tool_servos(config: RobotConfig, rate_hz: float, num: int) -> list[ToolServo]:
-    from sim.control import ArmLimits, ToolServo
+def _arm_limits(config: RobotConfig, part: Sequence[int], rate_hz: float) -> ArmLimits:
+    from sim.control import ArmLimits
 
     spec = config.spec
     home = spec.home_rad or tuple((lo + hi) / 2 for lo, hi in zip(spec.position_low_rad, spec.position_high_rad, strict=True))
-    servos = []
-    for chain, part in _tool_chains(config):
-        limits = ArmLimits(
-            position_low=np.array(spec.position_low_rad)[part],
-            position_high=np.array(spec.position_high_rad)[part],
-            step_max=STEP_SHARE * np.array(spec.velocity_max_rad_s)[part] / rate_hz,
-            workspace_low=np.array(spec.workspace_low_m),
-            workspace_high=np.array(spec.workspace_high_m),
-            home=np.array(home)[part],
-            rotation_weight=1.0 if len(part) >= 6 else 0.0,
-        )
-        servos.append(ToolServo(chain, limits, num))
-    return servos
+    return ArmLimits(
+        position_low=np.array(spec.position_low_rad)[part],
+        position_high=np.array(spec.position_high_rad)[part],
+        step_max=STEP_SHARE * np.array(spec.velocity_max_rad_s)[part] / rate_hz,
+        workspace_low=np.array(spec.workspace_low_m),
+        workspace_high=np.array(spec.workspace_high_m),
+        home=np.array(home)[part],
+        rotation_weight=1.0 if len(part) >= 6 else 0.0,
+    )

@@ -152,20 +152,24 @@ class TaskInterface:
         low, high = self._constant(np.array(spec.low)), self._constant(np.array(spec.high))
         if self.action == "ee_delta":
             return EndEffectorDecoder(self.tool_servos(num), task.axes == "xyz_yaw", self.grippers > 0, low, high)
-        limits = [self._limits(i) for i in range(len(self.chains))]
+        limits = self.arm_limits
         joined = {f: np.concatenate([getattr(limit, f) for limit in limits]) for f in ("position_low", "position_high", "step_max", "home")}
         joints = replace(limits[0], **joined)
         return JointDecoder(joints if self._device is None else joints.to(self._device), self.grippers, num, low, high)
 
     def tool_servos(self, num: int) -> list[ToolServo]:
         """What moves the tool of each arm in `num` worlds, within the arm's limits; call its `reset` before `move`."""
-        limits = [self._limits(i) for i in range(len(self.chains))]
-        limits = limits if self._device is None else [limit.to(self._device) for limit in limits]
+        limits = self.arm_limits if self._device is None else [limit.to(self._device) for limit in self.arm_limits]
         return [ToolServo(chain, limit, num) for chain, limit in zip(self.chains, limits, strict=True)]
 
     def _constant(self, array: np.ndarray) -> Any:
         """The array, where tensors live if they do."""
         return array if self._device is None else constant(array, self._device)
+
+    @property
+    def arm_limits(self) -> list[ArmLimits]:
+        """What each arm keeps to."""
+        return [self._limits(i) for i in range(len(self.chains))]
 
     @property
     def tool_step(self) -> tuple[float, float]:

@@ -326,14 +326,15 @@ def test_for_a_policy_of_joint_targets_a_motion_becomes_joint_targets():
     space, decoder = ActionSpace(by_joints), by_tool.decoder(1)
     space.reset(np.array([0.08]))
     decoder.reset(joints[None])
-    measured = joints
+    measured = by_decoder = joints
     for _ in range(4):
         action = space.action(given, measured)
         assert action.shape == (by_joints.action_spec.dim,)
         space.executed(action, by_person=True)
-        wanted, _ = decoder.decode(ActionSpace(by_tool).action(given, measured)[None], measured[None])
-        np.testing.assert_allclose(action[:-1], wanted[0], atol=1e-9)
-        measured = action[:-1]
+        wanted, _ = decoder.decode(ActionSpace(by_tool).action(given, by_decoder)[None], by_decoder[None])
+        measured, by_decoder = action[:-1], wanted[0]
+    ends = [by_tool.chains[0].forward(q[None]).position[:, 0] for q in (measured, by_decoder)]
+    np.testing.assert_allclose(ends[0], ends[1], atol=0.005)
     moved = by_tool.chains[0].forward(measured[None]).position[:, 0] - by_tool.chains[0].forward(joints[None]).position[:, 0]
     np.testing.assert_allclose(moved, 4 * 0.025 * np.array([1.0, 0.5, -0.5]), atol=0.01)
     hold = space.hold(measured)
