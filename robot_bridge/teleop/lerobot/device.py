@@ -25,6 +25,8 @@ from sinew.se3 import xyzw_to_wxyz
 
 RATE_HZ = 60.0
 MAX_AGE_S = 0.2
+TRIES = 4
+"""To connect it: LeRobot gives up where a single answer of a servo comes late."""
 LOST_S, REOPEN_S = 1.0, 1.0
 """How long it may fail before it is gone, and between two tries to find it again."""
 LETTING_GO_S = 0.5
@@ -80,23 +82,30 @@ class LerobotTakeover(Mailbox):
 
     # ------------------------------------------------------------ finding it
 
-    def _connect(self) -> None:
-        connect = self._device.connect
-        plain = {"calibrate": False} if "calibrate" in inspect.signature(connect).parameters else {}
+    def _connect(self, tries: int = TRIES) -> None:
         try:
-            connect(**plain)
+            calibrated = self._greet()
         except ImportError as e:
             raise MissingDependency(f"LeRobot's {self._name} needs {e.name or e}: pip install it beside lerobot") from None
         except Exception as e:  # whatever the device's library raises
+            with contextlib.suppress(Exception):  # half of it may be open
+                self._device.disconnect()
+            if tries > 1:
+                self._connect(tries - 1)
+                return
             raise InputError(f"LeRobot's {self._name} cannot be connected ({_line(e)})") from None
-        calibrated = self._device.is_calibrated
-        if not (calibrated() if callable(calibrated) else calibrated):
+        if not calibrated:
             self._device.disconnect()
-            raise InputError(
-                f"LeRobot's {self._name} is not calibrated: run lerobot-calibrate --teleop.type={self._name} with its settings first"
-            )
+            raise InputError(f"LeRobot's {self._name} is not calibrated: run lerobot-calibrate --teleop.type={self._name} first")
+
+    def _greet(self) -> bool:
+        """Connect it without asking the person anything; whether it is calibrated."""
+        connect = self._device.connect
+        connect(**({"calibrate": False} if "calibrate" in inspect.signature(connect).parameters else {}))
         for port in _ports(self._device):
             port.timeout = WAIT_S
+        calibrated = self._device.is_calibrated
+        return bool(calibrated() if callable(calibrated) else calibrated)
 
     def _told_units(self) -> dict[str, Unit]:
         """{key: unit} of the joints, where the file says none.
@@ -125,7 +134,7 @@ class LerobotTakeover(Mailbox):
                 if lost:
                     with contextlib.suppress(Exception):  # what is gone cannot always be closed
                         self._device.disconnect()
-                    self._connect()
+                    self._connect(1)
                 self._take(self._device.get_action())
             except Exception as e:  # whatever the device's library raises, it is not to be read
                 if not lost and time.monotonic() - heard_s > LOST_S:
@@ -138,7 +147,7 @@ class LerobotTakeover(Mailbox):
 
     def _take(self, action: Mapping[str, Any]) -> None:
         """What the teleoperator says now."""
-        in_control, given = self._events(), self._given(action)
+        in_control, given = self._events(), self._asked(action)
         if self._kind == "steps":  # LeRobot's keyboard forgets what was pressed before it says whether anything was
             now_s = time.monotonic()
             if given is not None and (any(given.values) or given.open is not None):
@@ -164,7 +173,7 @@ class LerobotTakeover(Mailbox):
             self.say("failure")
         return told.get("is_intervention", False)
 
-    def _given(self, action: Mapping[str, Any]) -> Given | None:
+    def _asked(self, action: Mapping[str, Any]) -> Given | None:
         if self._kind == "joints":
             parts = []
             for arm in self._arms:
