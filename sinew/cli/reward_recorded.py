@@ -51,9 +51,16 @@ def builder(reward: str, data: Dataset, say: Callable[[str], None]) -> Callable[
     from sinew.specs import ENVIRONMENT_STATE
 
     kind, settings = load(reward)
+    said: set[str] = set()
+
+    def once(text: str) -> None:
+        """A reward is built several times, and has the same to say each time."""
+        if text not in said:
+            said.add(text)
+            say(text)
 
     def build(worlds: int, gamma: float) -> Reward:
-        place = replace(situation(data, worlds, gamma), say=say, folder=Path(reward).parent)
+        place = replace(situation(data, worlds, gamma), say=once, folder=Path(reward).parent)
         if settings is not None:
             return settings.build(place)
         if kind == "sparse":
