@@ -245,7 +245,7 @@ class AskedKeypoints:
     """Whether what is moved is followed in the pictures of two cameras, and poses of objects are not looked at."""
     stray: float = 0.5
     """See `KeypointSettings`, as the next two."""
-    weight: float = 4.0
+    weight: float = 1.0
     """What the whole way is worth, where success is worth 1."""
     confidence: float = 0.3
     """Below this certainty of where things are, the potential is held."""

@@ -45,7 +45,7 @@ class KeypointSettings:
     """The tool's way to there."""
     stray: float = 0.5
     """κ: what a metre beside the path costs, as a share of a metre along it."""
-    weight: float = 4.0
+    weight: float = 1.0
     """The whole way is worth so much, where success is worth 1; it changes how fast is learned, and not what is best."""
     replace: bool = False
     """Whether 1 takes the place of the dense reward on the step that succeeds, as in KAGI; then what is best may change: a success whose

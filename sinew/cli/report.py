@@ -41,7 +41,8 @@ def write_report(run: RunDir | Path | str, summary: Mapping[str, Any], provenanc
         summary: what was achieved, all of it optional: "task"; "demos" {"episodes", "successes"}; "bc", "improved", "steered",
             "deployed" {"k", "n", "wilson95", "seeds", "successes": [bool]}; "controls" {"zero_noise", "best_fixed_noise"},
             alike; "paired" {"p", "wins", "losses"}; "curves" {"bc": [[step, loss], ...], "rl": [[env steps, success rate,
-            episodes], ...]}; "training_times" {"load_s", "preprocess_s", "update_s", "samples_per_s"}; "deploy": the deployed loop's report; "stages" {name: seconds}; "wall_s".
+            episodes], ...]}; "training_times" {"load_s", "preprocess_s", "update_s", "samples_per_s"}; "deploy": the deployed loop's
+            report; "stages" {name: seconds}; "wall_s".
         provenance: told instead of the run's own.
 
     Returns:

@@ -49,7 +49,7 @@ class Args:
     """Folder that keeps the answers, for recorded:DIR."""
     timeout: float = 60.0
     """Seconds for the answer, retries included."""
-    weight: float = 4.0
+    weight: float = 1.0
     """What the whole way is worth, where success is worth 1."""
     depth: Literal["auto", "none"] = "auto"
     """none: leave out what only a simulation knows, depth and objects, for points of a task."""

@@ -231,7 +231,7 @@ def test_learning_takes_the_file_its_bounds_and_its_name(folder, short, tmp_path
     config = read_json(tmp_path / "out/config.json")
     assert config["reward"] == str(folder / "reward.json") and len(config["reward_sha256"]) == 64
     learner = config["residual"]["learner"]
-    assert (learner["target_low"], learner["target_high"]) == (0.0, 7.0)  # 1 + weight 4 * (1 + 0.5)
+    assert (learner["target_low"], learner["target_high"]) == (0.0, 2.5)  # 1 + weight 1 * (1 + 0.5)
     assert not any("success alone" in said for said in notes.said)
 
 
