@@ -36,7 +36,7 @@ TURN = 64
 """Frames after which a textured surface begins again."""
 STORAGES = {"ours": "h264, as Sinew records", "peer": "av1, as lerobot records"}
 PARTS = ("reading", "writing", "size", "conversion", "sessions", "quality")
-ELSEWHERE = {"sessions": "data_recording", "quality": "data_quality"}
+ELSEWHERE = {"conversion": "data_convert", "sessions": "data_recording", "quality": "data_quality"}
 """Parts that have a module of their own."""
 
 
