@@ -88,10 +88,9 @@ class RobotInterface:
     def decoder(self, num: int) -> Decoder:
         """A decoder for `num` robots; call its `reset` before `decode`."""
         if self.action_spec.kind == "ee_delta":
-            from robot_bridge.servo import DecoderServo
-            from sim.control import EndEffectorDecoder
+            from sim.control import EndEffectorDecoder, ToolServo
 
-            servos: list[Any] = [DecoderServo(chain, limits, num) for chain, limits in zip(self.chains, self.arm_limits, strict=True)]
+            servos = [ToolServo(chain, limits, num) for chain, limits in zip(self.chains, self.arm_limits, strict=True)]
             action, gripping = self.action_spec, self.robot_spec.gripper_name is not None
             turning = any("dyaw" in n for n in action.names)
             return EndEffectorDecoder(servos, turning, gripping, np.array(action.low), np.array(action.high))

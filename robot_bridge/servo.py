@@ -92,29 +92,6 @@ class ArmServo:
         return goal - lead * max(0.0, 1.0 - limits.leash_m / max(float(np.linalg.norm(lead)), SMALLEST)) - at
 
 
-class DecoderServo:
-    """`ArmServo`s of several robots where a decoder expects a `sim.control.ToolServo`."""
-
-    def __init__(self, chain: Any, limits: Any, num: int) -> None:
-        self._servos = [ArmServo(chain, limits) for _ in range(num)]
-
-    @property
-    def joint_target(self) -> np.ndarray:
-        """(N, J) rad."""
-        return np.stack([servo.joint_target for servo in self._servos])
-
-    def reset(self, joint_position: np.ndarray, ids: np.ndarray) -> None:
-        """Start robots `ids` from measured joints (n, J)."""
-        for i, joints in zip(ids, joint_position, strict=True):
-            self._servos[i].begin(joints)
-
-    def move(self, delta: np.ndarray, yaw: np.ndarray | None, measured: np.ndarray) -> np.ndarray:
-        """Joint targets (N, J) for displacements (N, 3) and turns about the vertical (N,)."""
-        turns = np.zeros((len(delta), 3))
-        turns[:, 2] = 0.0 if yaw is None else yaw
-        return np.stack([servo.move(*row) for servo, *row in zip(self._servos, delta, turns, measured, strict=True)])
-
-
 def saturated_step(
     jacobian: np.ndarray, error: np.ndarray, low: np.ndarray, high: np.ndarray, posture: np.ndarray
 ) -> tuple[float, np.ndarray]:  # fmt: skip

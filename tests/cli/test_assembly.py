@@ -57,7 +57,7 @@ def test_policies_of_different_families_are_composed_and_told_beside_each_alone(
 def test_a_search_looks_at_scenes_of_the_gate_and_then_tests_the_best(folder, monkeypatch):
     seen: list[tuple[tuple[float, ...], list[int]]] = []
 
-    def success(policy, interface, seeds, options, progress=None, goals=None):
+    def success(policy, interface, seeds, options, progress=None, goals=None, *worlds):
         seen.append((policy.config.weights, list(seeds)))
         wins = {0.3: 4, 0.7: 5, 0.6: 5}.get(policy.config.weights[0], 1)
         return {"k": wins, "n": len(seeds), "wilson95": [0, 1], "seeds": list(seeds), "successes": [True] * len(seeds)}

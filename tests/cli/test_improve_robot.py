@@ -59,7 +59,7 @@ def test_what_was_learned_on_a_robot_is_a_run_like_any_other(folder, short, meth
     made = improve.improve(args)
     assert made["steps"] >= 200 and made["updates"] > 0 and made["gate"]["n"] == 4 and made["report"]["gate"]["latched"] == ""
     lines = [json.loads(line) for line in (folder / method / "interventions.jsonl").read_text().splitlines()]
-    assert 30 < len(lines) == made["human_steps"] < made["steps"] and {line["frame"] for line in lines} == {"action"}
+    assert 30 < len(lines) == made["human_steps"] < made["steps"] and {line["kind"] for line in lines} == {"action"}
     assert min(line["step"] for line in lines) == 36  # the expert waits for the policy
     config = json.loads((folder / method / "config.json").read_text())
     assert (config["robot"], config["intervene"], config["reset"]) == ("sim", "expert", "scene")

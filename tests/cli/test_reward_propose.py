@@ -69,7 +69,7 @@ def test_a_reward_proposed_in_one_scene_leads_to_success_in_others(folder):
     assert before_success.min() > -0.25
     falls = (told[1:] - told[:-1]).nan_to_num(0).clamp(max=0).sum(0)
     assert falls.min() > -0.2  # nearly monotone along a good demonstration
-    assert returns.min() > 3.0
+    assert returns.min() > 1.5  # success, and nearly all of a way that is worth as much
 
 
 @contextmanager
