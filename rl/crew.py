@@ -31,7 +31,7 @@ SILENT_S = 60.0
 """An actor that says nothing for so long is gone."""
 STARTING_S = 300.0
 """An actor that was started and says nothing for so long will never."""
-CLOSING_S = 30.0
+CLOSING_S = 60.0
 """Actors have so long to send what they have and to end."""
 LOOK_S = 0.1
 """Between two looks at who is there."""
