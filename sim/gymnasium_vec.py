@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sim.seeds import next_seed
+from sim.seeds import next_seed, seeds_of_reset
 from sinew.errors import InputError, SpecError
 from sinew.specs import IMAGES, STATE, ActionSpec, ObservationSpec, TensorSpec
 
@@ -50,32 +50,16 @@ class GymnasiumVecEnv:
         if limit is None:
             raise InputError(f"{env_id!r} has no time limit of its own; give max_episode_steps")
         self.max_episode_steps = int(limit)
-        self._observation_spec, self._action_spec = _observation_spec(env_id, first.observation_space), _action_spec(env_id, first)
+        self.observation_spec, self.action_spec = _observation_spec(env_id, first.observation_space), _action_spec(env_id, first)
         self.seeds = np.array([seed + i for i in range(num_envs)], dtype=np.int64)
         self._length = np.zeros(num_envs, dtype=np.int64)
         self._rows: list[dict[str, np.ndarray]] = [{} for _ in range(num_envs)]
         self._started = False
         self.reset()
 
-    @property
-    def observation_spec(self) -> ObservationSpec:
-        """What `reset` and `step` return."""
-        return self._observation_spec
-
-    @property
-    def action_spec(self) -> ActionSpec:
-        """What `step` takes."""
-        return self._action_spec
-
     def reset(self, seed: int | Sequence[int] | None = None, ids: Sequence[int] | None = None) -> dict[str, Tensor]:
         """Start new episodes; see `sinew.protocols.VecEnv`."""
-        rows = list(range(self.num_envs)) if ids is None else [int(i) for i in ids]
-        if seed is None:
-            seeds = [next_seed(int(self.seeds[i])) if self._started else int(self.seeds[i]) for i in rows]
-        else:
-            seeds = [int(seed) + i for i in range(len(rows))] if isinstance(seed, (int, np.integer)) else [int(s) for s in seed]
-        if len(seeds) != len(rows):
-            raise SpecError(f"{len(seeds)} seeds given for {len(rows)} worlds")
+        rows, seeds = seeds_of_reset(seed, ids, self.seeds, self._started)
         for row, value in zip(rows, seeds, strict=True):
             self._start(row, value)
         self._started = True

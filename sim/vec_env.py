@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from sim.interface import TaskInterface
-from sim.seeds import next_seed
+from sim.seeds import next_seed, seeds_of_reset
 from sinew.errors import InputError, SpecError
-from sinew.specs import IMAGES, ActionSpec, ObservationSpec
+from sinew.specs import IMAGES
 
 if TYPE_CHECKING:
     from sim.render import SceneRenderer
@@ -42,6 +42,7 @@ class MujocoVecEnv:
         if num_envs < 1:
             raise InputError(f"num_envs is {num_envs}; at least one world is needed")
         self.interface, self.num_envs = interface, num_envs
+        self.observation_spec, self.action_spec = interface.observation_spec, interface.action_spec
         self.scene, self.max_episode_steps = interface.scene, interface.max_episode_steps
         model = self.scene.model
         threads = num_threads if num_threads is not None else min(len(os.sched_getaffinity(0)), num_envs // 8)
@@ -62,16 +63,6 @@ class MujocoVecEnv:
         self.reset()
 
     @property
-    def observation_spec(self) -> ObservationSpec:
-        """What `reset` and `step` return."""
-        return self.interface.observation_spec
-
-    @property
-    def action_spec(self) -> ActionSpec:
-        """What `step` takes."""
-        return self.interface.action_spec
-
-    @property
     def qpos(self) -> np.ndarray:
         """(N, nq) positions of all worlds, a view."""
         return self._state[:, self._qpos]
@@ -83,13 +74,7 @@ class MujocoVecEnv:
 
     def reset(self, seed: int | Sequence[int] | None = None, ids: Sequence[int] | None = None) -> dict[str, Tensor]:
         """Start new episodes; see `sinew.protocols.VecEnv`."""
-        rows = np.arange(self.num_envs) if ids is None else np.asarray(ids, dtype=np.int64).reshape(-1)
-        if seed is None:
-            seeds = [int(s) if not self._observation else next_seed(int(s)) for s in self.seeds[rows]]
-        else:
-            seeds = [seed + i for i in range(len(rows))] if isinstance(seed, (int, np.integer)) else [int(s) for s in seed]
-        if len(seeds) != len(rows):
-            raise SpecError(f"{len(seeds)} seeds given for {len(rows)} worlds")
+        rows, seeds = seeds_of_reset(seed, ids, self.seeds, bool(self._observation))
         self._start(rows, seeds)
         fresh = self._tensors(rows)
         if not self._observation or len(rows) == self.num_envs:

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from sim.interface import TaskInterface
-from sim.seeds import next_seed
+from sim.seeds import next_seed, seeds_of_reset
 from sim.warp_physics import WarpPhysics
 from sim.warp_views import WarpViews
 from sinew.errors import InputError, SpecError
-from sinew.specs import IMAGES, ActionSpec, ObservationSpec
+from sinew.specs import IMAGES
 
 
 class WarpVecEnv:
@@ -42,6 +42,7 @@ class WarpVecEnv:
         if num_envs < 1:
             raise InputError(f"num_envs is {num_envs}; at least one world is needed")
         self.interface, self.num_envs, self.scene = interface, num_envs, interface.scene
+        self.observation_spec, self.action_spec = interface.observation_spec, interface.action_spec
         self.max_episode_steps = interface.max_episode_steps
         more = {} if contacts is None else {"contacts": contacts}
         self.physics = WarpPhysics(self.scene.model, num_envs, str(device), self.scene.substeps, **more)
@@ -62,16 +63,6 @@ class WarpVecEnv:
         self.reset()
 
     @property
-    def observation_spec(self) -> ObservationSpec:
-        """What `reset` and `step` return."""
-        return self.interface.observation_spec
-
-    @property
-    def action_spec(self) -> ActionSpec:
-        """What `step` takes."""
-        return self.interface.action_spec
-
-    @property
     def seeds(self) -> np.ndarray:
         """(N,) seeds of the present episodes, on the host."""
         return self._seed.cpu().numpy()
@@ -89,13 +80,7 @@ class WarpVecEnv:
     def reset(self, seed: int | Sequence[int] | None = None, ids: Sequence[int] | None = None) -> dict[str, Tensor]:
         """Start new episodes; see `sinew.protocols.VecEnv`."""
         self._settle()
-        rows = np.arange(self.num_envs) if ids is None else np.asarray(ids, dtype=np.int64).reshape(-1)
-        if seed is None:
-            seeds = [int(s) if not self._observation else next_seed(int(s)) for s in self.seeds[rows]]
-        else:
-            seeds = [seed + i for i in range(len(rows))] if isinstance(seed, (int, np.integer)) else [int(s) for s in seed]
-        if len(seeds) != len(rows):
-            raise SpecError(f"{len(seeds)} seeds given for {len(rows)} worlds")
+        rows, seeds = seeds_of_reset(seed, ids, self.seeds, bool(self._observation))
         which = torch.zeros_like(self._ended)
         which[torch.from_numpy(rows).to(self.device)] = True
         self._prepare(rows, seeds)

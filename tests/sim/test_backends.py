@@ -86,6 +86,9 @@ def test_bad_actions_are_refused_and_nothing_moves(backend: str) -> None:
         env.step(torch.zeros(3, 4))
     with pytest.raises(SpecError, match="1 seeds given for 2"):
         env.reset([1])
+    for ids in ([2], [-1], [0, 0]):
+        with pytest.raises(SpecError, match="each once, from 0 to 1"):
+            env.reset(ids=ids)
     assert torch.equal(before, torch.as_tensor(env.qpos))  # type: ignore[attr-defined]
 
 
