@@ -57,15 +57,12 @@ def test_shapes_dtypes_and_specs_agree() -> None:
         env.close()
 
 
-
-
 def test_the_stream_of_seeds_does_not_depend_on_the_number_of_worlds() -> None:
     few, many = sim.make_vec("reach", 1, seed=3), sim.make_vec("reach", 5, seed=0)
     for _ in range(2):
         few.reset()
         many.reset()
     assert few.seeds[0] == many.seeds[3]
-
 
 
 def test_unknown_names_offer_near_ones() -> None:
