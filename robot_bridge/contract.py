@@ -22,7 +22,7 @@ from typing import Any, Literal
 import numpy as np
 
 from robot_bridge.units import UNITS, Wire
-from sinew.config import from_json, to_json
+from sinew.config import from_json, read_config, to_json
 from sinew.errors import DataError, InputError
 from sinew.rundir import write_json
 from sinew.specs import ACTION, IMAGES, ActionSpec, ObservationSpec, TensorSpec
@@ -395,7 +395,4 @@ def load(place: str | Path) -> Contract | None:
     path = next((p for p in (place / FILE, place / "meta" / FILE) if p.is_file()), None) if place.is_dir() else place
     if path is None:
         return None
-    try:
-        return from_json(Contract, json.loads(path.read_text()), str(path))
-    except ValueError as e:
-        raise DataError(f"{path} is not JSON: {e}") from None
+    return read_config(Contract, path, "contract")

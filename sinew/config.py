@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import types
 import typing
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
-from sinew.errors import DataError
+from sinew.errors import DataError, InputError
 
 T = TypeVar("T")
 
@@ -39,6 +41,7 @@ def from_json(cls: type[T], data: Any, where: str = "") -> T:
 
     Raises:
         DataError: a field is unknown, missing or of another type.
+        InputError: the class itself refuses a value.
     """
     if not isinstance(data, Mapping):
         raise DataError(f"{where or cls.__name__}: expected an object, found {type(data).__name__}")
@@ -57,6 +60,30 @@ def from_json(cls: type[T], data: Any, where: str = "") -> T:
         return cls(**values)
     except (TypeError, ValueError) as e:  # what the class itself refuses
         raise DataError(f"{where or cls.__name__}: {e}") from None
+    except InputError as e:
+        raise type(e)(f"{where or cls.__name__}: {e}") from None
+
+
+def read_config(cls: type[T], path: Path, name: str, otherwise: str = "") -> T:
+    """A dataclass from a JSON file.
+
+    Args:
+        cls: as `from_json` takes it.
+        path: the file.
+        name: what the file is, for messages.
+        otherwise: what to do where there is no such file, for messages.
+
+    Raises:
+        InputError: the file cannot be read, or the class refuses a value.
+        DataError: it is not JSON, or a field is unknown, missing or of another type.
+    """
+    try:
+        data = json.loads(path.read_text())
+    except OSError as e:
+        raise InputError(f"{name} {path} cannot be read: {e.strerror}" + (f"; {otherwise}" if otherwise else "")) from None
+    except (ValueError, RecursionError) as e:
+        raise DataError(f"{name} {path} is not JSON: {e}") from None
+    return from_json(cls, data, f"{name} {path}")
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from sinew.config import from_json
+from sinew.config import read_config
 from sinew.errors import InputError, unknown
 
 Event = Literal["start", "reset", "command", "motion"]
@@ -109,12 +108,6 @@ def load_schedule(path: Path | str) -> Schedule:
     """Read a schedule.
 
     Raises:
-        InputError: there is no such file, it is no JSON, or names faults, parameters or times that do not exist.
+        InputError: there is no such file, it is not JSON, or names faults, parameters or times that do not exist.
     """
-    try:
-        data = json.loads(Path(path).read_text())
-    except OSError as e:
-        raise InputError(f"cannot read the faults in {path}: {e.strerror}") from None
-    except ValueError as e:
-        raise InputError(f"the faults in {path} are no JSON: {e}") from None
-    return from_json(Schedule, data, Path(path).name)
+    return read_config(Schedule, Path(path), "faults")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import isfinite
@@ -11,8 +10,8 @@ from typing import Any, Literal
 
 from robot_bridge.contract import COMMANDED, Contract, Sink
 from robot_bridge.robots.build import read_back
-from sinew.config import from_json, to_json
-from sinew.errors import DataError, InputError, unknown
+from sinew.config import read_config, to_json
+from sinew.errors import InputError, unknown
 from sinew.protocols import RobotSpec
 from sinew.registry import Registry
 from sinew.rundir import write_json
@@ -190,10 +189,4 @@ def load_robot(name_or_file: str | Path) -> RobotConfig:
             return ROBOTS.get(given)()
         except InputError as e:
             raise InputError(f"{e}; or the path of a JSON file made by 'sinew robot add'") from None
-    try:
-        data = json.loads(path.read_text())
-    except OSError as e:
-        raise InputError(f"robot file {path}: {e.strerror}; known robots are {', '.join(ROBOTS)}") from None
-    except ValueError as e:
-        raise DataError(f"robot file {path} is not JSON: {e}") from None
-    return from_json(RobotConfig, data, str(path))
+    return read_config(RobotConfig, path, "robot file", f"known robots are {', '.join(ROBOTS)}")

@@ -40,18 +40,10 @@ def board(args: BoardArgs) -> BoardSpec:
 
 
 def lens(path: Path) -> Camera:
-    import json
-
     from calibration.camera import Camera as Lens
-    from sinew.config import from_json
-    from sinew.errors import DataError
+    from sinew.config import read_config
 
-    try:
-        return from_json(Lens, json.loads((path / "camera.json" if path.is_dir() else path).read_text()), str(path))
-    except OSError as e:
-        raise InputError(f"{path} cannot be read: {e.strerror}") from None
-    except ValueError as e:
-        raise DataError(f"{path} is no camera: {e}") from None
+    return read_config(Lens, path / "camera.json" if path.is_dir() else path, "camera")
 
 
 def drawing(path: Path, cameras: int) -> Any:

@@ -134,21 +134,13 @@ def boards_of(results: Sequence[str], given: Path | None, cameras: Sequence[Moun
         InputError: nobody tells.
         DataError: the file is damaged.
     """
-    import json
-
     from calibration.boards import Board
     from calibration.results import read_board, read_named
-    from sinew.config import from_json
-    from sinew.errors import DataError
+    from sinew.config import read_config
 
     if given is not None:
         path = given / "board.json" if given.is_dir() else given
-        try:
-            board = from_json(Board, json.loads(path.read_text()), str(path))
-        except OSError as e:
-            raise InputError(f"--board {path} cannot be read: {e.strerror}") from None
-        except ValueError as e:
-            raise DataError(f"--board {path} is no board: {e}") from None
+        board = read_config(Board, path, "--board")
         return {m.name: board for m in cameras}
     found: dict[str, Board] = {}
     for result in results:

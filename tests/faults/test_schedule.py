@@ -29,7 +29,7 @@ def test_every_kind_survives_its_file(tmp_path):
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("[", "no JSON"),
+        ("[", "not JSON"),
         ("[]", "expected an object"),
         ('{"fault": []}', "unknown field 'fault'"),
         ('{"faults": [{"at_s": 1.0}]}', "'what' is missing"),
@@ -50,7 +50,7 @@ def test_what_cannot_be_is_said_in_one_line(tmp_path, text, told):
     with pytest.raises(SinewError) as e:
         load_schedule(path)
     assert told in str(e.value) and "\n" not in str(e.value) and e.value.exit_code == 2
-    with pytest.raises(SinewError, match=r"cannot read the faults in .*none: No such file"):
+    with pytest.raises(SinewError, match=r"faults .*none cannot be read: No such file"):
         load_schedule(tmp_path / "none")
 
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from sinew.config import from_json, to_json
-from sinew.errors import DataError
+from sinew.config import from_json, read_config, to_json
+from sinew.errors import DataError, InputError, unknown
 from sinew.specs import ActionSpec, ObservationSpec, PolicySpec, TensorSpec
 
 
@@ -28,6 +28,10 @@ class Whole:
     parts: tuple[Part, ...] = ()
     table: dict[str, Part] = field(default_factory=dict)
     on: bool = False
+
+    def __post_init__(self) -> None:
+        if self.name == "nobody":
+            raise unknown("name", self.name, ("somebody",))
 
 
 WHOLE = Whole("a", Part((1, 2)), (Part((3, 4), 0.5, "x"),), {"k": Part((5, 6))}, True)
@@ -71,3 +75,23 @@ def test_an_integer_serves_as_a_float() -> None:
 def test_what_does_not_fit_is_named(change: dict, message: str) -> None:
     with pytest.raises(DataError, match=message):
         from_json(Whole, {**to_json(WHOLE), **change}, "config.json")
+
+
+def test_a_file_is_named_whatever_is_wrong_with_it(tmp_path) -> None:
+    file = tmp_path / "whole.json"
+    with pytest.raises(InputError, match=r"^settings .*whole\.json cannot be read: No such file or directory; write one$"):
+        read_config(Whole, file, "settings", "write one")
+    with pytest.raises(InputError, match=r"^settings .* cannot be read: Is a directory$"):
+        read_config(Whole, tmp_path, "settings")
+    file.write_text(json.dumps(to_json(WHOLE)))
+    assert read_config(Whole, file, "settings") == WHOLE
+    for text, said in (
+        (b"{", "is not JSON"),
+        (b"\xff\xfe", "is not JSON"),
+        (b"[" * 100_000, "is not JSON"),
+        (b"[]", "expected an object, found list"),
+        (json.dumps({**to_json(WHOLE), "name": "nobody"}).encode(), "unknown name 'nobody'"),
+    ):
+        file.write_bytes(text)
+        with pytest.raises(InputError, match=rf"^settings .*whole\.json:? ?{said}[^\n]*$"):
+            read_config(Whole, file, "settings")

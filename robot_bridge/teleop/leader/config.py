@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite, pi, tau
 from pathlib import Path
 
 from robot_bridge.teleop.leader.servos import MAKERS
-from sinew.config import from_json
+from sinew.config import read_config
 from sinew.errors import DataError, InputError, unknown
 
 VERSION = 1
@@ -131,10 +130,4 @@ def load_leader(path: Path) -> LeaderConfig:
         InputError: there is no such file.
         DataError: it is damaged, or no such file at all.
     """
-    try:
-        data = json.loads(path.read_text())
-    except OSError as e:
-        raise InputError(f"leader arm {path}: {e.strerror}; make the file with 'sinew calibrate leader --out {path}'") from None
-    except ValueError as e:
-        raise DataError(f"leader arm {path} is not JSON: {e}") from None
-    return from_json(LeaderConfig, data, str(path))
+    return read_config(LeaderConfig, path, "leader arm", f"make the file with 'sinew calibrate leader --out {path}'")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isfinite, radians
@@ -11,7 +10,7 @@ from typing import Any, Literal
 
 from robot_bridge.takeover import Frame
 from robot_bridge.teleop.topics.config import Opening
-from sinew.config import from_json
+from sinew.config import read_config
 from sinew.errors import DataError, InputError
 
 Unit = Literal["deg", "rad", "range"]
@@ -87,13 +86,7 @@ def load_lerobot(path: Path) -> LerobotConfig:
         InputError: there is no such file.
         DataError: it is damaged.
     """
-    try:
-        data = json.loads(path.read_text())
-    except OSError as e:
-        raise InputError(f"teleoperator {path}: {e.strerror}; docs/teleop.md shows such a file") from None
-    except ValueError as e:
-        raise DataError(f"teleoperator {path}: not JSON: {e}") from None
-    return from_json(LerobotConfig, data, str(path))
+    return read_config(LerobotConfig, path, "teleoperator", "docs/teleop.md shows such a file")
 
 
 def mapped(config: LerobotConfig, name: str, keys: Sequence[str], robot: Sequence[Sequence[str]]) -> list[LerobotArm]:

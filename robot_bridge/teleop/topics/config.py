@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
 from typing import Literal, get_args
 
 from robot_bridge.takeover import Frame, Request
-from sinew.config import from_json
-from sinew.errors import DataError, InputError, unknown
+from sinew.config import read_config
+from sinew.errors import DataError, unknown
 
 EVENTS = "/sinew/teleop/event"
 """std_msgs/String: a word of `robot_bridge.takeover.Request`."""
@@ -163,10 +162,4 @@ def load_topics(path: Path) -> TopicConfig:
         InputError: there is no such file.
         DataError: it is damaged.
     """
-    try:
-        data = json.loads(path.read_text())
-    except OSError as e:
-        raise InputError(f"topics {path}: {e.strerror}; docs/teleop.md shows such a file") from None
-    except ValueError as e:
-        raise DataError(f"topics {path}: not JSON: {e}") from None
-    return from_json(TopicConfig, data, str(path))
+    return read_config(TopicConfig, path, "topics", "docs/teleop.md shows such a file")

@@ -180,5 +180,5 @@ def test_a_wrong_config_is_refused_in_one_line(tmp_path, change, message):
 def test_unknown_robots_and_files_are_told():
     with pytest.raises(InputError, match=r"did you mean 'ur5e'.*made by 'sinew robot add'"):
         load_robot("ur5")
-    with pytest.raises(InputError, match=r"robot file nowhere\.json: No such file"):
+    with pytest.raises(InputError, match=r"robot file nowhere\.json cannot be read: No such file"):
         load_robot("nowhere.json")
