@@ -19,11 +19,13 @@ import torch
 from torch import Tensor, nn
 
 from rl.batch import Batch, FrameSpec
+from rl.group import ALONE, Group
 from rl.heads import HeadName
 from rl.learner import Frames, Learner, LearnerConfig
 from rl.loop_config import LoopConfig, LoopResult
 from rl.runner import Runner
 from rl.running_norm import NormalisedActor
+from rl.source import here
 from sinew.errors import InputError
 from sinew.progress import SILENT, Progress
 from sinew.protocols import Obs, VecEnv
@@ -61,11 +63,13 @@ class FastTd3Config(LoopConfig):
 class FastTd3Method:
     """An action at every tick; see `train_fast_td3`."""
 
-    stride, anchor = 1, None
+    stride, anchor, from_scratch = 1, None, True
 
-    def __init__(self, actor: NormalisedActor, observe: Callable[[Obs], Tensor], num_envs: int, config: FastTd3Config) -> None:
+    def __init__(
+        self, actor: NormalisedActor, observe: Callable[[Obs], Tensor], num_envs: int, config: FastTd3Config, group: Group = ALONE
+    ) -> None:
         self.actor: nn.Module = actor
-        self.norm, self.observe, self.config = actor.norm, observe, config
+        self.norm, self.observe, self.config, self.group = actor.norm, observe, config, group
         self.noise = torch.zeros(num_envs, 1)
         """Standard deviation of each world's exploration."""
 
@@ -94,7 +98,7 @@ class FastTd3Method:
 
     def prepare(self, batch: Batch) -> Batch:
         """As it is; the statistics take it in."""
-        self.norm.update(batch.frames["features"])
+        self.norm.update(batch.frames["features"], self.group)
         return batch
 
     def make_learner(self, frames: Frames) -> Learner:
@@ -122,7 +126,8 @@ def train_fast_td3(
     *,
     evaluate: Callable[[], Mapping[str, Any]] | None = None,
     progress: Progress = SILENT,
+    group: Group = ALONE,
 ) -> LoopResult:
-    """Learn from scratch in all worlds of `env`; the other arguments are those of `rl.residual.train_residual`."""
-    method = FastTd3Method(actor, observe, env.num_envs, config)
-    return Runner(env, method, run, config, None, evaluate, progress).run_to_end()
+    """Learn from scratch in all worlds of `env`, alone or as one of `group`; the rest is as in `rl.residual.train_residual`."""
+    method = FastTd3Method(actor, observe, env.num_envs, config, group)
+    return Runner(here(env, method, config.seed, group), method, run, config, None, evaluate, progress).run_to_end()

@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
+from torch import Tensor
 
-from rl.batch import Batch
 from sinew.errors import InputError
 
 WARM_UP = 3
 """Updates of each kind that run as they are before one is recorded: they make the optimisers' moments and choose kernels."""
 
 
-class GraphedUpdate:
+class Tensors(Protocol):
+    """A batch: a structure of tensors, rows first."""
+
+    def map(self, function: Any) -> Any:
+        """The same structure with `function` applied to every tensor."""
+        ...
+
+
+T = TypeVar("T", bound=Tensors)
+
+
+class GraphedUpdate(Generic[T]):
     """Calls `step(batch, with_actor)`, from its fourth call of either kind on by replaying what the device did.
 
     `step` must read nothing back from the device, take nothing new from the host but the batch, and draw from `generator`.
@@ -26,16 +38,16 @@ class GraphedUpdate:
         InputError: the generator is on the host.
     """
 
-    def __init__(self, step: Callable[[Batch, bool], None], generator: torch.Generator) -> None:
+    def __init__(self, step: Callable[[T, bool], None], generator: torch.Generator) -> None:
         if generator.device.type != "cuda":
             raise InputError("engine 'graph' needs all noise drawn on the device; this method draws on the host: use 'compile'")
         self.step, self.generator = step, generator
         self._done = {False: 0, True: 0}
-        self._batch: Batch | None = None
+        self._batch: T | None = None
         self._graphs: dict[bool, torch.cuda.CUDAGraph] = {}
         self._stream = torch.cuda.Stream()
 
-    def __call__(self, batch: Batch, with_actor: bool) -> bool:
+    def __call__(self, batch: T, with_actor: bool) -> bool:
         """One update; whether it was a replay.
 
         Raises:
@@ -62,17 +74,17 @@ class GraphedUpdate:
         return recorded
 
 
-def copy_batch(into: Batch, batch: Batch) -> None:
+def copy_batch(into: Tensors, batch: Tensors) -> None:
     """Overwrite the tensors of a batch by those of another.
 
     Raises:
         InputError: shapes differ.
     """
-    if into.reward.shape != batch.reward.shape:
-        raise InputError(f"engine 'graph' recorded batches of {len(into.reward)} and got one of {len(batch.reward)}; keep batch_size fixed")
-    mine: list[torch.Tensor] = []
-    theirs: list[torch.Tensor] = []
+    mine: list[Tensor] = []
+    theirs: list[Tensor] = []
     into.map(mine.append)
     batch.map(theirs.append)
     for a, b in zip(mine, theirs, strict=True):
+        if a.shape != b.shape:
+            raise InputError(f"engine 'graph' recorded batches of {len(a)} and got one of {len(b)}; keep batch_size fixed")
         a.copy_(b, non_blocking=True)

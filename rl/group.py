@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -39,6 +41,9 @@ class Group:
         """Rows of a batch that are this learner's."""
         return rows
 
+    def average(self, tensors: Sequence[Tensor]) -> None:
+        """Replace `tensors` by their means over all learners, in one message."""
+
     def attach(self, learner: Learner) -> None:
         """From here on, every step of every optimiser is one of all learners."""
 
@@ -55,7 +60,7 @@ class Ranks(Group):
     Args:
         rank: number of this one, from 0; the first leads.
         size: how many there are.
-        where: tcp://host:port of the first.
+        where: tcp://host:port of the first, or env:// where the environment says it.
         device: where gradients are; a GPU's are averaged by NCCL.
 
     Raises:
@@ -100,19 +105,19 @@ class Ranks(Group):
                 dist.broadcast(carried, 0)
                 tensor.copy_(carried)
         for optimizer in learner._optimizers().values():
-            optimizer.register_step_pre_hook(lambda optimizer, args, kwargs: self._average(optimizer))
+            optimizer.register_step_pre_hook(lambda optimizer, args, kwargs: self.average(_gradients(optimizer)))
 
-    def _average(self, optimizer: torch.optim.Optimizer) -> None:
-        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        if not gradients:
+    def average(self, tensors: Sequence[Tensor]) -> None:
+        """Replace `tensors` by their means over all learners, in one message."""
+        if not tensors:
             return
-        message = torch.cat([g.flatten() for g in gradients])
+        message = torch.cat([t.flatten() for t in tensors])
         with _told("average gradients"):
             dist.all_reduce(message)
         message /= self.size
-        parts: Sequence[Tensor] = message.split([g.numel() for g in gradients])
-        for gradient, part in zip(gradients, parts, strict=True):
-            gradient.copy_(part.view_as(gradient))
+        parts: Sequence[Tensor] = message.split([t.numel() for t in tensors])
+        for tensor, part in zip(tensors, parts, strict=True):
+            tensor.copy_(part.view_as(tensor))
 
     def barrier(self) -> None:
         """Wait until all are here."""
@@ -121,6 +126,28 @@ class Ranks(Group):
     def close(self) -> None:
         """Leave."""
         dist.destroy_process_group()
+
+
+def _gradients(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    return [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+
+
+@contextmanager
+def torchrun(device: torch.device | str) -> Iterator[Group]:
+    """The learners that torchrun started this process among, or a learner alone without it.
+
+    Raises:
+        InputError: not all came.
+    """
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1:
+        yield ALONE
+        return
+    group = Ranks(int(os.environ["RANK"]), size, "env://", device)
+    try:
+        yield group
+    finally:
+        group.close()
 
 
 class _told:

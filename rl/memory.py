@@ -54,6 +54,11 @@ class Memory:
         self._viewed: tuple[View, list[Sampler]] | None = None
         self._held: list[dict[str, Tensor] | None] = [None] * len(rings)
 
+    @property
+    def place(self) -> torch.device:
+        """Where transitions lie and are drawn."""
+        return self.rings[0].device if self.rings else self.device
+
     def __len__(self) -> int:
         """Frames that are held."""
         return sum(len(ring) for ring in self.rings)

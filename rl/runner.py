@@ -25,15 +25,16 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
+from rl.batch import FrameSpec
 from rl.checkpoint import read_state, write_state
 from rl.episodes import check_demos
 from rl.gate import Evaluation, Gate
 from rl.loop_config import LoopConfig, LoopResult
-from rl.memory import Files, View, make_memory
+from rl.memory import Files, Memory, View, make_memory
 from rl.outpost import Outpost
 from rl.replay import Mix, Ring, Sampler
-from rl.source import Arrival, Here, Source
-from rl.worlds import REQUESTS, Method, Worlds
+from rl.source import Arrival, Source, here
+from rl.worlds import REQUESTS, Method
 from sinew.config import to_json
 from sinew.errors import InputError, unknown
 from sinew.progress import Progress
@@ -75,11 +76,12 @@ class Runner:
         progress: Progress,
     ) -> None:
         self.method, self.actor = method, method.actor
+        self.from_scratch = getattr(method, "from_scratch", False)
         self.run, self.config, self.evaluate, self.progress = run, config, evaluate, progress
         self.outpost = env if isinstance(env, Outpost) else None
         if isinstance(env, Outpost):
             return
-        self.source = env if isinstance(env, Source) else Here(Worlds(env, method, (config.seed,), config.seed + 1))
+        self.source = env if isinstance(env, Source) else here(env, method, config.seed)
         self.group = self.source.group
         self.control = self.source.control
         """Asked for requests (`rl.worlds.REQUESTS`) before every step, never during updates; None to ask nobody."""
@@ -116,10 +118,10 @@ class Runner:
         owner = {"task": _task(self.run), "action": list(self.source.action_spec.names)}
         check_demos(self.demos, self.method.layout(frames), self.source.action_spec.dim)
         layout, files = self.method.layout(frames), saved[1]["files"] if saved is not None and not self.finished else None
-        self.memory = make_memory(layout, self.source, config, device, Files(self.run / "replay", owner, files))
-        if self.demos is not None and self.demos.device != self.memory.rings[0].device:
-            self.demos = self.demos.moved(self.memory.rings[0].device)
-        self.replay_rng = torch.Generator(self.memory.rings[0].device).manual_seed(config.seed + 2)
+        self.memory = self._make_memory(layout, device, Files(self.run / "replay", owner, files))
+        if self.demos is not None and self.demos.device != self.memory.place:
+            self.demos = self.demos.moved(self.memory.place)
+        self.replay_rng = torch.Generator(self.memory.place).manual_seed(config.seed + 2)
         self.draw_through(None)
         if saved is None or acting is None:
             self._trim_metrics()
@@ -132,6 +134,9 @@ class Runner:
         if not self.finished:
             self.memory.load_state({k.removeprefix("replay."): v for k, v in saved[0].items() if k.startswith("replay.")})
             self.source.go_on(self.block, self.step, acting)
+
+    def _make_memory(self, layout: FrameSpec, device: torch.device, files: Files) -> Memory:
+        return make_memory(layout, self.source, self.config, device, files)
 
     def _saved(self, path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """The run's checkpoint; where several learn, the one of the step that the leader's is of."""
@@ -188,11 +193,15 @@ class Runner:
 
     # ------------------------------------------------------------ loop
 
+    @property
+    def _stage(self) -> str:
+        return "learn" if self.from_scratch else "improve"
+
     def run_to_end(self) -> LoopResult:
         """Learn, or go on learning, until the steps are spent, success is reached or somebody asks to stop."""
         if self.outpost is not None:
             return self.outpost.act(self.method, self.config)
-        self.progress.start("improve", self.config.steps, min(self.step, self.config.steps))
+        self.progress.start(self._stage, self.config.steps, min(self.step, self.config.steps))
         reason = self.reason
         if self.finished:
             self.gate.restore()
@@ -285,7 +294,7 @@ class Runner:
                 self._update_many(50, train_actor=False)
                 self.progress.advance(50)
             self.critic_only_done, self.update_debt = True, 0.0
-            self.progress.start("improve", config.steps, self.step - self.source.num_envs)  # this round is told after it
+            self.progress.start(self._stage, config.steps, self.step - self.source.num_envs)  # this round is told after it
             self._wake()
             return
         whole = int(self.update_debt) if self.source.together else min(int(self.update_debt), SLICE)
@@ -382,7 +391,7 @@ class Runner:
         atomic_write(self.run / ACTOR_FILE, save({k: v.cpu().contiguous() for k, v in self.gate.weights.items()}))
 
     def _warn_without_success(self, when: str) -> None:
-        if not self.successes and self.demos is None:
+        if not self.successes and self.demos is None and not self.from_scratch:
             self.progress.note(_no_success(self.step, when))
 
     def _finish(self) -> str:
@@ -395,7 +404,7 @@ class Runner:
         if not self.reason:
             self.reason = f"all {self.step} steps done"
         if not self.successes:
-            self.reason = _no_success(self.step, "while learning")
+            self.reason = _no_success(self.step, "while learning", self.from_scratch)
             self.progress.note(self.reason)
         self._write_actor()
         self._save(finished=True)
@@ -471,7 +480,9 @@ def _crossed(before: int, after: int, every: int) -> bool:
     return before // every != after // every
 
 
-def _no_success(steps: int, when: str) -> str:
+def _no_success(steps: int, when: str, from_scratch: bool = False) -> str:
+    if from_scratch:
+        return f"success was never reached in {steps} steps {when}; try more steps, more worlds, or a denser reward"
     return (
         f"success was never reached in {steps} steps {when}; try a base that succeeds at times (more demonstrations), "
         "demonstrations in the replay, a larger residual scale or random_scale, or longer episodes"

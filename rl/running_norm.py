@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from rl.group import ALONE, Group
+
 
 class RunningNorm(nn.Module):
     """Mean and variance of all that was seen, as buffers; `forward` takes the one away and divides by the root of the other."""
@@ -20,14 +22,19 @@ class RunningNorm(nn.Module):
         self.register_buffer("count", torch.zeros((), dtype=torch.float64))
 
     @torch.no_grad()
-    def update(self, x: Tensor) -> None:
-        """Take in x (B, size), by the parallel algorithm of Chan et al. 1979."""
-        share = (len(x) / (self.count + len(x))).to(x.dtype)
+    def update(self, x: Tensor, group: Group = ALONE) -> None:
+        """Take in x (B, size) of each learner of a group, by the parallel algorithm of Chan et al. 1979."""
+        rows = len(x) * group.size
+        share = (rows / (self.count + rows)).to(x.dtype)
         variance, mean = torch.var_mean(x, 0, correction=0)
+        if group.size > 1:
+            moments = torch.stack((mean, variance + mean.square()))
+            group.average([moments])
+            mean, variance = moments[0], moments[1] - moments[0].square()
         apart = mean - self.mean
         self.variance.lerp_(variance, share).addcmul_(apart.square(), share * (1 - share))
         self.mean.add_(apart * share)
-        self.count.add_(len(x))
+        self.count.add_(rows)
 
     def scale(self) -> Tensor:
         """What is multiplied by; features that hardly vary are not blown up."""

@@ -9,12 +9,15 @@ from typing import Any
 from torch import Tensor, nn
 
 from rl.group import ALONE, Group
-from rl.worlds import Control, Step, Worlds
+from rl.worlds import Control, Method, Step, Worlds
 from sinew.progress import SILENT, Progress
+from sinew.protocols import VecEnv
 from sinew.specs import ActionSpec
 
 Saved = tuple[Mapping[str, Tensor], Mapping[str, Any]]
 """Tensors and numbers that `Source.state` gave."""
+FAR = 1_000_003
+"""Between the seeds of exploration of learners that learn together."""
 
 
 @dataclass(frozen=True)
@@ -126,3 +129,11 @@ class Here(Source):
     def metrics(self, step: int, updates: int) -> dict[str, float]:
         """Episodes begun."""
         return {"train_episodes": self.worlds.episodes}
+
+
+def here(env: VecEnv, method: Method, seed: int, group: Group = ALONE) -> Here:
+    """Worlds of this process for one of a group of learners; each of them has episodes and noise of its own."""
+    stream = (seed, group.rank) if group.rank else (seed,)
+    source = Here(Worlds(env, method, stream, seed + 1 + FAR * group.rank))
+    source.group = group
+    return source

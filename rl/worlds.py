@@ -24,7 +24,8 @@ class Method(Protocol):
     """What a method decides: what is kept of an observation, how to act, and how to learn.
 
     Where worlds are in processes of their own, each has a copy of the method, and the weights of `actor` are brought there. A
-    method that needs more to act also has an attribute `acting`, a module with all that it needs, made by `make_learner`.
+    method that needs more to act also has an attribute `acting`, a module with all that it needs, made by `make_learner`. One that has
+    no policy to begin with says so by an attribute `from_scratch`, which is true.
     """
 
     actor: nn.Module
