@@ -42,6 +42,9 @@ class LearnedSettings:
 class SeenPotential:
     """A potential of what an encoder sees.
 
+    Worlds that look as they did when they were last asked about are not looked at again: what comes after one step is what comes
+    before the next, so that half the work is saved, and what is paid adds up to the last digit.
+
     Args:
         encoder: observations → latents.
         value: latents (N, L) → (N,) in [low, high].
@@ -51,11 +54,33 @@ class SeenPotential:
 
     def __init__(self, encoder: Encoder, value: Callable[[Tensor], Tensor], low: float, high: float) -> None:
         self.encoder, self.value, self.low, self.high = encoder, value, low, high
+        self._seen: dict[str, Tensor] = {}
+        self._values = torch.zeros(0)
 
+    @torch.no_grad()
     def __call__(self, obs: Mapping[str, Tensor]) -> Tensor:
         """{key: (N, ...)} → (N,) float32 where the observations are."""
-        with torch.no_grad():
-            return self.value(latents_of(self.encoder, obs)).to(next(obs[key] for key in self.encoder.config.keys).device)
+        seen = {key: obs[key] for key in self.encoder.config.keys}
+        rows = self._unlike(seen)
+        if rows is None:
+            self._values = self._look(seen)
+        elif len(rows):
+            self._values = self._values.index_copy(0, rows, self._look({key: value[rows] for key, value in seen.items()}))
+        else:
+            return self._values.clone()
+        self._seen = {key: value.clone() for key, value in seen.items()}
+        return self._values.clone()
+
+    def _unlike(self, seen: Mapping[str, Tensor]) -> Tensor | None:
+        """The worlds (K,) that look otherwise than when they were last asked about; None where the two cannot be compared."""
+        for key, value in seen.items():
+            last = self._seen.get(key)
+            if last is None or (last.shape, last.dtype, last.device) != (value.shape, value.dtype, value.device):
+                return None
+        return torch.stack([(value != self._seen[key]).flatten(1).any(1) for key, value in seen.items()]).any(0).nonzero()[:, 0]
+
+    def _look(self, seen: Mapping[str, Tensor]) -> Tensor:
+        return self.value(latents_of(self.encoder, seen)).to(next(iter(seen.values())).device)
 
 
 def latents_of(encoder: Encoder, obs: Mapping[str, Tensor]) -> Tensor:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -24,10 +25,10 @@ from sinew.config import from_json, to_json
 from sinew.errors import DataError
 from sinew.protocols import Reward
 
-NEIGHBOURS = 5
-"""Frames of successes that are asked."""
 MOST_FRAMES = 4096
 """Frames of successes that are kept; of more, every second, third, … is."""
+MOST_ASKED = 256
+"""Frames of successes that are asked, as far from each other as can be: with more, asking costs time and says no more."""
 TOLERANCE = 2.0
 """At so many scales further away than successes are from each other, progress counts half."""
 
@@ -63,16 +64,35 @@ class Successes:
         apart = torch.cdist(latents, latents).masked_fill(episode[:, None] == episode[None], torch.inf)
         return cls(latents, time.float(), episode, apart.amin(1).median().clamp(min=1e-6))
 
+    @cached_property
+    def asked(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Of at most `MOST_ASKED` frames: latents (L, M) in scales, minus half their square (M,), and time (M,)."""
+        kept = spread(self.latents, MOST_ASKED)
+        latents = self.latents[kept] / self.scale
+        return latents.T.contiguous(), -0.5 * latents.square().sum(1), self.time[kept]
+
     def progress(self, latents: Tensor) -> Tensor:
         """Latents (N, L) → (N,) in [0, 1]: 0 where successes begin or far from all of them, 1 where they end."""
-        distance, index = torch.cdist(latents, self.latents).topk(min(NEIGHBOURS, len(self.latents)), largest=False)
-        weight = torch.softmax(-0.5 * (distance / self.scale).square(), 1)
-        excess = (distance[:, 0] / self.scale - 1.0).clamp(min=0.0)
-        return (weight * self.time[index]).sum(1) / (1.0 + (excess / TOLERANCE).square())
+        frames, offset, time = self.asked
+        latents = latents / self.scale
+        closeness = torch.addmm(offset, latents, frames)  # half the square of the latent, less half that of its distance
+        nearest = (latents.square().sum(1) - 2 * closeness.amax(1)).clamp(min=0.0).sqrt()
+        excess = (nearest - 1.0).clamp(min=0.0)
+        return (torch.softmax(closeness, 1) @ time).clamp(0.0, 1.0) / (1.0 + (excess / TOLERANCE).square())
 
-    def distance(self, latents: Tensor) -> Tensor:
-        """Latents (N, L) → (N,) distance to the closest frame of a success, in scales."""
-        return torch.cdist(latents, self.latents).amin(1) / self.scale
+
+def spread(points: Tensor, most: int) -> Tensor:
+    """Indices of at most `most` of points (R, L): first the last one, then always the one farthest from those before.
+
+    Source: Gonzalez 1985, "Clustering to minimize the maximum intercluster distance": no point is farther from those chosen than twice
+    the least that as many could reach.
+    """
+    chosen = [len(points) - 1]
+    distance = (points - points[-1]).square().sum(1)
+    while len(chosen) < min(most, len(points)):
+        chosen.append(int(distance.argmax()))
+        distance = torch.minimum(distance, (points - points[chosen[-1]]).square().sum(1))
+    return torch.tensor(chosen)
 
 
 @KINDS.add("progress")

@@ -73,6 +73,38 @@ def test_the_potential_sees_what_the_encoder_names_and_no_more():
     assert max_difference(seen, 0.99) == 1.0
 
 
+class Counted(Encoder):
+    """An encoder that counts the worlds that it looks at."""
+
+    looked = 0
+
+    def forward(self, seen):
+        self.looked += len(seen["a"])
+        return super().forward(seen)
+
+
+def test_worlds_are_looked_at_once_where_they_have_not_changed():
+    """What comes after one step is what comes before the next one, save in worlds that begin anew; buffers may be filled anew, too."""
+    encoder = Counted(EncoderConfig(vectors={"a": 2, "b": 1}, dim=4, hidden=8)).eval()
+    seen = SeenPotential(encoder, lambda latents: torch.sigmoid(latents[:, 0]), 0.0, 1.0)
+    fresh = lambda obs: torch.sigmoid(encoder(obs)[:, 0]).detach()  # noqa: E731
+    buffer = {"a": torch.rand(6, 2), "b": torch.rand(6, 1)}
+    first = seen(buffer)
+    assert encoder.looked == 6
+    first.zero_()  # what was handed out is the caller's own
+    torch.testing.assert_close(seen(buffer), fresh(buffer))
+    encoder.looked = 0
+    buffer["a"][[1, 4]] = torch.rand(2, 2)
+    buffer["b"][5] += 1.0
+    got = seen(buffer)
+    assert encoder.looked == 3
+    torch.testing.assert_close(got, fresh(buffer))
+    buffer["a"][2] = torch.nan
+    assert torch.isfinite(seen(buffer)).tolist() == [True, True, False, True, True, True]
+    other = {"a": torch.rand(3, 2), "b": torch.rand(3, 1)}
+    torch.testing.assert_close(seen(other), fresh(other))
+
+
 def test_what_is_not_there_is_no_mistake_and_another_length_is_one():
     config = EncoderConfig(vectors={"a": 2})
     check_seen(config, situation(a=(2,), c=(5,)))

@@ -32,7 +32,30 @@ def test_progress_goes_with_the_way_and_falls_beside_it():
     assert float(middle) == pytest.approx(0.5, abs=0.03)
     assert float(beside) == pytest.approx(0.5 / (1 + 1.0), abs=0.03)  # 3 scales away: two more than usual, which counts half
     assert float(far) < 0.01
-    torch.testing.assert_close(successes.distance(torch.tensor([[0.5, 0.6]])), torch.tensor([3.0]))
+
+
+def test_progress_is_what_every_frame_says_weighted_by_closeness():
+    """Against the same written out in float64, far from the origin, where squares are large."""
+    torch.manual_seed(0)
+    successes = Successes.of([torch.randn(30, 8) + 20.0 for _ in range(4)])
+    seen = torch.randn(50, 8) * 2 + 20.0
+    distance = torch.cdist(seen.double(), successes.latents.double()) / float(successes.scale)
+    said = (torch.exp(-0.5 * distance.square()) * successes.time).sum(1) / torch.exp(-0.5 * distance.square()).sum(1)
+    expected = said / (1 + ((distance.amin(1) - 1).clamp(min=0) / 2).square())
+    torch.testing.assert_close(successes.progress(seen).double(), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_the_frames_that_are_asked_cover_the_way_evenly(monkeypatch):
+    line = torch.arange(65.0)[:, None]
+    assert sorted(nearest.spread(line, 9).tolist()) == list(range(0, 65, 8))
+    assert sorted(nearest.spread(line, 100).tolist()) == list(range(65))
+    assert len(nearest.spread(torch.zeros(5, 2), 3)) == 3
+    monkeypatch.setattr(nearest, "MOST_ASKED", 40)
+    few = Successes.of(lines(length=201))
+    assert few.asked[0].shape == (2, 40)
+    way = torch.stack([torch.linspace(0, 1, 50), torch.full((50,), 0.15)], 1)
+    monkeypatch.setattr(nearest, "MOST_ASKED", 4096)
+    torch.testing.assert_close(few.progress(way), Successes.of(lines(length=201)).progress(way), atol=0.05, rtol=0)
 
 
 def test_the_nearest_success_counts_and_not_the_mean_of_all():
