@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from sinew.cli.reward_learned import RewardArgs, check_out
 from sinew.errors import InputError
 from sinew.progress import SILENT, Progress
 
@@ -25,11 +26,9 @@ LOOKED = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
-class Args:
+class Args(RewardArgs):
     """Have a model say, while a policy learns, how far each episode has come: writes the reward file that asks, and tries it."""
 
-    out: Path
-    """Reward file to write, for sinew improve --reward."""
     vlm: str = "http://localhost:8000/v1"
     """Address of a server that speaks chat completions (vLLM, Ollama, a cloud), or recorded:DIR for answers in a folder beside --out."""
     model: str = "default"
@@ -47,16 +46,10 @@ class Args:
     """Questions sent in all; when they are spent success alone is rewarded."""
     record: str = ""
     """Name of a folder beside --out that keeps the answers: the same question is never sent twice."""
-    weight: float = 1.0
-    """Factor on the potential; success is worth 1."""
     data: Path | None = None
     """Dataset with pictures of that camera on which the model is tried: whether it sees how far an episode has come."""
     episodes: int = 4
     """Episodes it is tried on, half of them failures where there are enough."""
-    seed: int = 0
-    """Of the shuffle, of the model's sampling and of the choice of episodes."""
-    json: bool = False
-    """Print one JSON object."""
 
 
 def run(args: Args) -> dict[str, Any]:
@@ -75,8 +68,7 @@ def make(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
     """
     from rewards import files
 
-    if args.out.suffix != ".json":
-        raise InputError(f"--out {args.out}: a reward file ends in .json")
+    check_out(args.out)
     if args.out.exists():
         raise InputError(f"{args.out} is there already; choose another --out")
     settings = settings_of(args)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sinew.cli.reward_learned import LearnedArgs
 from sinew.progress import SILENT, Progress
 
 if TYPE_CHECKING:
@@ -18,27 +18,13 @@ PAUSE_S = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Args:
+class Args(LearnedArgs):
     """Learn from success and failure of recorded episodes when the task is done, with a chance that can be believed."""
 
-    data: Path
-    """Dataset with successes and failures, at least 5 of each."""
-    out: Path
-    """Reward file to write, for example done.json; its weights go beside it."""
-    labels: Path | None = None
-    """What was said of the episodes later, one JSON object a line; it holds over what the recorder was told."""
-    keys: tuple[str, ...] = ()
-    """Observations that are seen; all vectors if left out, with pictures where nothing tells where objects are."""
     updates: int = 600
     """Gradient steps."""
-    weight: float = 1.0
-    """Factor on the shaping; success is worth 1."""
     follow: bool = False
     """Go on: learn anew whenever the recorder has added episodes or somebody has labelled some, until Ctrl-C."""
-    seed: int = 0
-    """Of weights and batches, and of which episodes are held out."""
-    json: bool = False
-    """Print one JSON object."""
 
 
 def run(args: Args) -> dict[str, Any]:

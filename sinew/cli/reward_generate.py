@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from sinew.cli.reward_learned import RewardArgs, check_out
 from sinew.progress import SILENT, Progress
 
 if TYPE_CHECKING:
@@ -20,15 +21,13 @@ RECORDED = "recorded:"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Args:
+class Args(RewardArgs):
     """Have a model write a reward as code, tried on recorded episodes before anything is learned from it."""
 
     vlm: str
     """Address of a server that speaks chat completions, as http://localhost:8000/v1, or recorded:DIR for answers kept before."""
     data: Path
     """Dataset with successes, and failures if there are any, that code is tried on."""
-    out: Path
-    """Reward file to write, for example reward.json; further candidates that passed go beside it."""
     model: str = "default"
     """Name of the model on the server."""
     record: Path | None = None
@@ -51,12 +50,6 @@ class Args:
     """Reward files of before to be improved; of several the one whose run succeeded most."""
     run: tuple[Path, ...] = ()
     """Runs of sinew improve that learned with them, in the same order: what each part did in training is told to the model."""
-    weight: float = 1.0
-    """Factor on the guidance; success is worth 1."""
-    seed: int = 0
-    """Of the model's sampling."""
-    json: bool = False
-    """Print one JSON object."""
 
 
 def run(args: Args) -> dict[str, Any]:
@@ -82,8 +75,7 @@ def make(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
     from sinew.errors import InputError
 
     started = time.monotonic()
-    if args.out.suffix != ".json":
-        raise InputError(f"--out {args.out}: a reward file ends in .json")
+    check_out(args.out)
     config = GenerateConfig(candidates=args.candidates, rounds=args.rounds, form=args.form, seed=args.seed)
     data = Dataset(args.data)
     asked = request(args, data)

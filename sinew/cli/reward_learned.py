@@ -1,8 +1,9 @@
-"""What the verbs that learn rewards from recorded episodes share."""
+"""What the verbs that write reward files share, above all those that learn them from recorded episodes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,32 @@ if TYPE_CHECKING:
     from demos import Dataset
     from rewards.latent import EncoderConfig
     from rewards.preference.episodes import Episodes
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardArgs:
+    """Arguments of a verb that writes a reward file."""
+
+    out: Path
+    """Reward file to write, for example reward.json, for sinew improve --reward; what belongs to it goes beside it."""
+    weight: float = 1.0
+    """Factor on what is added to success; success is worth 1."""
+    seed: int = 0
+    """Of weights and batches, of which episodes are held out, and of what a model that is asked samples."""
+    json: bool = False
+    """Print one JSON object."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearnedArgs(RewardArgs):
+    """Arguments of a verb that learns a reward from outcomes."""
+
+    data: Path
+    """Dataset with successes and failures, at least 5 of each."""
+    labels: Path | None = None
+    """What was said of the episodes later, one JSON object a line; it holds over what the recorder was told."""
+    keys: tuple[str, ...] = ()
+    """Observations that are seen; all vectors if left out, with pictures where nothing tells where objects are."""
 
 
 def check_out(out: Path) -> Path:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sinew.cli.reward_learned import LearnedArgs
 from sinew.progress import SILENT, Progress
 
 if TYPE_CHECKING:
@@ -16,29 +17,15 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Args:
+class Args(LearnedArgs):
     """Learn from which of two recorded pieces was better: a person's preferences, or what outcomes imply."""
 
-    data: Path
-    """Dataset with successes and failures, at least 5 of each."""
-    out: Path
-    """Reward file to write; its weights go beside it."""
     preferences: Path | None = None
     """What a person preferred: lines {"a": [episode, first, last + 1], "b": [...], "better": "a"}, or "b" or "same"."""
     implied: int = 1000
     """Preferences implied by outcomes that are learned from as well: success over failure, later over earlier in a success."""
-    labels: Path | None = None
-    """What was said of the episodes later, one JSON object a line."""
-    keys: tuple[str, ...] = ()
-    """Observations that are seen; all vectors if left out, with pictures where nothing tells where objects are."""
     updates: int = 600
     """Gradient steps."""
-    weight: float = 1.0
-    """Factor on the shaping; success is worth 1."""
-    seed: int = 0
-    """Of weights and batches, and of which episodes are held out."""
-    json: bool = False
-    """Print one JSON object."""
 
 
 def run(args: Args) -> dict[str, Any]:

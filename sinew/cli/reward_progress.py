@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from sinew.cli.reward_learned import RewardArgs, check_out
 from sinew.errors import InputError
 from sinew.progress import SILENT, Progress
 
@@ -24,13 +25,11 @@ HELD_OUT = 5
 
 
 @dataclass(frozen=True, kw_only=True)
-class Args:
+class Args(RewardArgs):
     """Make a reward from demonstrations: how far an episode has come, as the nearest recorded success sees it."""
 
     data: Path
     """Dataset with at least three successes; failures among its episodes help to see what is not on the way."""
-    out: Path
-    """Reward file to write; the encoder is written beside it."""
     kind: Literal["progress", "transport"] = "progress"
     """progress: what the closest frames of successes say, as a potential; transport: an episode pays as its frames can be moved onto
     those of demonstrations, each frame of them used once."""
@@ -39,12 +38,6 @@ class Args:
     objects are among the vectors."""
     updates: int | None = None
     """Gradient steps of the encoder; 1000, or 400 with pictures if left out."""
-    weight: float = 1.0
-    """Factor on what is added to success."""
-    seed: int = 0
-    """Of weights and batches, and of which episodes are held out."""
-    json: bool = False
-    """Print one JSON object."""
 
 
 def run(args: Args) -> dict[str, Any]:
@@ -68,8 +61,7 @@ def make(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
     from rewards.progress import nearest, predictive, transport
 
     started = time.monotonic()
-    if args.out.suffix != ".json":
-        raise InputError(f"--out {args.out}: a reward file ends in .json")
+    check_out(args.out)
     data = Dataset(args.data)
     keys = args.keys or default_keys(data)
     learned, held = split(data, args.seed)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sinew.cli.reward_learned import LearnedArgs
 from sinew.progress import SILENT, Progress
 
 if TYPE_CHECKING:
@@ -14,27 +14,13 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Args:
+class Args(LearnedArgs):
     """Learn what actions lead to: a world model in a latent space, and the success that it sees ahead as a reward."""
 
-    data: Path
-    """Dataset with successes and failures, at least 5 of each."""
-    out: Path
-    """Reward file to write, for example world.json; the model goes beside it."""
-    labels: Path | None = None
-    """What was said of the episodes later, one JSON object a line."""
-    keys: tuple[str, ...] = ()
-    """Observations that are seen; all vectors if left out, with pictures where nothing tells where objects are."""
     horizon: int = 8
     """Actions that are rolled out."""
     updates: int = 1500
     """Gradient steps."""
-    weight: float = 1.0
-    """Factor on the shaping; success is worth 1."""
-    seed: int = 0
-    """Of weights and batches, and of which episodes are held out."""
-    json: bool = False
-    """Print one JSON object."""
 
 
 def run(args: Args) -> dict[str, Any]:
