@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import mujoco
@@ -43,8 +44,17 @@ class SceneRenderer:
         self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED.value
         release()
 
-    def images(self, qpos: np.ndarray, camera: str, height: int, width: int) -> np.ndarray:
+    def images(
+        self, qpos: np.ndarray, camera: str, height: int, width: int, models: Sequence[mujoco.MjModel] | None = None
+    ) -> np.ndarray:
         """Pictures (n, height, width, 3) uint8 of the states qpos (n, nq), seen by a named camera.
+
+        Args:
+            qpos: states.
+            camera: its name.
+            height: of the pictures, pixels.
+            width: likewise.
+            models: one for each state, of the same size and with the same textures; the renderer's own if left out.
 
         Raises:
             InputError: no camera of that name, or the picture is larger than the model's off-screen buffer.
@@ -55,20 +65,20 @@ class SceneRenderer:
         images = np.empty((len(qpos), height, width, 3), dtype=np.uint8)
         self._gl.make_current()
         try:
-            for image, positions in zip(images, qpos, strict=True):
-                self._draw(image, positions)
+            for image, positions, model in zip(images, qpos, models or [self._model] * len(qpos), strict=True):
+                self._draw(image, positions, model)
         finally:
             release()
         return images
 
-    def _draw(self, image: np.ndarray, qpos: np.ndarray) -> None:
+    def _draw(self, image: np.ndarray, qpos: np.ndarray, model: mujoco.MjModel) -> None:
         """Fill image (height, width, 3) with the state qpos (nq,)."""
         self._data.qpos[:] = qpos
-        mujoco.mj_kinematics(self._model, self._data)
-        mujoco.mj_comPos(self._model, self._data)
-        mujoco.mj_camlight(self._model, self._data)
+        mujoco.mj_kinematics(model, self._data)
+        mujoco.mj_comPos(model, self._data)
+        mujoco.mj_camlight(model, self._data)
         mujoco.mjv_updateScene(
-            self._model, self._data, self._options, None, self._camera, mujoco.mjtCatBit.mjCAT_ALL.value, self._scene
+            model, self._data, self._options, None, self._camera, mujoco.mjtCatBit.mjCAT_ALL.value, self._scene
         )
         viewport = mujoco.MjrRect(0, 0, image.shape[1], image.shape[0])
         mujoco.mjr_render(viewport, self._scene, self._context)

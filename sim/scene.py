@@ -108,6 +108,8 @@ class Scene:
     objects: tuple[TrackedObject, ...]
     spawn_qpos: dict[str, int]
     """First index in qpos of every named joint."""
+    spec: mujoco.MjSpec | None = None
+    """What the model was compiled from, where it is known; to be copied, for scenes with more in them."""
 
     @property
     def substeps(self) -> int:
@@ -183,13 +185,14 @@ def load_scene(task: str, robot: RobotConfig | None = None) -> Scene:
     """
     instance = TASKS.get(task)()
     if robot is None:
-        return build_scene(instance, mujoco.MjModel.from_xml_string(mjcf(instance)))
+        spec = mujoco.MjSpec.from_string(mjcf(instance))
+        return replace(build_scene(instance, spec.compile()), spec=spec)
     if len(instance.arms()) != 1:
         raise InputError(f"task {task!r} has {len(instance.arms())} arms; another robot can only replace a single one")
     world = mujoco.MjSpec.from_string(mjcf(instance, robot.timestep_s, with_arms=False))
     placed = robot if robot.actuators else replace(robot, actuators=robot.joints)
     world.attach(load_robot(robot), frame=world.worldbody.add_frame(pos=list(robot.base_m)), prefix=robot.prefix)
-    return build_scene(instance, world.compile(), (placed.prefixed(),))
+    return replace(build_scene(instance, world.compile(), (placed.prefixed(),)), spec=world)
 
 
 def build_scene(task: Task, model: mujoco.MjModel, robots: tuple[RobotConfig, ...] | None = None) -> Scene:

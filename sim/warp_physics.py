@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import fields
 from functools import cache
 from typing import Any
 
@@ -16,7 +17,7 @@ import mujoco
 import torch
 from torch import Tensor
 
-from sinew.errors import InputError, MissingDependency
+from sinew.errors import InputError, MissingDependency, NoRoom
 
 CONTACTS, ROWS_PER_CONTACT = 48, 4
 """Contacts that a world may have at a time, and rows of constraints for each, limits included."""
@@ -37,6 +38,7 @@ class WarpPhysics:
         device: "cpu", "cuda" or "cuda:1".
         substeps: physics steps per call of `step`.
         contacts: contacts that a world may have at a time.
+        differing: fields of the model that each world has for itself.
 
     Raises:
         MissingDependency: MuJoCo Warp is not installed, or another version of MuJoCo than it was made for.
@@ -46,7 +48,15 @@ class WarpPhysics:
     GEOM = int(mujoco.mjtObj.mjOBJ_GEOM)
     """Kind of what is seen that is a geom."""
 
-    def __init__(self, model: mujoco.MjModel, num_envs: int, device: str, substeps: int, contacts: int = CONTACTS) -> None:
+    def __init__(
+        self,
+        model: mujoco.MjModel,
+        num_envs: int,
+        device: str,
+        substeps: int,
+        contacts: int = CONTACTS,
+        differing: Sequence[str] = (),
+    ) -> None:
         wp, mjw = _modules()
         self.device, self.num_envs, self.substeps = torch.device(device), num_envs, substeps
         self._wp, self._mjw, self._place, self._contacts = wp, mjw, _place(wp, self.device), contacts
@@ -54,7 +64,8 @@ class WarpPhysics:
         host.opt.disableflags &= ~int(mujoco.mjtDisableBit.mjDSBL_AUTORESET)  # Warp never resets by itself, and knows no such flag
         with wp.ScopedDevice(self._place):
             try:
-                self.model: Any = mjw.put_model(host)
+                known = [field.name for field in fields(mjw.Model) if field.name in differing]
+                self.model: Any = mjw.put_model(host, batch_sizes=dict.fromkeys(known, num_envs))
             except NotImplementedError as e:
                 raise InputError(f"MuJoCo Warp cannot express this model: {e}; use --backend mujoco") from e
             start = mujoco.MjData(host)
@@ -62,20 +73,21 @@ class WarpPhysics:
             try:
                 self.data: Any = mjw.put_data(host, start, nworld=num_envs, nconmax=contacts, njmax=ROWS_PER_CONTACT * contacts)
             except RuntimeError as e:
-                raise InputError(_too_many(num_envs, self.device)) from e
+                raise NoRoom(_too_many(num_envs, self.device)) from e
             except ValueError as e:
                 raise InputError(f"room for {contacts} contacts a world is less than the task begins with: {e}") from e
         self.model.opt.warn_overflow = 0  # told by `trouble`, in one line and not from inside of a kernel
         self.qpos, self.qvel, self.control = (wp.to_torch(getattr(self.data, name)) for name in ("qpos", "qvel", "ctrl"))
         """(N, nq), (N, nv) and (N, nu), shared with the physics: write into them in place."""
+        self.fields = {name: wp.to_torch(getattr(self.model, name)) for name in known}
+        """{field of the model: (N, ...)} what each world has for itself, shared with the physics."""
         self._warmstart, self._overflow = wp.to_torch(self.data.qacc_warmstart), wp.to_torch(self.data.overflow)
-        self._from, self._towards = torch.zeros_like(self.control), torch.zeros_like(self.control)
+        self._targets = self.control.new_zeros((substeps, *self.control.shape))
         self._graph: Any = None
 
-    def step(self, control: Tensor) -> None:
-        """Move all worlds on by `substeps`, controls (N, nu) growing evenly from the last ones to these."""
-        self._from.copy_(self.control)
-        self._towards.copy_(control)
+    def step(self, targets: Tensor) -> None:
+        """Move all worlds on by `substeps` under controls (substeps, N, nu)."""
+        self._targets.copy_(targets)
         self._warmstart.zero_()  # the solver starts cold, so that nothing is hidden beside positions and velocities
         with self._wp.ScopedDevice(self._place), self._wp.ScopedStream(self._stream(), sync_enter=False):
             if self.device.type != "cuda":
@@ -110,7 +122,7 @@ class WarpPhysics:
         with self._wp.ScopedDevice(self._place):
             return self._mjw.create_render_context(
                 model, nworld=self.num_envs, cam_res=size, render_rgb=True, render_depth=depth, render_seg=bodies,
-                cam_active=list(cameras), background_color=SKY, enable_specular=False,
+                cam_active=list(cameras), background_color=SKY, enable_specular=False, use_precomputed_rays="cam_fovy" not in self.fields,
             )  # fmt: skip
 
     def looked(self, context: Any) -> tuple[Tensor, Tensor, Tensor]:
@@ -127,9 +139,7 @@ class WarpPhysics:
 
     def _advance(self) -> None:
         for k in range(self.substeps):
-            share = (k + 1) / self.substeps
-            inputs = [self._wp.from_torch(self._from), self._wp.from_torch(self._towards), share, self.data.ctrl]
-            self._wp.launch(_ramp(), dim=self.control.shape, inputs=inputs)
+            self._wp.copy(self.data.ctrl, self._wp.from_torch(self._targets[k]))
             self._mjw.step(self.model, self.data)
 
     def _recorded(self) -> Any:
@@ -166,19 +176,6 @@ def _modules() -> tuple[Any, Any]:
             f"mujoco-warp {mujoco_warp.__version__} beside mujoco {mujoco.__version__}: pip install 'mujoco=={wanted}.*'"
         )
     return warp, mujoco_warp
-
-
-@cache
-def _ramp() -> Any:
-    """The kernel that sets controls a share of the way from the last to the next."""
-    wp, _ = _modules()
-
-    @wp.kernel
-    def ramp(before: wp.array2d(dtype=float), after: wp.array2d(dtype=float), share: float, control: wp.array2d(dtype=float)):
-        world, servo = wp.tid()
-        control[world, servo] = before[world, servo] + share * (after[world, servo] - before[world, servo])
-
-    return ramp
 
 
 def _place(wp: Any, device: torch.device) -> Any:
