@@ -61,8 +61,8 @@ class DistancePotential:
 
     def __init__(self, spec: ObservationSpec, object: str, reach_m: float = 0.5) -> None:
         self.low = -reach_m
-        self.tool = _columns(spec, STATE, "tool")
-        self.object = _columns(spec, ENVIRONMENT_STATE, object)
+        self.tool = columns(spec, STATE, "tool")
+        self.object = columns(spec, ENVIRONMENT_STATE, object)
 
     def __call__(self, obs: Mapping[str, Tensor]) -> Tensor:
         """{key: (N, ...)} → (N,) float32 in [-reach_m, 0], metres."""
@@ -70,7 +70,8 @@ class DistancePotential:
         return -between.norm(dim=1).clamp(max=-self.low)
 
 
-def _columns(spec: ObservationSpec, key: str, point: str) -> list[int]:
+def columns(spec: ObservationSpec, key: str, point: str) -> list[int]:
+    """Where the coordinates of a named point stand in a vector; raises InputError where it has none."""
     names = spec[key].names if key in spec else ()
     missing = [n for n in (f"{point}.{axis}" for axis in "xyz") if n not in names]
     if missing:

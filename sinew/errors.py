@@ -24,6 +24,10 @@ class DataError(InputError):
     """A dataset, checkpoint or file is damaged, foreign or of another version."""
 
 
+class NoRoom(InputError):
+    """Memory does not hold what was asked for; says how much of it would fit."""
+
+
 class MissingDependency(SinewError):  # noqa: N818
     """An optional package is absent; the message holds the exact install command."""
 

@@ -44,7 +44,8 @@ class Args:
     seeds: tuple[int, ...] = ()
     """learning, offline and improve: only these seeds."""
     out: Path | None = None
-    """data, learning, offline and improve: folder where finished parts are kept, so that they are not made again."""
+    """data, learning, offline and improve: folder where finished parts are kept, so that they are not made again. sim: the same for runs
+    that learn tasks from nothing, which are left out without it."""
     write: Path | None = None
     """Markdown page to bring up to date, for example docs/benchmarks.md; the figures are kept in a folder beside it."""
     json: bool = False

@@ -19,10 +19,12 @@ VERBS = {
     "collect": "record demonstrations of a task as a LeRobotDataset v3",
     "data": "look at, check, repair, split, merge, edit, replay or convert a dataset or a ROS 2 bag; record a bag",
     "train": "train a policy on a dataset",
+    "train-rl": "learn a task in simulation from nothing, in many worlds at once",
     "eval": "success rate of a run on fixed seeds, with its interval",
     "compare": "two runs on the same seeds: is one better, and how sure is that",
     "distill": "distil a trained policy into one that samples in a single step",
     "improve": "improve a trained policy with residual off-policy RL",
+    "sim": "make simulation and robot agree: identify a robot from its recordings, look at what a randomisation draws",
     "reward": "dense rewards as files: propose one from a sentence and a picture, look at it, check it",
     "calibrate": "where cameras are: a board to print, the lens, the camera on or beside the robot, and whether it is still true",
     "robot": "serve a simulated robot over DDS; robots as data: robot list, show, add",
@@ -31,7 +33,7 @@ VERBS = {
     "export": "write a policy as ONNX or torch.export graphs, checked against it",
     "bench": "measure: demo, sim, data, policies, rl, loop; ours beside the peer's",
 }
-"""Every verb with the line that `sinew --help` shows; each has a module of that name beside this file."""
+"""Every verb with the line that `sinew --help` shows; each has a module of that name, with _ for -, beside this file."""
 
 SUBVERBS = {f"robot {name}": "robot_add" for name in ("add", "list", "show")}
 """Verbs of two words, with the modules that they have instead of the first word's own."""
@@ -60,7 +62,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if argv[0] not in VERBS:
             raise unknown("verb", argv[0], VERBS)
-        module = SUBVERBS.get(" ".join(argv[:2]), argv[0])
+        module = SUBVERBS.get(" ".join(argv[:2]), argv[0].replace("-", "_"))
         return run_verb(importlib.import_module(f"sinew.cli.{module}"), argv)
     except SinewError as e:
         print(f"sinew: {e}", file=sys.stderr)

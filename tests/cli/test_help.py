@@ -25,6 +25,10 @@ def sinew(*arguments: str, **environment: str) -> subprocess.CompletedProcess[st
     return subprocess.run(command, cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True, timeout=120)
 
 
+def module_of(verb: str) -> str:
+    return f"sinew.cli.{verb.replace('-', '_')}"
+
+
 def loaded_after(source: str) -> set[str]:
     """Top-level packages that a process has loaded after running `source`."""
     source += "\nimport sys, json\nsys.__stderr__.write(json.dumps(sorted({m.split('.')[0] for m in sys.modules})))"
@@ -43,12 +47,12 @@ def test_help_names_every_verb_and_loads_nothing_heavy() -> None:
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_importing_a_verb_loads_nothing_heavy(verb: str) -> None:
-    assert not loaded_after(f"import sinew.cli.{verb}") & set(HEAVY)
+    assert not loaded_after(f"import {module_of(verb)}") & set(HEAVY)
 
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_keeps_the_contract(verb: str) -> None:
-    module = importlib.import_module(f"sinew.cli.{verb}")
+    module = importlib.import_module(module_of(verb))
     assert callable(module.run) and callable(module.show) and module.__doc__
     forms = [get_args(form)[0] if hasattr(form, "__metadata__") else form for form in (get_args(module.Args) or [module.Args])]
     for form in forms:
@@ -58,7 +62,7 @@ def test_every_verb_keeps_the_contract(verb: str) -> None:
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_field_of_a_verb_is_explained(verb: str) -> None:
-    tree = ast.parse((ROOT / "sinew" / "cli" / f"{verb}.py").read_text())
+    tree = ast.parse((ROOT / f"{module_of(verb).replace('.', '/')}.py").read_text())
     for node in (n for n in tree.body if isinstance(n, ast.ClassDef) and any("dataclass" in ast.dump(d) for d in n.decorator_list)):
         for field, after in zip(node.body, [*node.body[1:], None], strict=True):
             if isinstance(field, ast.AnnAssign) and node.name in ("Args", "Info"):

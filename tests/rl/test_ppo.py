@@ -7,36 +7,18 @@ from functools import partial
 import point_mass
 import pytest
 import torch
+from ppo_toys import made_up, make_actor, make_learner
 from torch import nn
 
-from rl.critic import Critic
-from rl.ppo import GaussianActor, PpoConfig, PpoUpdateConfig, train_ppo
-from rl.ppo_update import PpoLearner, Sample, divergence, log_density
-from rl.rollout import Rollout, Rollouts, advantages
-from rl.running_norm import NormalisedActor
+from rl.ppo import PpoConfig, PpoUpdateConfig, train_ppo
+from rl.ppo_update import Sample, divergence, log_density
+from rl.rollout import Rollouts, advantages
 from rl.surrogate import generalised_advantage
 from rl.worlds import Step
 from sinew.errors import InputError
 from sinew.rundir import RunDir
 
 WORLDS = 32
-
-
-class Tanh(nn.Module):
-    """Features → action."""
-
-    def __init__(self, seed: int = 0, width: int = 64) -> None:
-        super().__init__()
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            self.layers = nn.Sequential(nn.Linear(4, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 2))
-
-    def forward(self, features):
-        return torch.tanh(self.layers(features))
-
-
-def make_actor(std: float = 0.5) -> GaussianActor:
-    return GaussianActor(NormalisedActor(Tanh(), 4), 2, std)
 
 
 def config(**settings) -> PpoConfig:
@@ -140,20 +122,6 @@ def test_density_and_divergence_are_those_of_torch():
     now, before = torch.distributions.Normal(mean, log_std.exp()), torch.distributions.Normal(old, old_log_std.exp())
     torch.testing.assert_close(log_density(u, mean, log_std), now.log_prob(u).sum(-1))
     torch.testing.assert_close(divergence(mean, log_std, old, old_log_std), torch.distributions.kl_divergence(before, now).sum(-1))
-
-
-def make_learner(**settings) -> PpoLearner:
-    return PpoLearner(make_actor(), Critic(4, (16,), 1, generator=torch.Generator().manual_seed(0)), PpoUpdateConfig(**settings), 0.9, 0.95)
-
-
-def made_up(learner: PpoLearner, T: int = 16, N: int = 8, seed: int = 0) -> Rollout:
-    g = torch.Generator().manual_seed(seed)
-    features = torch.randn(T, N, 4, generator=g)
-    with torch.no_grad():
-        u = learner.actor(features) + learner.actor.log_std.exp() * torch.randn(T, N, 2, generator=g)
-    reward, over = -u.square().sum(-1), torch.rand(T, N, generator=g) < 0.2
-    final = torch.randn(int(over.sum()), 4, generator=g)
-    return Rollout({"features": features, "u": u}, reward, over & (reward > -1), over, {"features": features[0]}, {"features": final})
 
 
 def test_ratios_begin_at_one_and_what_paid_better_becomes_likelier():

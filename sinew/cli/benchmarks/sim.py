@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import mujoco
 import numpy as np
@@ -18,7 +19,7 @@ import torch
 import sim
 from sim.scene import Scene, mjcf
 from sinew.bench import Row
-from sinew.cli.benchmarks import sim_warp
+from sinew.cli.benchmarks import sim_scale, sim_warp
 from sinew.errors import MissingDependency
 
 WORLDS = 64
@@ -28,11 +29,12 @@ PEER = "plain mj_step, 2 ms, physics only"
 TURNS = 3
 
 
-def rows(quick: bool) -> list[Row]:
+def rows(quick: bool, out: Path | None = None) -> list[Row]:
     """Measure.
 
     Args:
         quick: fewer steps and episodes, under a minute.
+        out: folder for runs that learn tasks from nothing, which takes an hour; None to leave that out.
     """
     torch.set_num_threads(1)
     steps = 60 if quick else 200
@@ -45,7 +47,7 @@ def rows(quick: bool) -> list[Row]:
         found.append(_with_cameras(cameras, 20 if quick else 60))
     for task in sim.TASK_NAMES:
         found.append(_expert(task, 40 if quick else 200))
-    return found + sim_warp.rows(quick)
+    return found + sim_warp.rows(quick) + sim_scale.rows(quick, out)
 
 
 @dataclass

@@ -1,0 +1,100 @@
+"""How stepping and learning grow with the worlds: control steps, memory, and how long a task takes to be learned from nothing.
+
+Stepping is with still actions, resets included. Learning is `sinew train-rl` as a user runs it, the gate's evaluations and start-up
+included, until the gate has twice seen the success rate that is asked for.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import sim
+from sinew.bench import Row
+
+WORLDS = (1, 4, 16, 64, 256, 1_024, 4_096)
+TARGET = 0.95
+SEEDS = (0, 1, 2)
+LEARNED = (("reach", "ppo"), ("reach", "fasttd3"), ("lift", "ppo"))
+"""Tasks that are learned from nothing, and how."""
+MINUTES_GPU = 10.0
+"""Wanted of lift from nothing to 95 % on an H100."""
+GPU = "sinew train-rl --task lift --algorithm ppo --backend warp --num-envs 8192 --device cuda --out DIR"
+
+
+def rows(quick: bool, out: Path | None = None) -> list[Row]:
+    """Scaling on the CPU, and what learning takes, where there is a folder for its runs: it takes an hour.
+
+    Args:
+        quick: fewer worlds and steps.
+        out: folder of runs; those that are finished there are not made again.
+    """
+    found = [_stepping("lift", worlds, 10 if quick else 60) for worlds in (WORLDS[:4] if quick else WORLDS)]
+    if out is not None:
+        for task, algorithm in LEARNED:
+            found.append(learned(task, algorithm, [_learn(task, algorithm, seed, out) for seed in SEEDS]))
+    return [*found, _not_measured()]
+
+
+def _stepping(task: str, worlds: int, steps: int) -> Row:
+    env = sim.worlds(sim.make_interface(task), worlds)
+    low, high = torch.tensor(env.action_spec.low), torch.tensor(env.action_spec.high)
+    action = ((low + high) / 2).repeat(worlds, 1)
+    steps = max(3, min(steps, 20_000 // worlds))
+    env.step(action)
+    wall, cpu = time.perf_counter(), time.process_time()
+    for _ in range(steps):
+        env.step(action)
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    held = _held(env)
+    env.close()
+    done = worlds * steps
+    return Row(
+        name=f"{task}, MuJoCo on the CPU, {worlds:,} worlds: {done / wall:,.0f} per second, {held / worlds / 1024:.1f} KiB a world",
+        unit="control steps per core-second", ours=done / cpu, detail={"per_second": done / wall, "bytes_a_world": held / worlds},
+    )  # fmt: skip
+
+
+def _held(env: Any) -> int:
+    """Bytes of the arrays that worlds are made of."""
+    return sum(value.nbytes for value in vars(env).values() if hasattr(value, "nbytes"))
+
+
+def _learn(task: str, algorithm: str, seed: int, out: Path) -> dict[str, Any]:
+    """`sinew train-rl` in a process of its own: its result, which is the same once the run is finished."""
+    command = [sys.executable, "-m", "sinew", "train-rl", "--task", task, "--algorithm", algorithm, "--seed", str(seed)]
+    command += ["--target", str(TARGET), "--out", str(out / f"{task}-{algorithm}-{seed}"), "--json"]
+    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+
+
+def learned(task: str, algorithm: str, results: list[dict[str, Any]]) -> Row:
+    """What came of learning with several seeds.
+
+    Args:
+        task: its name.
+        algorithm: how it was learned.
+        results: of `sinew train-rl --json`, one for each seed.
+    """
+    best = [result["gate"]["k"] / result["gate"]["n"] for result in results]
+    there = sum(rate >= TARGET for rate in best)
+    steps = [result["steps"] for result in results]
+    told = ", ".join(f"{100 * rate:.0f} % after {result['steps']:,} steps" for rate, result in zip(best, results, strict=True))
+    return Row(
+        name=f"{task} from nothing, {algorithm}, 64 worlds: {there} of {len(results)} seeds reach {100 * TARGET:.0f} % ({told})",
+        unit="minutes, median", ours=statistics.median(result["minutes"] for result in results), higher_is_better=False,
+        detail={"steps": steps, "minutes": [result["minutes"] for result in results], "best": best},
+    )  # fmt: skip
+
+
+def _not_measured() -> Row:
+    return Row(
+        name="lift from nothing to 95 % on an H100, 8,192 worlds", unit="minutes", ours=None, peer=f"not measured: no GPU here; {GPU}",
+        target=f"<= {MINUTES_GPU:g}", higher_is_better=False,
+    )  # fmt: skip
