@@ -48,11 +48,24 @@ def test_a_slow_speaker_holds_nobody_up_and_old_news_are_left_out(speaker):
     assert 1 <= len(heard()) <= MOST_WAITING + 2 and heard()[0] == "-- line 0"
 
 
-def test_a_speaker_that_breaks_is_passed_over(speaker, tmp_path):
-    speaker()
+def test_what_cannot_be_spoken_is_passed_over_and_prompts_go_on(speaker, monkeypatch, tmp_path):
+    heard, program, began = speaker(), tmp_path / "bin/espeak", tmp_path / "began"
+    program.write_text(program.read_text().replace("sleep 0.0", f'case "$*" in *endless*) touch {began}; exec sleep 600;; esac'))
+
+    def wait(condition):
+        end = time.monotonic() + 60.0
+        while not condition() and time.monotonic() < end:
+            time.sleep(0.02)
+
     with Prompts("speak") as prompts:
-        (tmp_path / "bin/espeak").unlink()
-        prompts.say("nobody hears this")
+        monkeypatch.setattr("sinew.cli.prompts.LONGEST_S", 3.0)
+        for line in ("a \0 that no program takes", "too long " * 100_000, "endless"):
+            prompts.say(line)
+        wait(began.exists)
+        monkeypatch.setattr("sinew.cli.prompts.LONGEST_S", 60.0)
+        prompts.say("and goes on")
+        wait(heard)
+    assert heard() == ["-- and goes on"]
 
 
 def test_without_a_speech_program_it_is_said_what_to_install(monkeypatch):
