@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 from sinew.cli import robot_page, teleop_device
@@ -36,6 +36,21 @@ RATE_HZ = 20.0
 """Of demonstrations on a robot that no simulated task describes."""
 NO_CAMERAS = ("none",)
 """What --cameras says to record none of a robot's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """Who and what takes part in demonstrations."""
+
+    interface: TaskInterface
+    config: RobotConfig | None
+    """The robot as data, if it was named."""
+    robot: Robot
+    scene: Scene | None
+    takeover: Takeover
+    recorder: DatasetRecorder
+    calibration: Calibration | None
+    """Where the cameras are; None where nobody tells."""
 
 
 def interface_of(args: Args) -> tuple[Any, RobotConfig | None]:
@@ -125,12 +140,15 @@ def collect(args: Args, settings: Mapping[str, Any], progress: Progress, calibra
             raise InputError(f"{args.out} holds {recorder.episodes} episodes, more than --episodes {args.episodes}; take another --out")
         robot, scene = _robot(args, interface, config)
         stack.callback(robot.close)  # type: ignore[attr-defined]  # every robot of ours has it
+        cell = Cell(
+            interface=interface, config=config, robot=robot, scene=scene, takeover=takeover, recorder=recorder, calibration=calibration
+        )
         if sys.stdin.isatty() and args.teleop not in robot_page.PAGES:
             progress.note(f"keys: {KEYS}")
         progress.note("recording begins with your first motion; y or x ends the episode, r throws it away, R the one before, q stops")
         progress.start("episodes", args.episodes, done=recorder.episodes)
         with shown(recorder, progress):
-            play(args, interface, config, robot, scene, takeover, recorder, progress, calibration, prompts)
+            play(args, cell, progress, prompts)
 
 
 def _device(args: Args, interface: TaskInterface, progress: Progress) -> Takeover:
@@ -141,10 +159,7 @@ def _device(args: Args, interface: TaskInterface, progress: Progress) -> Takeove
     return teleop_device.open_device(args, interface, progress.note)
 
 
-def play(
-    args: Args, interface: TaskInterface, config: RobotConfig | None, robot: Robot, scene: Scene | None, takeover: Takeover,
-    recorder: DatasetRecorder, progress: Progress, calibration: Calibration | None, prompts: Prompts, **more: Any,
-) -> None:  # fmt: skip
+def play(args: Args, cell: Cell, progress: Progress, prompts: Prompts) -> None:
     """Episodes until all are recorded or the person stops.
 
     Raises:
@@ -159,8 +174,9 @@ def play(
         progress.note(line)
         prompts.say(line)
 
-    space, desk = ActionSpace(interface), robot_page.Desk(takeover, tell)
-    executor = TeleopExecutor(takeover, space, interface.observation_spec, interface.action_spec, robot.read, desk.tell)
+    interface, config, robot, recorder = cell.interface, cell.config, cell.robot, cell.recorder
+    space, desk = ActionSpace(interface), robot_page.Desk(cell.takeover, tell)
+    executor = TeleopExecutor(cell.takeover, space, interface.observation_spec, interface.action_spec, robot.read, desk.tell)
     executor.again = recorder.again
 
     def state() -> dict[str, Any]:
@@ -171,12 +187,13 @@ def play(
     timing = DeployConfig(max_steps=steps, first_run=config is not None)  # it begins where it stands: nothing moves unasked
     while recorder.episodes < args.episodes:
         first, kept = first_scene("demonstrations", args.seed), recorder.episodes
+        cameras = look(args.calibration, cell.calibration, interface, robot, config)
         desk.gate = make_gate(interface, timing, config, desk.operator)
         report = deploy(
-            cast("Executor", executor), interface, robot, seeds=[first + recorder.episodes], scene=scene,
+            cast("Executor", executor), interface, robot, seeds=[first + recorder.episodes], scene=cell.scene,
             gate=desk.gate, config=timing, record=Attentive(recorder, executor),
             ended=lambda: executor.ended() or recorder.changed, contract=None if config is None else config.contract,
-            look=before(recorder, args.episode_s, look(args.calibration, calibration, interface, robot, config)), tell=desk.tell, **more,
+            look=before(recorder, args.episode_s, cameras), tell=desk.tell,
         )  # fmt: skip
         _tell(report, recorder, executor, desk.tell, args.episodes)
         progress.advance(recorder.episodes - kept)
@@ -185,7 +202,7 @@ def play(
             raise SafetyStop(f"the robot was stopped ({report.why}); {left}, and the same command goes on")
         if report.episodes and report.episodes[-1].ended_by == "stop":
             return
-        if recorder.episodes >= args.episodes and _again(takeover, recorder, desk.tell):
+        if recorder.episodes >= args.episodes and _again(cell.takeover, recorder, desk.tell):
             progress.advance(-1)
 
 
