@@ -33,6 +33,8 @@ DRAWS = 24
 DIFFERENCE = {True: 0.02, False: 0.005}
 """Steps of differences, in units of the search."""
 NORMAL_95 = 1.96
+ENOUGH = 1e-4
+"""Share of the squared error that a round must gain to be followed by another one."""
 TRIED = (0.01, 0.1, 1.0, 10.0, 100.0)
 """Dampings that are tried side by side, as multiples of the last one that helped."""
 
@@ -227,8 +229,8 @@ class _Problem:
         start = self.errors_of(self.origin[None])[0]
         if not np.isfinite(start).all():
             raise InputError("the simulated robot diverges on the recorded commands: are they of this robot, in rad?")
-        self.scale = _deviation(start)
-        """(J,) rad, what residuals are measured in; the estimated noise as soon as there is one."""
+        self.scale = np.full(start.shape[-1], np.sqrt((start**2).mean()) + 1e-9)
+        """(J,) rad, what residuals are measured in: the same for all joints at first, then what is left of each."""
 
     def errors_of(self, zs: np.ndarray, given: Windows | None = None) -> np.ndarray:
         """(C, W, T, J) rad, simulated less measured position of candidates (C, P)."""
@@ -267,9 +269,9 @@ class _Problem:
 
     def descended(self, z: np.ndarray, free: np.ndarray, tell: Callable[[str], None], rounds: int = 25) -> np.ndarray:
         """The nearest minimum over the free ones."""
-        z, damping = z.copy(), 1e-2
+        z, damping, central = z.copy(), 1e-2, False
         for round_ in range(rounds):
-            jacobian, residual = self.jacobian(z, free)
+            jacobian, residual = self.jacobian(z, free, central)
             tell(f"round {round_ + 1}: error {1e3 * np.sqrt(((residual * self.scale) ** 2).mean()):.4g} mrad")
             flat, r = jacobian.reshape(-1, len(z))[:, free], residual.ravel()
             gram, slope, cost = flat.T @ flat, flat.T @ r, (residual**2).mean()
@@ -279,16 +281,14 @@ class _Problem:
             errors = self.errors_of(candidates)
             costs = np.nan_to_num(((errors / self.scale) ** 2).mean((1, 2, 3)), nan=np.inf)
             best = int(costs.argmin())
-            if not costs[best] < cost:
+            gained = 1.0 - costs[best] / cost
+            if gained > 0:
+                z, damping = candidates[best], max(damping * TRIED[best], 1e-8)
+            elif central:
                 damping *= 100.0
-                if damping > 1e6:
-                    break
-                continue
-            moved, gained = np.abs(candidates[best] - z).max(), cost - costs[best]
-            z, damping = candidates[best], max(damping * TRIED[best], 1e-8)
-            self.scale = _deviation(errors[best])
-            if gained < 1e-6 * cost and moved < 1e-3:
+            if central and (damping > 1e4 or 0 < gained < ENOUGH):
                 break
+            central |= gained < 0.1  # one-sided differences are biased by curvature, which leads nowhere in a narrow valley
         return z
 
     def noise(self, z: np.ndarray) -> np.ndarray:

@@ -104,4 +104,5 @@ def add_payload(spec: mujoco.MjSpec, tool: str) -> None:
     """A body that is fixed at a tool and has, as long as nobody gives it some, no mass."""
     site = spec.site(tool)
     parent, position = (site.parent, site.pos) if site is not None else (spec.body(tool), (0.0, 0.0, 0.0))
-    parent.add_body(name=payload_body(tool), pos=position, explicitinertial=True, mass=0.0, inertia=[0.0, 0.0, 0.0])
+    still = {"explicitinertial": True, "mass": 0.0, "inertia": [0.0] * 3, "ipos": [0.0] * 3, "iquat": [1.0, 0.0, 0.0, 0.0]}
+    parent.add_body(name=payload_body(tool), pos=position, **still)
