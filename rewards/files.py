@@ -83,6 +83,8 @@ class Situation:
     """Tells the user a line."""
     log: Callable[[Mapping[str, Any]], None] = lambda values: None
     """Keeps figures about the reward in the training log; JSON-able."""
+    patient: bool = False
+    """Whether nothing moves while somebody is asked, so that answers may be waited for."""
     folder: Path = Path()
     """Where the reward file lies, and weights that it names beside it; `build` fills it in."""
 

@@ -1,10 +1,12 @@
-"""A guard against reward hacking: how far what a policy visits has gone from what demonstrations visit, and what that costs it.
+"""A guard against reward hacking: how far what a policy visits has gone from what it knew, and what that costs it.
 
-A reward that is only like the true one is right where demonstrations went, and may be anything elsewhere. A discriminator tells the
-logarithm of the occupancy ratio, d = log μ_policy / μ_demonstrations; χ² = E_policy[e^d − 1] of it reacts long before the policy is
-somewhere else altogether, where a KL divergence would hardly have moved.
+A reward that is only like the true one is right where demonstrations and the policy before it learned went, and may be anything elsewhere.
+A discriminator tells the logarithm of the occupancy ratio, d = log μ_policy / μ_known; χ² = E_policy[e^d − 1] of it reacts long before the
+policy is somewhere else altogether, where a KL divergence would hardly have moved. It is told of steps that no lesson was about yet, and
+d is made smaller by what factor it is too sure of itself there: a discriminator of many numbers finds far away what it learned by heart.
 
-Source: Laidlaw et al. 2024, arXiv:2403.03185 (occupancy-regularised policy optimisation with χ²).
+Sources: Laidlaw et al. 2024, arXiv:2403.03185 (occupancy-regularised policy optimisation with χ²); Guo et al. 2017, arXiv:1706.04599
+(one temperature for what is too sure).
 """
 
 from __future__ import annotations
@@ -29,13 +31,16 @@ CLIP = 5.0
 """The logarithm of a ratio is cut off here on both sides: the tail of e^d is heavy, and a few states would be all of χ²."""
 TRIM = 0.01
 """Share of the ratios that is left out of the mean on both sides."""
+HELD_OUT, SHARES = 5, 51
+"""One in so many demonstrated states is never learned from; and so many shares of d are tried."""
 
 
 class Discriminator(nn.Module):
     """Tells states of the policy from states of demonstrations; at its best it is the logarithm of their ratio.
 
     Args:
-        reference: (R, D) states of demonstrations; elements that hardly vary among them are divided by a small fixed amount.
+        reference: (R, D) states of demonstrations, of which it is not shown every fifth; elements that hardly vary among them are divided
+            by a small fixed amount.
         hidden: width of its two layers.
         seed: of its weights and batches.
     """
@@ -47,9 +52,12 @@ class Discriminator(nn.Module):
         super().__init__()
         if len(reference) < 2 or not bool(torch.isfinite(reference).all()):
             raise DataError(f"{len(reference)} states of demonstrations, all finite ones are needed and at least 2: run sinew data check")
-        self.reference = reference.float()
-        self.register_buffer("mean", self.reference.mean(0))
-        self.register_buffer("std", self.reference.std(0).clamp(min=1e-3))
+        rows = torch.arange(len(reference)) % HELD_OUT == HELD_OUT - 1
+        self.reference, self.held_out = reference.float()[~rows], reference.float()[rows]
+        self.share = 1.0
+        """What remains of d once it is as sure as it may be."""
+        self.register_buffer("mean", reference.float().mean(0))
+        self.register_buffer("std", reference.float().std(0).clamp(min=1e-3))
         self.generator = torch.Generator().manual_seed(seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -73,9 +81,19 @@ class Discriminator(nn.Module):
             self.optimizer.step()
 
     @torch.no_grad()
+    def calibrate(self, states: Tensor) -> None:
+        """Find the share of d that tells states (N, D) which it has not learned from best from demonstrations that it has not learned from."""
+        if not len(states) or not len(self.held_out):
+            return
+        shares = torch.linspace(0.0, 1.0, SHARES)[:, None]
+        ours, theirs = (self(x).clamp(-CLIP, CLIP)[None] * shares for x in (states, self.held_out))
+        loss = functional.softplus(-ours).mean(1) + functional.softplus(theirs).mean(1)
+        self.share = float(shares[int(loss.argmin()), 0])
+
+    @torch.no_grad()
     def log_ratio(self, states: Tensor) -> Tensor:
         """States (N, D) → (N,) d in [-5, 5]; 0 where a state is not finite."""
-        d = self(states)
+        d = self.share * self(states)
         return torch.where(torch.isfinite(d), d, torch.zeros_like(d)).clamp(-CLIP, CLIP)
 
 
@@ -92,6 +110,7 @@ def chi_square_between(states: Tensor, reference: Tensor, updates: int = 300, se
     order, half = torch.randperm(len(states), generator=generator), len(states) // 2
     discriminator = Discriminator(reference, hidden=64, seed=seed)
     discriminator.learn(states[order[:half]], updates)
+    discriminator.calibrate(states[order[half:]])
     return chi_square(discriminator.log_ratio(states[order[half:]]))
 
 
@@ -104,7 +123,7 @@ class GuardConfig:
     alarm: float = 10.0
     """χ² above which is said, once, that the policy has left the demonstrations."""
     every: int = 500
-    """Steps of all worlds between two lessons of the discriminator."""
+    """Steps of all worlds between two lessons of the discriminator; χ² is told of these, before they are learned from."""
     updates: int = 50
     """Gradient steps of a lesson."""
     remember: int = 4000
@@ -122,7 +141,7 @@ class GuardConfig:
 
 
 class Guarded:
-    """A reward less what leaving the demonstrations costs: r − λ (e^d − 1) / √χ², once the discriminator has learned something.
+    """A reward less what leaving the demonstrations costs: r − λ (e^d − 1) / √χ², once it is known how sure the discriminator may be.
 
     What is demonstrated is not penalised, so that this is no potential: it holds the policy near demonstrations on purpose. χ² below 1
     counts as 1, since so little cannot be told from nothing.
@@ -133,7 +152,7 @@ class Guarded:
         see: observations {key: (N, ...)} → states (N, D).
         config: settings.
         say: is told of the alarm, once for each time that χ² rises above it.
-        log: takes "guard_chi_square" and "guard_penalty" after every lesson, for the training log.
+        log: takes "guard_chi_square" and "guard_penalty" before every lesson but the first, for the training log.
     """
 
     def __init__(
@@ -148,6 +167,7 @@ class Guarded:
         self.reward_inside, self.see, self.config, self.say, self.log = reward, see, config, say, log
         self.discriminator = Discriminator(reference, config.hidden, config.seed)
         self.states = torch.zeros(0, reference.shape[1])
+        self._fresh = 0
         self.seen, self.lessons, self.chi2, self.alarmed = 0, 0, 0.0, False
         self._paid: list[Tensor] = []
         self._lambda = 0.0
@@ -167,7 +187,7 @@ class Guarded:
         states = self.see(After(transition)).float()
         finite = torch.isfinite(states).all(1)
         self._remember(states[finite], paid)
-        if not self.lessons or not self.config.strength:
+        if self.lessons < 2 or not self.config.strength:
             return paid
         penalty = torch.expm1(self.discriminator.log_ratio(states)) / max(1.0, self.chi2) ** 0.5
         return paid - self._lambda * torch.where(finite, penalty, torch.zeros_like(penalty)).to(paid)
@@ -175,21 +195,29 @@ class Guarded:
     def _remember(self, states: Tensor, paid: Tensor) -> None:
         config, before = self.config, self.seen
         self.states = torch.cat((self.states, states))[-config.remember :]
-        self.seen += len(paid)
+        self.seen, self._fresh = self.seen + len(paid), self._fresh + len(states)
         if not self.lessons:
             self._paid.append(paid.detach().float())
-        if before // config.every == self.seen // config.every or len(self.states) < 2:
+        if before // config.every == self.seen // config.every or min(len(self.states), self._fresh) < 2:
             return
         if not self.lessons:
             self._lambda = config.strength * float(torch.cat(self._paid).std())
             self._paid = []
+        fresh, self._fresh = self.states[-self._fresh :], 0
+        if self.lessons:
+            self._tell(fresh)
         self.discriminator.learn(self.states, config.updates * (1 if self.lessons else 4))  # the first lesson is from nothing
         self.lessons += 1
-        self.chi2 = chi_square(self.discriminator.log_ratio(self.states))
+
+    def _tell(self, states: Tensor) -> None:
+        """How far states (N, D) are that no lesson was about."""
+        config = self.config
+        self.discriminator.calibrate(states)
+        self.chi2 = chi_square(self.discriminator.log_ratio(states))
         self.log({"guard_chi_square": self.chi2, "guard_penalty": self._lambda * self.chi2 / max(1.0, self.chi2) ** 0.5})
         if self.chi2 > config.alarm and not self.alarmed:
             self.say(
-                f"alarm: after {self.seen} steps the policy is where no demonstration was (χ² {self.chi2:.1f}, alarm at {config.alarm:g});"
+                f"alarm: after {self.seen} steps the policy is where nothing was known (χ² {self.chi2:.1f}, alarm at {config.alarm:g});"
                 " its reward may no longer mean success: look at its episodes"
             )
         self.alarmed = self.chi2 > config.alarm

@@ -9,6 +9,7 @@ yet said next to one that was. n-step returns are made when sampling, so they fo
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,9 @@ from sinew.rundir import atomic_write
 
 LEFT_OUT = 128
 """Bit of `source`: no transition starts at this step any more, since it came after what was said to be the end."""
+Assess = Callable[[int, int, bool, bool], "Sequence[float] | None"]
+"""(time of an episode's first step, its steps, whether the last one succeeded, whether it terminated) → rewards of these steps; None
+where nobody remembers what was observed."""
 
 
 @dataclass
@@ -38,6 +42,8 @@ class Episode:
     """Whether it has ended."""
     was: dict[str, Any] | None = None
     """What stood in the replay before it was labelled, to take labels back."""
+    won: float | None = None
+    """What success alone paid for its last step, once other rewards stand in the replay; None before."""
 
 
 class Labels:
@@ -46,10 +52,11 @@ class Labels:
     Args:
         ring: the replay.
         path: file of labels, one JSON object a line; anybody may append. `{"episode": E, "undo": true}` takes the last one back.
+        assess: rewards of an episode that is over, where success is not all that is rewarded.
     """
 
-    def __init__(self, ring: Ring, path: Path) -> None:
-        self.ring, self.path = ring, Path(path)
+    def __init__(self, ring: Ring, path: Path, assess: Assess | None = None) -> None:
+        self.ring, self.path, self.assess = ring, Path(path), assess
         self.episodes: dict[int, Episode] = {}
         self.next = 0
         """Number of the next episode."""
@@ -157,8 +164,18 @@ class Labels:
             e = self.episodes.get(number)
             if e is not None and e.over:
                 changed += self._rewrite(e, self._said[number][-1] if self._said[number] else None)
+        for e in self.episodes.values():
+            if self.assess is not None and e.over and e.won is None:
+                self._pay(e, self.assess)
         self.version += bool(changed)
         return changed
+
+    def pay_running(self) -> None:
+        """Reward what was done so far of episodes that run, for a checkpoint; once they are over they are rewarded again."""
+        for e in self.episodes.values():
+            if self.assess is not None and not e.over and e.steps:
+                self._pay(e, self.assess)
+                e.won = None
 
     def _take_up(self) -> None:
         """Read the lines that were appended since."""
@@ -201,6 +218,7 @@ class Labels:
         wanted = None if label is None else [at, success]
         if wanted == (None if e.was is None else e.was["label"]):
             return False
+        self._take_pay_back(e)
         self._put_back(e)
         if success is None:
             return True
@@ -220,6 +238,27 @@ class Labels:
             ring.relabel(slots[1:], reward=0.0, terminated=False, truncated=True)
         return True
 
+    def _pay(self, e: Episode, assess: Assess) -> None:
+        """Put the rewards of an episode in place of success alone, up to where it ends by what was said last."""
+        ring, last = self.ring, e.steps - 1
+        at = last if e.was is None or not e.was["label"][1] else e.was["label"][0]
+        end = self._slot(e, at)
+        e.won = float(ring.reward[self._slot(e, last)])
+        terminated = bool(ring.terminated[end])
+        paid = assess(e.begin, at + 1, terminated and bool(ring.reward[end] > 0), terminated)
+        if paid is not None:
+            slots = [self._slot(e, step) for step in range(at + 1)]
+            ring.reward[slots] = torch.tensor(list(paid), dtype=ring.reward.dtype, device=ring.device)
+        elif e.was is not None:
+            self.refused.append(f"episode {e.number}: what was observed in it is not remembered any more; success alone tells there")
+
+    def _take_pay_back(self, e: Episode) -> None:
+        if e.won is None:
+            return
+        self.ring.reward[[self._slot(e, step) for step in range(e.steps)]] = 0.0
+        self.ring.reward[self._slot(e, e.steps - 1)] = e.won
+        e.won = None
+
     def _put_back(self, e: Episode) -> None:
         if e.was is None:
             return
@@ -238,7 +277,7 @@ class Labels:
         state = {
             "seen": self._seen,
             "next": self.next,
-            "episodes": [[e.number, e.world, e.begin, e.steps, e.over, e.was] for e in self.episodes.values()],
+            "episodes": [[e.number, e.world, e.begin, e.steps, e.over, e.was, e.won] for e in self.episodes.values()],
         }
         atomic_write(path, json.dumps(state))
 

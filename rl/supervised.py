@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 from rl.interventions import Judged, Replanned, SupervisedMix
 from rl.labels import Labels
 from rl.loop_config import LoopConfig, LoopResult
 from rl.replay import Ring
 from rl.runner import STATE_FILE, Method, Runner
+from rl.source import Arrival
 from sinew.errors import InputError, SafetyStop, SinewError
 from sinew.progress import Progress
 from sinew.protocols import VecEnv
@@ -22,6 +23,18 @@ LABELS_STATE = "labels.json"
 
 class Interrupted(SinewError):  # noqa: N818
     """A measurement was not finished, since the run shall stop."""
+
+
+class Assessor(Protocol):
+    """Saw every step, and tells the rewards of episodes once they are over, while the robot stands."""
+
+    def kept(self, time: int) -> None:
+        """The newest step is in the replay, as its step `time`."""
+        ...
+
+    def assess(self, begin: int, steps: int, success: bool, terminated: bool) -> Sequence[float] | None:
+        """See `rl.labels.Assess`."""
+        ...
 
 
 class SupervisedRunner(Runner):
@@ -40,6 +53,7 @@ class SupervisedRunner(Runner):
         progress: is told what happens.
         judged: whether the method's critics judge what was executed, or its own choices.
         evaluates_here: whether `evaluate` plays in the same world, which then has to begin anew.
+        assessor: rewards whole episodes, where success, which is what worlds tell, is not all that is rewarded.
     """
 
     def __init__(
@@ -54,13 +68,14 @@ class SupervisedRunner(Runner):
         *,
         judged: Judged = "actions",
         evaluates_here: bool = False,
+        assessor: Assessor | None = None,
     ) -> None:
         goes_on = (run / STATE_FILE).exists()
-        self.evaluates_here = evaluates_here
+        self.evaluates_here, self.assessor = evaluates_here, assessor
         super().__init__(Replanned(env, method.reset), method, run, config, demos, evaluate, progress)
         if not goes_on:
             (run / LABELS_FILE).unlink(missing_ok=True)  # of steps that were lost before the first checkpoint
-        self.labels = Labels(self.ring, run / LABELS_FILE)
+        self.labels = Labels(self.ring, run / LABELS_FILE, None if assessor is None else assessor.assess)
         if goes_on and not self.finished:
             self.labels.load(run / LABELS_STATE)
         self.sampler = SupervisedMix(self.ring, self.demos, config.demo_fraction, judged=judged, labels=self.labels)
@@ -112,6 +127,11 @@ class SupervisedRunner(Runner):
         newest = (ring.count - 1) % ring.length
         return ring.count == 0 or bool(ring.terminated[newest] | ring.truncated[newest])
 
+    def _take(self, arrival: Arrival) -> None:
+        super()._take(arrival)
+        if self.assessor is not None and arrival.step is not None:
+            self.assessor.kept(self.ring.count - 1)
+
     def _learn_since(self, before: int) -> None:
         """Make the updates that are due since step `before`, and whatever else has come due."""
         config = self.config
@@ -144,5 +164,8 @@ class SupervisedRunner(Runner):
         return super()._finish()
 
     def _save(self, *, finished: bool) -> None:
+        if self.assessor is not None:
+            self.labels.settle()
+            self.labels.pay_running()
         super()._save(finished=finished)
         self.labels.save(self.run / LABELS_STATE)

@@ -26,7 +26,7 @@ from robot_bridge.standing import why_stopped
 from robot_bridge.takeover import DeviceLost, Given, Request, Takeover
 from sinew.errors import InputError, SafetyStop
 from sinew.protocols import Command, Observation, Robot
-from sinew.specs import ENVIRONMENT_STATE, IMAGES
+from sinew.specs import ENVIRONMENT_STATE, IMAGES, ObservationSpec
 
 POLICY, HUMAN = 1, 2
 """Source bits, as `rl.batch` has them."""
@@ -80,6 +80,7 @@ class AttendedRobot:
         on_help: told every step that the person chose.
         on_label: told words about the episode before: "last_success", "last_failure", "undo".
         stopping: whether the run shall end; asked all the time.
+        wanted: observations that are made; all of the task's if None. Poses of objects are not waited for where they are not among them.
 
     Raises:
         InputError: the robot does not answer, or a person cannot give the task's actions.
@@ -98,10 +99,12 @@ class AttendedRobot:
         on_help: Callable[[Help], None] | None = None,
         on_label: Callable[[Request], None] | None = None,
         stopping: Callable[[], bool] = lambda: False,
+        wanted: ObservationSpec | None = None,
     ) -> None:
         self.robot, self.interface, self.takeover = robot, interface, takeover
         self.config, self.clock = config or LearningConfig(), clock or MonotonicClock()
         self.tell, self.on_help, self.on_label, self._stopping = tell, on_help, on_label, stopping
+        self.wanted = wanted or interface.observation_spec
         self.gate = gate or make_gate(interface, self.config)
         self.actions = ActionSpace(interface)
         self.period_ns = round(1e9 / interface.action_spec.rate_hz)
@@ -390,7 +393,7 @@ class AttendedRobot:
     def measure(self) -> None:
         """Look at what the robot measures now."""
         self._measured = self.robot.read()
-        values, interface, wanted = self._measured.values, self.interface, self.interface.observation_spec
+        values, interface, wanted = self._measured.values, self.interface, self.wanted
         poses = {name: np.asarray(values.get(f"pose.{name}", UNKNOWN_POSE), dtype=float)[None] for name in interface.objects}
         gripper = np.atleast_1d(values["gripper"])[None]
         seen = interface.observe(values["joint_position"][None], values["joint_velocity"][None], gripper, poses)
@@ -406,7 +409,7 @@ class AttendedRobot:
             InputError: something never comes.
             SafetyStop: nothing comes any more.
         """
-        wanted = self.interface.observation_spec
+        wanted = self.wanted
         needed = ["joint_position", "joint_velocity", "gripper"]
         if ENVIRONMENT_STATE in wanted.tensors:
             needed += [f"pose.{name}" for name in self.interface.objects]

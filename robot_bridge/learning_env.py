@@ -6,7 +6,7 @@ that takes long may be done between two steps: updates are made between episodes
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,8 @@ from sinew.specs import ActionSpec, ObservationSpec
 
 Restore = Callable[[int], object]
 """(seed of the next episode): brings the scene back."""
+Detect = Callable[[Mapping[str, Tensor], int], bool]
+"""({key: (1, ...)}, step of the episode from 1 on) → whether the task is done. Called in a tick: it must be quick."""
 
 
 class LearningEnv:
@@ -33,20 +35,22 @@ class LearningEnv:
         scene: sets episodes up and tells success; None where the person does both.
         restore: brings the scene back before every episode; the scene's own reset, or else the person, if left out.
         max_steps: policy periods per episode; the task's own if left out.
+        detect: tells success in place of the scene; a person's word holds over it.
     """
 
     num_envs = 1
 
     def __init__(
-        self, arm: AttendedRobot, scene: Scene | None = None, *, restore: Restore | None = None, max_steps: int | None = None
-    ) -> None:
-        self.arm, self.scene, self.restore = arm, scene, restore
+        self, arm: AttendedRobot, scene: Scene | None = None, *, restore: Restore | None = None, max_steps: int | None = None,
+        detect: Detect | None = None,
+    ) -> None:  # fmt: skip
+        self.arm, self.scene, self.restore, self.detect = arm, scene, restore, detect
         self.max_episode_steps = max_steps or arm.interface.max_episode_steps
 
     @property
     def observation_spec(self) -> ObservationSpec:
         """What `reset` and `step` return."""
-        return self.arm.interface.observation_spec
+        return self.arm.wanted
 
     @property
     def action_spec(self) -> ActionSpec:
@@ -81,7 +85,7 @@ class LearningEnv:
         executed, source = arm.tick(np.asarray(action.detach().cpu(), dtype=np.float64)[0])
         arm.step += 1
         asked, arm.asked = arm.asked, None
-        solved = asked == "success" or (asked != "failure" and self.scene is not None and bool(self.scene.success()))
+        solved = asked == "success" or (asked != "failure" and self._done())
         terminated = solved or asked == "failure"
         truncated = not terminated and (arm.step >= self.max_episode_steps or asked == "reset")
         info = {
@@ -99,6 +103,12 @@ class LearningEnv:
                 terminated, truncated = solved or asked == "failure", not solved and asked != "failure"
         info["success"] = torch.tensor([solved])
         return arm.tensors(), torch.tensor([float(solved)]), torch.tensor([terminated]), torch.tensor([truncated]), info
+
+    def _done(self) -> bool:
+        """Whether the task is solved, as far as nobody has to say so."""
+        if self.detect is not None:
+            return self.detect(self.arm.tensors(), self.arm.step)
+        return self.scene is not None and bool(self.scene.success())
 
     def _begin(self, seed: int) -> str | None:
         """Bring the scene back and look at it; gives what the person said of the last episode meanwhile."""

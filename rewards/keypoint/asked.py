@@ -111,7 +111,8 @@ class AskedReward:
             self._questions[world] = Question(lambda scene=scene: self._proposed(scene), self._turns)
             if self.counts["asked"] % LOG_EVERY == 0:
                 self.situation.log({f"keypoints_{name}": count for name, count in self.counts.items()})
-        deadline, late = time.monotonic() + self.settings.wait_s, False
+        wait_s = self.settings.timeout_s if self.situation.patient else self.settings.wait_s
+        deadline, late = time.monotonic() + wait_s, False
         for world in map(int, ids):
             question = self._questions[world]
             if question is not None and question.done.wait(max(0.0, deadline - time.monotonic())):
@@ -121,7 +122,7 @@ class AskedReward:
                 self.counts["late"] += 1
         if late:
             self._say_once(
-                f"{self.settings.who} has not answered after {self.settings.wait_s:g} s: success alone tells until it does, in each episode"
+                f"{self.settings.who} has not answered after {wait_s:g} s: success alone tells until it does, in each episode"
             )
 
     def reward(self, transition: Mapping[str, Tensor], context: Mapping[str, Any]) -> Tensor:

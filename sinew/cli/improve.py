@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from policies import PolicyModule
-    from sim import GymnasiumTask, TaskInterface
+    from sim import GymnasiumTask, Randomisation, TaskInterface
     from sinew.cli.assembly import Source
     from sinew.protocols import VecEnv
 
@@ -76,8 +76,11 @@ class Args:
     """Steps in which the policy makes a chunk of the noise that dsrl chose."""
     num_envs: int = 4
     """Worlds stepped side by side."""
-    backend: Literal["mujoco", "warp"] = "mujoco"
-    """What steps them: MuJoCo on the CPU, or MuJoCo Warp, thousands of them on the GPU of --device."""
+    backend: Literal["mujoco", "warp", "isaaclab", "isaacgym"] = "mujoco"
+    """What steps them: MuJoCo on the CPU, MuJoCo Warp, thousands of them on the GPU of --device, or Isaac (docs/simulation.md)."""
+    randomise: Path | None = None
+    """What every episode draws anew, a file of ranges with units, which may grow while success holds; the gate measures with whole
+    ranges; docs/simulation.md."""
     actors: int = 0
     """Processes that act while this one learns, each with --num-envs worlds; 0 for one process that does both in turns, and
     computes the same again with the same --seed."""
@@ -123,6 +126,10 @@ class Args:
     """Run of the policy that brings the scene back."""
     record: Path | None = None
     """Dataset that takes in every episode on the robot, with who chose each action, for recap; one there goes on."""
+    calibration: tuple[str, ...] = ()
+    """Results of sinew calibrate for cameras that a reward looks through on a robot, each PATH or NAME=PATH."""
+    success: Path | None = None
+    """Reward file of sinew reward classifier that says when a robot's task is done, in place of the scene."""
     scene: bool = True
     """Whether scenes are set up and judged over /sinew/scene; with --no-scene a person sets them up and says what was a success."""
     gate_on: Literal["sim", "robot", "none"] | None = None
@@ -166,6 +173,8 @@ def improve(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
     """
     if args.robot is not None and (args.actors or args.address):
         raise InputError("--actors and --address are for worlds in processes of their own; leave them out with --robot")
+    if args.robot is not None and args.randomise is not None:
+        raise InputError(f"--randomise {args.randomise}: a robot is as it is; leave it out with --robot")
     if args.robot is not None:
         from sinew.cli.improve_robot import improve_robot
 
@@ -179,6 +188,7 @@ def improve(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
     from sinew.cli.assembly import open_source
     from sinew.cli.eval import WORLDS
     from sinew.cli.improve_methods import METHODS, with_best_plan
+    from sinew.config import to_json
     from sinew.rundir import RunDir
 
     remembers = args.method in ("residual", "dsrl", "dsrl-grad", "decorator", "ibrl", "rlpd", "ppo-denoise", *RECORDED)
@@ -197,9 +207,10 @@ def improve(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
     heard = reward_heard.Heard(progress.note)
     args = reward_situation.chosen(args, interface, Path(demos) if demos else None, heard.say)
     device, told = own_device(args.device), {"instruction": interface.task_text}
+    drawn, whole = randomised(args)
     first = first_scene("gate")
     with ExitStack() as stack:
-        gate_env = sim.worlds(interface, WORLDS, backend=args.backend, device=args.device)
+        gate_env = sim.worlds(interface, WORLDS, backend=args.backend, device=args.device, randomisation=whole)
         stack.callback(gate_env.close)
 
         def measure(policy: PolicyModule) -> dict[str, int]:
@@ -212,6 +223,7 @@ def improve(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
         env = _practice(interface, args, method.config.gamma, heard.say, heard.log)
         stack.callback(env.close)
         described = {"verb": "improve", "task": task, "base": str(args.run), "demos": str(demos) if demos else None}
+        described |= {} if drawn is None else {"randomise": to_json(drawn)}
         described |= {**reward_situation.described(args), "num_envs": args.num_envs, **improve_actors.described(args), **method.described}
         _check_kept(method.policy)
         learn = method.prepare()
@@ -239,17 +251,35 @@ def improve(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
     }
 
 
+def randomised(args: Args) -> tuple[Randomisation | None, Randomisation | None]:
+    """What practice draws, and what the gate does, whose ranges are whole from the beginning.
+
+    Raises:
+        InputError: the file cannot be, or its ranges would have to grow in several processes at once.
+    """
+    from sim import load_randomisation
+
+    if args.randomise is None:
+        return None, None
+    found = load_randomisation(args.randomise)
+    if found.curriculum is not None and args.actors:
+        raise InputError(f"--randomise {args.randomise} has a curriculum, which is of one process: leave out --actors, or the curriculum")
+    return found, replace(found, curriculum=None)
+
+
 def _refuse_robot_options(args: Args) -> None:
     """Refuse what only a robot has.
 
     Raises:
         InputError: names the option.
     """
-    for name in ("intervene", "record", "reset_policy", "gate_on", "domain", "reach"):
+    for name in ("intervene", "record", "success", "reset_policy", "gate_on", "domain", "reach"):
         if getattr(args, name) is not None:
             raise InputError(
                 f"--{name.replace('_', '-')} {getattr(args, name)} is for learning on a robot: give --robot sim or --robot dds"
             )
+    if args.calibration:
+        raise InputError(f"--calibration {args.calibration[0]} is for learning on a robot: simulated cameras are known")
     if args.reset != "scene" or not args.scene:
         raise InputError("--reset and --no-scene are for learning on a robot: give --robot sim or --robot dds")
 
@@ -284,7 +314,8 @@ def _practice(
     import sim
     from sinew.cli import reward_situation
 
-    env = sim.worlds(interface, args.num_envs, first_scene("practice", args.seed), args.backend, args.device)
+    first = first_scene("practice", args.seed)
+    env = sim.worlds(interface, args.num_envs, first, args.backend, args.device, randomised(args)[0])
     return reward_situation.rewarded(env, interface, args, gamma, say, log)
 
 

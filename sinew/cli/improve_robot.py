@@ -6,13 +6,14 @@ import json
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sinew.cli import robot_page
+from sinew.cli.reward_on_robot import SIZE
 from sinew.cli.scenes import first_scene
 from sinew.errors import InputError
 from sinew.progress import SILENT, Progress
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from policies import PolicyModule
     from rl.interventions import Judged
     from rl.replay import Ring
-    from rl.supervised import SupervisedRunner
+    from rl.supervised import Assessor, SupervisedRunner
     from rl.worlds import Method
     from robot_bridge.attended import AttendedRobot, Help
     from robot_bridge.clock import Clock
@@ -31,8 +32,11 @@ if TYPE_CHECKING:
     from sim import TaskInterface
     from sinew.cli.improve import Args
     from sinew.cli.improve_methods import Chosen
-    from sinew.protocols import Robot
+    from sinew.cli.reward_heard import Heard
+    from sinew.cli.reward_on_robot import Needs
+    from sinew.protocols import Robot, VecEnv
     from sinew.rundir import RunDir
+    from sinew.specs import ObservationSpec
 
 METHODS = ("residual", "dsrl", "dsrl-grad", "dsrl-sac")
 HELP_FILE = "interventions.jsonl"
@@ -54,11 +58,12 @@ def improve_robot(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
     """
     import policies
     from policies.parallel import own_device
-    from sinew.cli import calibrated
+    from sinew.cli import calibrated, reward_heard, reward_on_robot, reward_situation
     from sinew.cli.assembly import open_source
     from sinew.cli.eval import interface_of
     from sinew.cli.improve_methods import METHODS as MAKERS
     from sinew.cli.resetting import make_reset
+    from sinew.cli.reward_detector import Detector
     from sinew.rundir import RunDir
 
     _check(args)
@@ -68,32 +73,40 @@ def improve_robot(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
         raise InputError(f"--robot {args.robot}: {task} is a world of Gymnasium and no robot's task")
     interface, device = interface_of(source.policy, task), own_device(args.device)
     args = replace(args, num_envs=1, base_noise="sample" if args.base_noise == "auto" else args.base_noise)
-    demos = _demos(args, source)
+    demos, heard = _demos(args, source), reward_heard.Heard(progress.note)
+    args, needs = reward_on_robot.asked(args, interface, tuple(source.policy.spec.observation), demos, heard.say)
+    wanted = _wanted(args, interface, tuple(source.policy.spec.observation), needs)
+    detector = None if args.success is None else Detector(args.success, wanted)
     chosen = MAKERS[args.method](source.policy, interface, args, demos, device)
     chosen = replace(chosen, config=replace(chosen.config, checkpoint_every=CHECKPOINT_STEPS))
     described = {"verb": "improve", "task": task, "base": str(args.run), "demos": str(demos) if demos else None, "robot": args.robot}
-    described |= {"intervene": args.intervene, "reset": args.reset, "reset_policy": str(args.reset_policy) if args.reset_policy else None}
+    described |= {**reward_situation.described(args), "success": None if args.success is None else str(args.success)}
+    described |= {"intervene": args.intervene}
+    described |= {"reset": args.reset, "reset_policy": str(args.reset_policy) if args.reset_policy else None}
     with ExitStack() as stack:
         stopping = stack.enter_context(asked_to_stop(progress))
-        arm, scene = _robot(args, task, interface, progress, stopping)
+        arm, scene = _robot(args, task, interface, progress, stopping, wanted, () if needs is None else needs.pictures)
         stack.callback(arm.robot.close)
         stack.callback(arm.close)
         unattended = args.intervene in (None, "expert")
         reset = make_reset(args.reset, args.reset_policy, arm, scene, interface, unattended=unattended)
         longer = None if args.intervene is None else round(HELPED_LENGTH * interface.max_episode_steps)
-        env = _environment(args, stack, chosen, arm, scene, restore=reset, max_steps=longer)
+        env = _environment(args, stack, chosen, arm, scene, restore=reset, max_steps=longer, detect=detector)
         if chosen.make_method is None:
             raise RuntimeError(f"{args.method} learns on robots, and has no method to do so")
+        seen, assessor = _rewarded(args, env, interface, chosen, needs, heard)
         method, ring = chosen.make_method()
         run = RunDir.create(args.out, described | chosen.described, seeds={"improve": args.seed})
         stack.enter_context(run.held())
+        heard.keep(run)
         calibrated.keep(source, args.out)
         arm.on_help = _help_writer(run)
-        runner, gate = _runner(args, env, chosen, method, ring, run, interface, device, progress)
+        runner, gate = _runner(args, env, seen, chosen, method, ring, run, interface, device, progress, assessor)
         stack.callback(gate.close)
         arm.on_label = runner.label
         result = runner.run_to_end()
         policies.save(chosen.policy, run)
+        heard.end(run)
         told = {**arm.report(), "reset": vars(reset.counts) if reset is not None else None}
     best = result.best
     return {
@@ -107,6 +120,7 @@ def improve_robot(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
         "gate": {"k": best.k, "n": best.n} if best else None,
         "curve": [[e.step, e.k / e.n, e.n] for e in result.history],
         "human_steps": _human_steps(run),
+        "reward": {"name": args.reward, **reward_heard.told(run)},
         "report": told,
     }
 
@@ -123,13 +137,43 @@ def _environment(args: Args, stack: ExitStack, chosen: Chosen, arm: AttendedRobo
     return RecordedEnv(arm, *others, writer=writer, **more)
 
 
+def _wanted(args: Args, interface: TaskInterface, policy: tuple[str, ...], needs: Needs | None) -> ObservationSpec:
+    """What has to be observed; poses of objects only where somebody looks at them, since few robots tell them."""
+    from sinew.specs import ENVIRONMENT_STATE, ObservationSpec
+
+    looks = args.intervene == "expert" or args.reset_policy is not None or ENVIRONMENT_STATE in policy
+    if looks or (needs is not None and ENVIRONMENT_STATE in needs.observation):
+        return interface.observation_spec
+    return ObservationSpec({k: spec for k, spec in interface.observation_spec.tensors.items() if k != ENVIRONMENT_STATE})
+
+
+def _rewarded(
+    args: Args, env: LearningEnv, interface: TaskInterface, chosen: Chosen, needs: Needs | None, heard: Heard
+) -> tuple[VecEnv, Assessor | None]:
+    """What the learner acts in, and what rewards whole episodes; the robot itself and None where success is all that is rewarded.
+
+    Raises:
+        InputError: the robot does not send what the reward looks at.
+    """
+    if needs is None:
+        return env, None
+    from sinew.cli.improve_rewarded import Assessment, Witness
+    from sinew.cli.reward_on_robot import check_sent
+    from sinew.cli.reward_situation import reward_of
+
+    shown = check_sent(args, needs, env.arm)
+    situation = needs.situation(args, interface, chosen.config.gamma, shown, heard.say, heard.log)
+    witness = Witness(env, needs.pictures)
+    return witness, Assessment(witness, reward_of(args, interface, situation), shown, lambda: env.arm.stopped)
+
+
 def _check(args: Args) -> None:
     if args.method not in METHODS:
         raise InputError(f"--method {args.method} does not learn on a robot yet: {', '.join(METHODS)} do")
-    if args.reward != "sparse":
-        raise InputError(f"--reward {args.reward}: on a robot the reward is success, as the scene or a person tells it")
-    if not args.scene and args.intervene in (None, "expert"):
-        raise InputError("--no-scene: somebody must say what was a success: give --intervene keyboard, gamepad or spacemouse")
+    if args.calibration and args.reward == "sparse":
+        raise InputError(f"--calibration {args.calibration[0]} is for a reward that looks through cameras: give --reward FILE")
+    if not args.scene and args.success is None and args.intervene in (None, "expert"):
+        raise InputError("--no-scene: somebody must say what was a success: give --intervene keyboard, gamepad or spacemouse, or --success")
     if args.robot == "sim" and not args.scene:
         raise InputError("--no-scene is for --robot dds: the robot in this process always has its scene")
     if args.gate_episodes < 1:
@@ -169,9 +213,13 @@ def asked_to_stop(progress: Progress) -> Iterator[Callable[[], bool]]:
 
 
 def _robot(
-    args: Args, task: str, interface: TaskInterface, progress: Progress, stopping: Callable[[], bool]
-) -> tuple[AttendedRobot, Scene | None]:
-    """The robot with whoever stands beside it. In this process it runs in real time for a person, else as fast as it can."""
+    args: Args, task: str, interface: TaskInterface, progress: Progress, stopping: Callable[[], bool], wanted: ObservationSpec,
+    cameras: Sequence[str],
+) -> tuple[AttendedRobot, Scene | None]:  # fmt: skip
+    """The robot, which observes what is wanted and has cameras that a reward looks through, with whoever stands beside it.
+
+    In this process it runs in real time for a person, else as fast as it can.
+    """
     import robot_bridge
     from robot_bridge.attended import AttendedRobot, LearningConfig
     from robot_bridge.deploy import make_gate
@@ -182,17 +230,19 @@ def _robot(
     if args.intervene not in (None, "expert", *robot_page.PAGES) and sys.stdin.isatty():
         progress.note(f"keys: {KEYS}")
     clock: Clock = robot_bridge.MonotonicClock()
+    opened = tuple(dict.fromkeys((*interface.cameras, *cameras)))
     robot: Robot
     if args.robot == "sim":
         import sim
 
         if args.intervene in (None, "expert"):
             clock = robot_bridge.SteppedClock()
-        robot = simulated = robot_bridge.SimRobot(sim.RobotSim(task), interface.robot_spec, cameras=interface.cameras, clock=clock)
+        size: Any = {"image_size": SIZE} if cameras else {}
+        robot = simulated = robot_bridge.SimRobot(sim.RobotSim(task), interface.robot_spec, cameras=opened, clock=clock, **size)
         scene: Scene | None = robot_bridge.SimScene(simulated)
     else:
         robot = remote = robot_bridge.DdsRobot(
-            interface.robot_spec, objects=interface.objects, cameras=interface.cameras, domain=args.domain, reach=args.reach
+            interface.robot_spec, objects=interface.objects, cameras=opened, domain=args.domain, reach=args.reach
         )
         scene = robot_bridge.DdsScene(remote) if args.scene else None
     attended = args.intervene not in (None, "expert")
@@ -201,7 +251,7 @@ def _robot(
         desk.gate = make_gate(interface, config, None, desk.operator)
         arm = AttendedRobot(
             robot, interface, takeover=takeover, gate=desk.gate, config=config, clock=clock, tell=desk.tell,
-            stopping=lambda: stopping() or desk.stopped,
+            stopping=lambda: stopping() or desk.stopped, wanted=wanted,
         )  # fmt: skip
     except BaseException:
         robot.close()
@@ -294,14 +344,16 @@ def play_episodes(env: LearningEnv, policy: PolicyModule, seeds: range, told: Ma
 
 
 def _runner(
-    args: Args, env: LearningEnv, chosen: Chosen, method: Method, ring: Ring | None, run: RunDir, interface: TaskInterface,
-    device: Any, progress: Progress,
+    args: Args, env: LearningEnv, seen: VecEnv, chosen: Chosen, method: Method, ring: Ring | None, run: RunDir,
+    interface: TaskInterface, device: Any, progress: Progress, assessor: Assessor | None,
 ) -> tuple[SupervisedRunner, Gate]:  # fmt: skip
     from rl.supervised import SupervisedRunner
 
     gate = _gate(args, env, chosen.policy, interface, device)
     judged: Judged = "choices" if args.method == "dsrl-sac" else "actions"
-    runner = SupervisedRunner(env, method, run, chosen.config, ring, gate.measure, progress, judged=judged, evaluates_here=gate.here)
+    runner = SupervisedRunner(
+        seen, method, run, chosen.config, ring, gate.measure, progress, judged=judged, evaluates_here=gate.here, assessor=assessor
+    )
     return runner, gate
 
 

@@ -44,12 +44,14 @@ def film(data: Dataset, episode: Episode, camera: str | None) -> Film | None:
     if interface is not None and (again := _simulated(data, episode, interface, camera or CAMERA)) is not None:
         return again
     names = [key.removeprefix(IMAGES) for key in data.cameras]
-    views = cameras(data)
-    name = camera or next((n for n in names if n in views), names[0] if names else None)
+    eyes = cameras(data)
+    name = camera or next((n for n in names if n in eyes), names[0] if names else None)
     if name not in names:
         return None
-    pictures = tuple(picture for block in data.pictures(IMAGES + name, episode.index) for picture in block)
-    return Film(pictures, views.get(name)) if len(pictures) == len(episode.frames) else None
+    eye = eyes.get(name)
+    taken = (picture for block in data.pictures(IMAGES + name, episode.index) for picture in block)
+    pictures = tuple(taken if eye is None else map(eye.straight, taken))
+    return Film(pictures, None if eye is None else eye.view) if len(pictures) == len(episode.frames) else None
 
 
 def _simulated(data: Dataset, episode: Episode, interface: Any, camera: str) -> Film | None:
@@ -57,17 +59,16 @@ def _simulated(data: Dataset, episode: Episode, interface: Any, camera: str) -> 
     import torch
 
     import sim
-    from rewards.files import CameraView
     from sinew.cli.collect import COLLECTION
+    from sinew.cli.reward_situation import standing
     from sinew.cli.scenes import first_scene
     from sinew.errors import InputError, MissingDependency
     from sinew.rundir import read_json
     from sinew.specs import ACTION
 
     note = read_json(data.root / COLLECTION)
-    model = interface.scene.model
-    still = [model.camera(i).name for i in range(model.ncam) if model.cam_bodyid[i] == 0]
-    if note.get("through") is not None or camera not in still:
+    view = standing(interface, {camera: (HEIGHT, WIDTH)}).get(camera)
+    if note.get("through") is not None or view is None:
         return None
     action = torch.from_numpy(np.array(data.column(ACTION)[episode.frames]))
     keys = [key for key in interface.observation_spec if key in data.observation_spec]
@@ -81,12 +82,11 @@ def _simulated(data: Dataset, episode: Episode, interface: Any, camera: str) -> 
             pictures.append(sim.render_frame(env, 0, camera, HEIGHT, WIDTH))
             if step + 1 < len(episode.frames):
                 obs = env.step(action[step : step + 1])[0]
-        pose, matrix = sim.camera_pose(model, model.qpos0, camera), sim.camera_matrix(model, camera, HEIGHT, WIDTH)
     except (InputError, MissingDependency):
         return None
     finally:
         env.close()
-    return Film(tuple(pictures), CameraView(matrix=matrix, T_world_camera=pose, width=WIDTH, height=HEIGHT))
+    return Film(tuple(pictures), view)
 
 
 def strip(pictures: tuple[np.ndarray, ...], count: int) -> Iterator[tuple[int, np.ndarray]]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from sinew.cli.reward_eyes import undistorted
 from sinew.errors import DataError, InputError
 
 if TYPE_CHECKING:
@@ -199,10 +200,7 @@ def _read_view(path: Path, calibration: Path | None) -> View:
         return View(image=picture)
     camera = _read_camera(calibration, picture)
     lens = camera.camera
-    if any(lens.distortion) and lens.model == "fisheye":
-        picture = cv2.fisheye.undistortImage(picture, lens.matrix, np.asarray(lens.distortion), Knew=lens.matrix)
-    elif any(lens.distortion):
-        picture = cv2.undistort(picture, lens.matrix, np.asarray(lens.distortion))
+    picture = undistorted(picture, lens)
     return View(
         image=picture, camera=CameraView(matrix=lens.matrix, T_world_camera=np.asarray(camera.T), width=lens.width, height=lens.height)
     )

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sinew.cli.reward_eyes import Eye, Eyes, calibrated
+from sinew.cli.reward_situation import standing
 from sinew.errors import InputError
 
 if TYPE_CHECKING:
     from demos import Dataset
-    from rewards.files import CameraView, Situation
+    from rewards.files import Situation
     from rewards.inspection import Episode
-    from rewards.keypoint.views import Scene, View
     from sinew.protocols import Reward
 
 BUILT_IN = ("sparse", "shaped")
@@ -77,7 +78,7 @@ def situation(data: Dataset, worlds: int, gamma: float) -> Situation:
     """What a reward may know of recorded episodes."""
     from rewards.files import Situation
 
-    eyes = RecordedEyes(data)
+    eyes = Eyes(data.observation_spec, cameras(data), objects(data), recorded)
     return Situation(
         observation=data.observation_spec,
         action=data.action_spec,
@@ -86,45 +87,15 @@ def situation(data: Dataset, worlds: int, gamma: float) -> Situation:
         max_episode_steps=max((data.episode(i).length for i in range(data.num_episodes)), default=1),
         task_text=data.tasks[0] if data.tasks else "",
         objects=objects(data),
-        cameras=eyes.cameras,
-        look=eyes.look if eyes.cameras else None,
-        watch=eyes.watch if len(eyes.cameras) > 1 else None,
+        **eyes.told(),
     )
 
 
-class RecordedEyes:
-    """Shows a reward the recorded pictures of cameras that stand still and whose place is known, and poses as far as they were recorded."""
+def recorded(obs: Mapping[str, Any], camera: str, world: int) -> np.ndarray:
+    """The picture of a recorded frame."""
+    from sinew.specs import IMAGES
 
-    def __init__(self, data: Dataset) -> None:
-        self.spec, self.cameras, self.objects = data.observation_spec, cameras(data), objects(data)
-
-    def look(self, obs: Mapping[str, Any], world: int) -> Scene:
-        """See `rewards.files.Situation.look`."""
-        from rewards.keypoint.views import Scene
-
-        first, *others = self.watch(obs, world, True)
-        return Scene(view=first, second=others[0] if others else None, poses=self._poses(obs, world))
-
-    def watch(self, obs: Mapping[str, Any], world: int, first: bool) -> list[View]:
-        """See `rewards.files.Situation.watch`."""
-        from rewards.keypoint.views import View
-        from sinew.specs import IMAGES
-
-        return [View(image=obs[IMAGES + name][world].numpy(), camera=camera) for name, camera in self.cameras.items()]
-
-    def _poses(self, obs: Mapping[str, Any], world: int) -> dict[str, np.ndarray]:
-        """{object, or "tool": (4, 4)}; of the objects none where their axes were not recorded."""
-        from rewards.files import RewardUnavailable
-        from rewards.keypoint.poses import StatePoses
-        from sinew.se3 import rotation6d_to_matrix, se3
-
-        for names in (self.objects, ()):
-            try:
-                frames = StatePoses(self.spec, names).frames(obs, np.array([world]))
-            except RewardUnavailable:
-                continue
-            return {name: se3(rotation6d_to_matrix(f[3:, 0].astype(float)), f[:3, 0].astype(float)) for name, f in frames.items()}
-        return {}
+    return obs[IMAGES + camera][world].numpy()
 
 
 def objects(data: Dataset) -> tuple[str, ...]:
@@ -136,48 +107,24 @@ def objects(data: Dataset) -> tuple[str, ...]:
     return tuple(dict.fromkeys(n.removesuffix(".x") for n in names if n.endswith(".x") and n.removesuffix(".x") + ".y" in names))
 
 
-def cameras(data: Dataset) -> dict[str, CameraView]:
+def cameras(data: Dataset) -> dict[str, Eye]:
     """Recorded cameras that stand still and whose place is known: simulated ones by their model, real ones by their calibration."""
-    from rewards.files import CameraView
+    from calibration.results import uncarried
+    from sinew import calibrations
     from sinew.specs import IMAGES
 
     spec = data.observation_spec
     sizes = {key.removeprefix(IMAGES): spec[key].shape[:2] for key in spec.images}
     interface = simulated(data)
     if interface is not None:
-        import sim
-
-        model = interface.scene.model
-        still = [model.camera(i).name for i in range(model.ncam) if model.cam_bodyid[i] == 0]
-        return {
-            name: CameraView(
-                matrix=sim.camera_matrix(model, name, height, width),
-                T_world_camera=sim.camera_pose(model, model.qpos0, name),
-                width=width,
-                height=height,
-            )
-            for name, (height, width) in sizes.items()
-            if name in still
-        }
-    return _calibrated(data, sizes)
-
-
-def _calibrated(data: Dataset, sizes: Mapping[str, tuple[int, ...]]) -> dict[str, CameraView]:
-    from rewards.files import CameraView
-    from sinew import calibrations
-
-    found: dict[str, CameraView] = {}
+        return {name: Eye(view) for name, view in standing(interface, sizes).items()}
     told = calibrations.load(data.root)
-    for name, (height, width) in sizes.items():
-        camera = told[-1].camera(name, len(sizes)) if told else None
-        if camera is None or camera["mount"] != "to_hand":
-            continue
-        lens = camera["camera"]
-        scale = width / lens["width"]
-        fx, fy, cx, cy = (float(v) * scale for v in (*lens["focal"], *lens["centre"]))
-        matrix = np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]])
-        found[name] = CameraView(matrix=matrix, T_world_camera=np.asarray(camera["T"], dtype=float), width=width, height=height)
-    return found
+    if not told:
+        return {}
+    known = uncarried(told[-1])
+    if len(known) == len(sizes) == 1:  # one camera needs no name
+        known = [replace(known[0], name=next(iter(sizes)))]
+    return calibrated(known, sizes)
 
 
 def simulated(data: Dataset) -> Any:

@@ -69,7 +69,7 @@ def chosen(args: Args, interface: Interface, demos: Path | None, say: Callable[[
         if demos is not None:
             from demos import Dataset
 
-            places.append((f" for {demos}", _of_data(Dataset(demos), interface, 0.99, 1)))
+            places.append((f" for {demos}", of_data(Dataset(demos), interface, 0.99, 1)))
         for where, place in places:
             try:
                 settings.build(replace(place, folder=path.parent))
@@ -115,7 +115,7 @@ def rewarded(
     if args.reward == "sparse":  # a world of Gymnasium has a reward of its own
         return Rewarded(env, rewards.make("sparse")) if isinstance(interface, sim.GymnasiumTask) else env
     here = replace(situation(interface, gamma, env.num_envs, say=say, env=env), log=log)
-    return Rewarded(env, _reward(args, interface, here))
+    return Rewarded(env, reward_of(args, interface, here))
 
 
 def recorded(args: Args, interface: Interface, gamma: float) -> Recorded:
@@ -134,7 +134,7 @@ def recorded(args: Args, interface: Interface, gamma: float) -> Recorded:
 
         together = min(SIDE_BY_SIDE, data.num_episodes)
         said: list[str] = []
-        reward = _reward(args, interface, replace(_of_data(data, interface, gamma, together), say=said.append))
+        reward = reward_of(args, interface, replace(of_data(data, interface, gamma, together), say=said.append))
         made: list[torch.Tensor] = []
         for first in range(0, data.num_episodes, together):
             infos = [data.episode(min(first + i, data.num_episodes - 1)) for i in range(together)]
@@ -150,7 +150,8 @@ def recorded(args: Args, interface: Interface, gamma: float) -> Recorded:
     return over
 
 
-def _reward(args: Args, interface: Interface, here: Situation) -> Reward:
+def reward_of(args: Args, interface: Interface, here: Situation) -> Reward:
+    """The reward of `--reward`, as it is there."""
     import rewards
     from rewards import files
     from rewards.shaping import DistancePotential
@@ -195,21 +196,31 @@ def situation(
 
 
 def cameras(interface: TaskInterface) -> dict[str, CameraView]:
-    """Simulated cameras that stand still."""
+    """Simulated cameras that stand still, as pictures of them are drawn here."""
+    return standing(interface, {name: PICTURE for name in still(interface)})
+
+
+def still(interface: TaskInterface) -> list[str]:
+    """Names of simulated cameras that stand still."""
+    model = interface.scene.model
+    return [model.camera(i).name for i in range(model.ncam) if model.cam_bodyid[i] == 0]
+
+
+def standing(interface: TaskInterface, sizes: Mapping[str, tuple[int, ...]]) -> dict[str, CameraView]:
+    """Simulated cameras that stand still, for pictures of sizes {name: (height, width)}."""
     import sim
     from rewards.files import CameraView
 
-    model = interface.scene.model
-    height, width = PICTURE
-    still = [model.camera(i).name for i in range(model.ncam) if model.cam_bodyid[i] == 0]
-    pose = {name: sim.camera_pose(model, model.qpos0, name) for name in still}
-    return {
-        name: CameraView(matrix=sim.camera_matrix(model, name, height, width), T_world_camera=pose[name], width=width, height=height)
-        for name in still
-    }
+    model, found = interface.scene.model, {}
+    for name in still(interface):
+        if name in sizes:
+            height, width = sizes[name][:2]
+            matrix, pose = sim.camera_matrix(model, name, height, width), sim.camera_pose(model, model.qpos0, name)
+            found[name] = CameraView(matrix=matrix, T_world_camera=pose, width=width, height=height)
+    return found
 
 
-def _of_data(data: Dataset, interface: Interface, gamma: float, together: int) -> Situation:
+def of_data(data: Dataset, interface: Interface, gamma: float, together: int) -> Situation:
     """What a reward may know of recorded episodes."""
     here = situation(interface, gamma, together)
     return replace(here, observation=data.observation_spec, action=data.action_spec)

@@ -80,9 +80,22 @@ def test_a_policy_that_stays_near_demonstrations_keeps_its_reward_and_hears_noth
         if i < 19:
             torch.testing.assert_close(paid, x[:, 0])  # nothing is taken off before the first lesson
     assert said == []
-    assert len(logged) == 5
+    assert len(logged) == 4  # the first lesson has nothing to tell yet
     assert logged[-1]["guard_chi_square"] < 1.0
     assert float((paid - x[:, 0]).abs().mean()) < 0.6
+
+
+def test_states_of_many_numbers_are_not_far_away_because_they_were_learned_by_heart():
+    """40 numbers, 500 states known and the same distribution: a discriminator that is asked what it learned from finds them far away."""
+    said, logged = [], []
+    config = GuardConfig(every=500, updates=50, remember=4000)
+    reward = Guarded(Height(), normal(0.0, 500, 0, 40), lambda obs: obs["x"], config, said.append, logged.append)
+    for i in range(300):
+        reward.reward(step(normal(0.0, 10, i + 1, 40)), {})
+    assert said == []
+    assert max(line["guard_chi_square"] for line in logged) < 5.0
+    assert reward.discriminator.share < 0.5
+    assert chi_square(reward.discriminator(reward.states).clamp(-CLIP, CLIP)) > 5.0
 
 
 def test_a_policy_that_leaves_is_penalised_and_the_alarm_is_raised_once():

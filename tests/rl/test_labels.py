@@ -171,3 +171,89 @@ def test_sampling_settles_first(labels):
     labels.say(True)
     batch = SupervisedMix(labels.ring, labels=labels).sample(64, n_step=8, gamma=1.0, generator=torch.Generator().manual_seed(0))[0]
     assert (batch.reward == 1.0).all() and (batch.discount == 0.0).all()
+
+
+# ------------------------------------------------------------ where more than success is rewarded
+
+
+class Height:
+    """Rewards γ Φ(s') − Φ(s) and success; Φ is a tenth of the steps so far and 0 where the episode terminates. Forgets on demand."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[int, int, bool, bool]] = []
+        self.forgotten = False
+
+    def __call__(self, begin: int, steps: int, success: bool, terminated: bool) -> list[float] | None:
+        self.asked.append((begin, steps, success, terminated))
+        if self.forgotten:
+            return None
+        after = [0.1 * (k + 1) for k in range(steps)]
+        after[-1] *= not terminated
+        return [GAMMA * phi - 0.1 * k + (success and k == steps - 1) for k, phi in enumerate(after)]
+
+
+@pytest.fixture
+def paid(tmp_path):
+    return Labels(ring_of(), tmp_path / "labels.jsonl", Height())
+
+
+def test_an_episode_is_rewarded_once_when_it_is_over(paid):
+    play(paid.ring, 3)
+    play(paid.ring, 2, over=False)
+    paid.settle()
+    paid.settle()
+    assert paid.assess.asked == [(0, 3, False, False)]
+    torch.testing.assert_close(paid.ring.reward[:5], torch.tensor([0.05, 0.0, -0.05, 0.0, 0.0]))
+
+
+def test_a_late_label_rewards_the_whole_episode_anew_and_can_be_taken_back(paid):
+    play(paid.ring, 4)
+    paid.settle()
+    timed_out = paid.ring.reward[:4].clone()
+    paid.say(True, step=2)
+    paid.settle()
+    torch.testing.assert_close(paid.ring.reward[:3], torch.tensor([0.05, 0.0, 1.0 - 0.2]))  # Φ = 0 where it terminates
+    assert float(sum(GAMMA**k * r for k, r in enumerate(paid.ring.reward[:3]))) == pytest.approx(GAMMA**2)  # Φ₀ = 0: it telescopes
+    assert bool(paid.ring.terminated[2]) and paid.assess.asked[-1] == (0, 3, True, True)
+    paid.undo()
+    paid.settle()
+    torch.testing.assert_close(paid.ring.reward[:4], timed_out)
+    assert not paid.ring.terminated[:4].any() and bool(paid.ring.truncated[3])
+
+
+def test_a_false_success_is_rewarded_as_a_time_out(paid):
+    play(paid.ring, 3, reward=1.0, terminated=True)
+    paid.settle()
+    assert paid.assess.asked == [(0, 3, True, True)] and float(paid.ring.reward[2]) == pytest.approx(0.8)
+    paid.say(False)
+    paid.settle()
+    assert paid.assess.asked[-1] == (0, 3, False, False)
+    torch.testing.assert_close(paid.ring.reward[:3], torch.tensor([0.05, 0.0, -0.05]))
+
+
+def test_where_nobody_remembers_what_was_observed_a_late_label_tells_alone_and_says_so(paid):
+    play(paid.ring, 3)
+    paid.settle()
+    paid.assess.forgotten = True
+    paid.say(True)
+    paid.settle()
+    assert paid.ring.reward[:3].tolist() == [0.0, 0.0, 1.0]
+    assert len(paid.refused) == 1 and "not remembered any more" in paid.refused[0]
+
+
+def test_what_was_rewarded_is_known_after_a_restart(paid, tmp_path):
+    play(paid.ring, 3)
+    play(paid.ring, 2, over=False)
+    paid.settle()
+    paid.pay_running()
+    torch.testing.assert_close(paid.ring.reward[:5], torch.tensor([0.05, 0.0, -0.05, 0.05, 0.0]))
+    paid.save(tmp_path / "state.json")
+    paid.ring.cut({"x": torch.zeros(1, 1)})
+    again = Labels(paid.ring, paid.path, Height())
+    again.load(tmp_path / "state.json")
+    again.settle()
+    assert again.assess.asked == [(3, 2, False, False)]  # the one that ran; the other is rewarded already
+    again.say(True, episode=0)
+    again.assess.forgotten = True
+    again.settle()
+    assert again.ring.reward[:3].tolist() == [0.0, 0.0, 1.0]

@@ -11,7 +11,7 @@ from typing import Any
 from sinew.bench import Row
 from sinew.errors import unknown
 
-PARTS = ("keypoint", "generated", "progress", "guard")
+PARTS = ("keypoint", "generated", "progress", "guard", "hacking")
 """Parts; each has `rows(quick)`, which may also take tasks, seeds and out."""
 
 
