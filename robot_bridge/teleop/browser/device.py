@@ -56,7 +56,7 @@ class BrowserTakeover:
         **settings: Any,
     ) -> None:
         self._frame: Frame = frame
-        self._arms, self._present, self._watched = arms, False, watched
+        self._arms, self._visit, self._watched = arms, 0, watched
         self._lines: deque[tuple[int, str]] = deque(maxlen=MOST_LINES)
         self._pictures: dict[str, np.ndarray] = {}
         self._state: Callable[[], Mapping[str, Any]] = dict
@@ -78,10 +78,10 @@ class BrowserTakeover:
     # ------------------------------------------------------------ for the robot
 
     def read(self) -> Given | None:
-        """See `Takeover.read`. A page that goes away while a demonstration is recorded asks for a pause."""
+        """See `Takeover.read`. A page that goes away while a demonstration is recorded, or is loaded anew, asks for a pause."""
         self._look()
-        before, self._present = self._present, self.server.present
-        if before and not self._present and self._state().get("recording"):
+        before, self._visit = self._visit, self.server.visit
+        if before and self._visit != before and self._state().get("recording"):
             self.server.requests.append("pause")
         sample, hands = self.server.held()
         given = [self._given(sample, hand) for hand in hands if hand.arm < self._arms] if sample is not None else []

@@ -86,7 +86,8 @@ class PageServer:
         self._about, self._tell, self._dead_man_s = dict(about or {}), tell, dead_man_s
         self._host, self._door = host, Door(host, names)
         self._lock = threading.Lock()
-        self._open: tuple[Channel, Presence] | None = None
+        self._open: tuple[Channel, Presence, int] | None = None
+        self._visits = 0
         self._began_ns, self._closed = time.monotonic_ns(), threading.Event()
         certificate = certificate or of_machine(host)
         self.fingerprint = certificate.fingerprint
@@ -108,7 +109,13 @@ class PageServer:
     @property
     def present(self) -> bool:
         """Whether an operator's page is open."""
-        return self._open is not None
+        return self.visit > 0
+
+    @property
+    def visit(self) -> int:
+        """Which page is open, counted from 1; 0 where none is. A page that was loaded anew is another one."""
+        there = self._open
+        return 0 if there is None else there[2]
 
     def held(self) -> tuple[Sample | None, tuple[Hand, ...]]:
         """What the page said last, and what counts of it at this moment. Never waits."""
@@ -169,7 +176,8 @@ class PageServer:
             raise DataError(UNUSABLE)
         presence = Presence(self._dead_man_s)
         with self._lock:
-            before, self._open = self._open, (channel, presence)
+            self._visits += 1
+            before, self._open = self._open, (channel, presence, self._visits)
         if before is not None:
             threading.Thread(target=_refuse, args=(before[0], ELSEWHERE), daemon=True).start()
         try:

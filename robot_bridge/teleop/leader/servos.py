@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import termios
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from glob import glob
@@ -163,7 +164,7 @@ class ServoBus:
         try:
             self._serial.ser.reset_input_buffer()  # an answer that came late is the answer to another question
             return ask()
-        except (OSError, ValueError, TypeError, IndexError) as e:  # the port is gone, or an answer was no packet
+        except (OSError, termios.error, ValueError, TypeError, IndexError) as e:  # the port is gone, or an answer was no packet
             raise BusFault(f"{self.port}: {type(e).__name__}: {str(e).splitlines()[0] if str(e) else 'it is gone'}") from None
 
 
@@ -186,8 +187,8 @@ def _opened(maker: Maker, port: str, baud: int) -> Any:
         handler.openPort()
         handler.ser.timeout = WAIT_S
         handler.ser.exclusive = True
-    except OSError as e:  # pyserial's are among them
-        if e.errno == errno.EACCES:
+    except (OSError, termios.error) as e:  # pyserial's are among them
+        if isinstance(e, OSError) and e.errno == errno.EACCES:
             raise InputError(f"port {port} may not be used by you: {HINT}") from None
         raise InputError(f"port {port} cannot be opened ({str(e).splitlines()[0]}): is another program using it?") from None
     return handler

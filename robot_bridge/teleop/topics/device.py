@@ -77,7 +77,7 @@ class TopicTakeover(Mailbox):
         heard = False
         for sample in self._enable.take() if self._enable else ():
             heard = True
-            self._enabled_s = now_s if codec.decode(sample.data, "std_msgs/Bool").data else -1e9
+            self._enabled_s = now_s if self._is_true(sample.data) else -1e9
         for source, subscription, read in self._sources:
             for sample in subscription.take():
                 heard = True
@@ -85,13 +85,24 @@ class TopicTakeover(Mailbox):
                     said = read(sample.data)
                 except DataError as e:
                     said = Said()
-                    if now_s - self._told_s > TOLD_S:
-                        self._told_s = now_s
-                        _log.warning("%s", e)
+                    self._warn(e)
                 for word in said.words:
                     self.say(word)
                 self._parts[source.topic] = (now_s, said)
         return heard
+
+    def _is_true(self, data: bytes) -> bool:
+        try:
+            return bool(codec.decode(data, "std_msgs/Bool").data)
+        except DataError as e:
+            self._warn(e)
+            return False
+
+    def _warn(self, problem: DataError) -> None:
+        now_s = time.monotonic()
+        if now_s - self._told_s > TOLD_S:
+            self._told_s = now_s
+            _log.warning("%s", problem)
 
     def _together(self, now_s: float) -> Given | None:
         """What all topics ask that are fresh; None where the person is not in control."""

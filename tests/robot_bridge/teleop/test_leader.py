@@ -96,6 +96,23 @@ def test_a_gap_is_nobody_in_control_then_a_lost_device_and_then_a_new_hold(bus):
         device.close()
 
 
+def test_an_arm_that_is_unplugged_is_lost(bus):
+    device = LeaderTakeover(leader(bus), JOINTS)
+    try:
+        until("an answer", device.read)
+        bus.close()
+
+        def lost():
+            try:
+                device.read()
+            except DeviceLost as e:
+                return str(e)
+
+        assert "is gone" in until("the loss", lost) and not device.reopen()
+    finally:
+        device.close()
+
+
 def test_noise_on_the_line_is_no_angle(bus):
     bus.noise = b"\xff\xff\x07\x30"
     bus.angles[1] = 0.5

@@ -165,6 +165,11 @@ def test_messages_that_make_no_sense_let_go(desk, caplog):
     it.until(lambda: it.device.refused, lambda: it.publish("/j", joints(("a", "b", "c"), (0, np.nan, 0)), "sensor_msgs/JointState"))
 
 
+def test_a_damaged_word_of_being_in_control_lets_go_and_nothing_more(desk):
+    it = desk(TopicConfig(sources=(TopicSource(topic="/j", message="sensor_msgs/JointState"),), enable="/on"))
+    assert not it.device._is_true(b"\0\1\0\0") and it.device._is_true(bytes(codec.encode(make("std_msgs/Bool", data=True))))
+
+
 def test_a_pose_without_a_rotation_is_refused():
     source = TopicSource(topic="/hand", message="geometry_msgs/PoseStamped")
     read = reader_of(source, ("a",), 1, (0.25, 0.5))

@@ -138,6 +138,7 @@ for (const button of document.querySelectorAll("[data-open]")) atOnce(button, ()
 atOnce($("stop"), stop);
 addEventListener("blur", release);
 addEventListener("pagehide", release);
+addEventListener("hashchange", () => location.hash && location.reload()); // a new link, opened where the page is open already
 document.addEventListener("visibilitychange", () => {
   if (!document.hidden) return keepAwake();
   release();

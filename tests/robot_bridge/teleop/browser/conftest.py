@@ -41,6 +41,10 @@ def wait_for(condition: Callable[[], Any], what: str = "it", timeout_s: float = 
     return found
 
 
+class LeavingError(AssertionError):
+    """A page was asked while another takes its place."""
+
+
 class Tab:
     """One page of the browser."""
 
@@ -73,7 +77,13 @@ class Tab:
         return self.run(f"document.getElementById({element!r})?.textContent ?? ''")
 
     def wait(self, script: str) -> Any:
-        return wait_for(lambda: self.run(script), script)
+        def now() -> Any:
+            try:
+                return self.run(script)
+            except LeavingError:
+                return None
+
+        return wait_for(now, script)
 
     def screen(self, width: int, height: int, mobile: bool = False) -> None:
         self.ask("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=mobile)
@@ -136,7 +146,10 @@ class Browser:
                 message = json.loads(self._socket.recv(DEADLINE_S))
                 self._note(message)
                 if message.get("id") == self._number:
-                    assert "error" not in message, (method, message["error"])
+                    error = message.get("error")
+                    if error and any(said in error["message"] for said in ("navigated", "context")):
+                        raise LeavingError(method, error)
+                    assert not error, (method, error)
                     return message["result"]
 
     def _note(self, message: dict[str, Any]) -> None:

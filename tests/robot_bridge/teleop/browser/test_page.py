@@ -146,21 +146,24 @@ def test_a_closed_page_holds_and_asks_for_a_pause_of_what_is_recorded(page, unti
 
 def test_a_reloaded_page_is_the_same_operator_and_a_used_link_is_told_so(page, browser, until):
     device, tab = page()
-    link = device.server.link
-    tab.ask("Page.reload")
-    until(lambda: not device.server.present)
+    device.show(dict, lambda: {"recording": True})
+    device.read()
+    link, before = device.server.link, device.server.visit
+    tab.ask("Page.reload")  # it may be there again before anybody notices that it was gone
+    until(lambda: device.server.visit > before)
     tab.wait("document.body?.dataset.phase === 'there'")
+    assert device.read() is None and device.request() == "pause" and device.request() is None
     other = type(tab)(browser)
     try:
         other.open(link)
         other.wait("document.body?.dataset.phase === 'refused'")
         assert "open the link that the terminal shows" in other.text("explanation")
-        other.open(f"{link}#a-token-that-was-used-before")
-        other.ask("Page.reload")
+        other.open(f"{link}#a-token-that-was-used-before")  # in the same tab
         other.wait("document.getElementById('explanation')?.textContent.includes('used already')")
+        assert "#" not in other.run("location.href")
     finally:
         other.close()
-    assert device.server.present
+    until(lambda: device.server.present)
     device.close()
     tab.wait("document.getElementById('headline').textContent === 'The session is over'")
 
