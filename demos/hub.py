@@ -150,8 +150,8 @@ def _told(hub: Any, what: str, then: str) -> Iterator[None]:
         raise
     except Exception as e:  # of httpx, requests, urllib3, the hub's own
         token = hub.get_token()
-        why = next((line.strip() for line in str(e).splitlines() if line.strip()), type(e).__name__)[:200]
-        why = why.replace(token, "…") if token else why
+        why = next((line.strip() for line in str(e).splitlines() if line.strip()), type(e).__name__)
+        why = (why.replace(token, "…") if token else why)[:200]
         status = getattr(getattr(e, "response", None), "status_code", None)
         if status in (401, 403, 404):
             then = "there is no such repository or branch, or this token may not do that"
@@ -160,7 +160,10 @@ def _told(hub: Any, what: str, then: str) -> Iterator[None]:
 
 def _tree(api: Any, name: str, commit: str) -> list[Any]:
     """The files of a commit."""
-    found = list(islice(api.list_repo_tree(name, recursive=True, revision=commit, repo_type=KIND), 2 * trust.MOST_FILES))
+    most = 2 * trust.MOST_FILES
+    found = list(islice(api.list_repo_tree(name, recursive=True, revision=commit, repo_type=KIND), most + 1))
+    if len(found) > most:
+        raise DataError(f"{name} has more than {most} files and folders; no dataset has so many")
     return [entry for entry in found if getattr(entry, "blob_id", None)]
 
 

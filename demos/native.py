@@ -142,9 +142,11 @@ def read_log(folder: Path) -> Beside:
     events = []
     for line in (folder / EVENTS).read_bytes().split(b"\n")[:-1] if (folder / EVENTS).exists() else ():
         try:
-            events.append(json.loads(line))
+            event = json.loads(line)
         except ValueError:
             break
+        if isinstance(event, dict):
+            events.append(event)
     return Beside({k: v for k, v in streams.items() if len(v)}, events)
 
 
