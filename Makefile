@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup demo test lint types layers unit wheel colcon conformance ros gl browser clean
+.PHONY: setup demo test lint types layers unit wheel colcon conformance ros isaaclab gl browser clean
 
 setup: $(VENV)/.installed gl
 
@@ -79,5 +79,18 @@ ros: .venv-ros/.installed
 	PYTHONPATH=. ROS_DISTRO=jazzy .venv-ros/bin/python -m pytest -rs tests/robot_bridge/test_transport_conformance.py \
 		tests/robot_bridge/test_real_peer.py tests/robot_bridge/test_ros.py
 
+# Isaac Lab without Kit, which wants Python 3.12 and other versions of everything: 9 GB, and half an hour where nothing is compiled yet.
+ISAACLAB_PYTHON ?= python3.12
+
+.venv-isaaclab/.installed: setup.cfg
+	@$(ISAACLAB_PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 12))' 2>/dev/null || \
+		{ echo "make isaaclab needs Python 3.12, and $(ISAACLAB_PYTHON) is none: make isaaclab ISAACLAB_PYTHON=/path/to/python3.12"; exit 1; }
+	test -x .venv-isaaclab/bin/python || $(ISAACLAB_PYTHON) -m venv .venv-isaaclab
+	.venv-isaaclab/bin/pip install --quiet --disable-pip-version-check -e '.[isaaclab]' pytest
+	touch $@
+
+isaaclab: .venv-isaaclab/.installed
+	PYTHONPATH=. .venv-isaaclab/bin/python -m pytest -rs tests/sim/test_isaac_lab.py tests/sim/test_backends.py -k 'isaac_lab or isaaclab'
+
 clean:
-	rm -rf $(VENV) .venv-lerobot .venv-colcon .venv-ros build dist *.egg-info
+	rm -rf $(VENV) .venv-lerobot .venv-colcon .venv-ros .venv-isaaclab build dist *.egg-info
