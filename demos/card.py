@@ -188,7 +188,7 @@ def _how(told: Mapping[str, Any]) -> str:
     else:
         lines.append("- Cadence: no stamps were recorded")
     if told["lost"]:
-        lines.append(f"- Lost while recording: {', '.join(f'{n} {what}' for what, n in told['lost'].items())}")
+        lines.append(f"- Lost while recording: {_plain(', '.join(f'{n} {what}' for what, n in told['lost'].items()))}")
     elif told["recorded_beside"]:
         lines.append("- Lost while recording: nothing")
     if told["interrupted"]:

@@ -19,6 +19,8 @@ LOOK_BACK_NS = 10_000_000_000
 """How long before an episode the key frame may be that its first pictures build on."""
 STALE_S = 1.0
 """A value that stays away longer is told of with the episode."""
+PAUSE_S = 60.0
+"""Where nothing at all comes for longer, an episode ends: the recording was paused, or its clock was set anew."""
 
 
 @dataclass
@@ -72,6 +74,7 @@ class Frames:
         self._came_ns: dict[str, int] = {}
         self._topics = {topic for topic, _ in wanted.values()} | set(cameras)
         self._stale: dict[str, int] = {}
+        self._paused = ""
 
     def read(self, bag: Bag, period_ns: int) -> None:
         """Go through the bag."""
@@ -79,6 +82,12 @@ class Frames:
         for message in bag.messages(self._topics, (self.span.begin_ns, self.span.end_ns)):
             if not self.span.begin_ns <= message.log_ns < self.span.end_ns:
                 continue
+            if next_ns and message.log_ns - next_ns > PAUSE_S * 1e9:
+                pause_s = (message.log_ns - next_ns) / 1e9
+                self._paused = (
+                    f"nothing came for {pause_s:.0f} s, and what came afterwards is left out: a pause, or a clock that was set anew"
+                )
+                break
             while next_ns and message.log_ns > next_ns:
                 self._frame()
                 next_ns += period_ns
@@ -98,6 +107,7 @@ class Frames:
     def notes(self) -> tuple[str, ...]:
         """What was odd."""
         lines = [f"{topic} stayed away for {ns / 1e9:.1f} s" for topic, ns in self._stale.items()]
+        lines += [self._paused] if self._paused else []
         return (*lines, *([f"{self.dropped} messages could not be used"] if self.dropped else []))
 
     def _take(self, message: BagMessage) -> None:

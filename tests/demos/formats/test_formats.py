@@ -167,21 +167,11 @@ def test_a_dataset_comes_over_frame_for_frame(kind, tmp_path):
 
 
 @pytest.mark.parametrize("kind", CASES)
-def test_an_interrupted_conversion_goes_on(kind, tmp_path, monkeypatch):
+def test_an_interrupted_conversion_goes_on(kind, tmp_path, interrupted):
     make, name, choice, *_ = CASES[kind]
     source = open_source(make(tmp_path / name), choice)
-    read = source.episode
-
-    def broken(index):
-        if index == 1 and (tmp_path / "out/meta/info.json").exists():
-            raise KeyboardInterrupt
-        return read(index)
-
-    monkeypatch.setattr(source, "episode", broken)
-    with pytest.raises(KeyboardInterrupt):
-        transfer(source, tmp_path / "out", task="lift it")
+    interrupted(source, tmp_path / "out", task="lift it")
     assert demos.Dataset(tmp_path / "out").num_episodes == 1
-    monkeypatch.setattr(source, "episode", read)
     with pytest.raises(InputError, match="another conversion"):
         transfer(source, tmp_path / "out", task="lift it", told={"another": 1})
     assert transfer(source, tmp_path / "out", task="lift it")["episodes"] == 2

@@ -264,22 +264,12 @@ def test_definitions_and_payloads_are_read_as_rosbags_reads_them():
     assert compared > 90
 
 
-def test_an_interrupted_conversion_goes_on(tmp_path, monkeypatch):
+def test_an_interrupted_conversion_goes_on(tmp_path, interrupted):
     for name in "ab":
         json_recording(tmp_path / f"{name}.mcap", 10)
     source = open_source(tmp_path)
     assert source.described.episodes == 2
-    read = source.episode
-
-    def broken(index):
-        if index == 1 and (tmp_path / "out/meta/info.json").exists():
-            raise KeyboardInterrupt
-        return read(index)
-
-    monkeypatch.setattr(source, "episode", broken)
-    with pytest.raises(KeyboardInterrupt):
-        transfer(source, tmp_path / "out", task="t")
-    monkeypatch.setattr(source, "episode", read)
+    interrupted(source, tmp_path / "out", task="t")
     assert transfer(source, tmp_path / "out", task="t") == {"episodes": 2, "frames": 20}
 
 
@@ -294,6 +284,17 @@ def test_what_stays_away_is_told_and_what_ends_first_ends_the_episode(tmp_path):
     new = demos.Dataset(tmp_path / "out")
     assert len(new) == 80 and new.column("observation.state")[45, 0] == 29
     assert new.episode(0).warnings == ("/state stayed away for 1.6 s",)
+
+
+def test_a_clock_that_is_set_by_decades_ends_the_episode_and_does_not_fill_the_gap(tmp_path):
+    """As on a machine without a battery for its clock, which hears of the time while it records."""
+    times = [10**9 + i * PERIOD for i in range(40)] + [START + i * PERIOD for i in range(40)]
+    said = [(ns, json.dumps({"data": [i, 0]}).encode()) for i, ns in enumerate(times)]
+    path = write(tmp_path / "a.mcap", {topic: ("", "", b"", "json", said) for topic in ("/state", "/action")})
+    transfer(open_source(path, Choice(fps=20)), tmp_path / "out", task="t")
+    new = demos.Dataset(tmp_path / "out")
+    assert len(new) == 40 and new.column("observation.state")[-1, 0] == 39
+    assert "what came afterwards is left out" in " ".join(new.episode(0).warnings)
 
 
 @pytest.mark.parametrize(
