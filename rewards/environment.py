@@ -22,6 +22,7 @@ class Rewarded:
         self.env, self.source = env, reward
         self.num_envs, self.max_episode_steps = env.num_envs, env.max_episode_steps
         self._begin = getattr(reward, "begin", None)
+        self.curriculum = getattr(env, "curriculum", None)
         self._obs: dict[str, Tensor] = {}
 
     @property

@@ -107,6 +107,9 @@ class Here(Source):
         tensors, numbers = saved
         self.worlds.rng.set_state(tensors["rng"])
         self.worlds.episodes = numbers["episodes"]
+        curriculum = getattr(self.worlds.env, "curriculum", None)
+        if curriculum is not None:
+            curriculum.load_state(numbers["curriculum"])
         self.restart(block, step)
 
     def restart(self, block: int, step: int) -> None:
@@ -123,12 +126,16 @@ class Here(Source):
         yield Arrival(0, made, made.frames)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """The stream of exploration, and how many episodes were begun."""
-        return {"rng": self.worlds.rng.get_state()}, {"episodes": self.worlds.episodes}
+        """The stream of exploration, how many episodes were begun, and how far the worlds' ranges have grown, where they grow."""
+        curriculum = getattr(self.worlds.env, "curriculum", None)
+        grown = {} if curriculum is None else {"curriculum": curriculum.state()}
+        return {"rng": self.worlds.rng.get_state()}, {"episodes": self.worlds.episodes, **grown}
 
     def metrics(self, step: int, updates: int) -> dict[str, float]:
-        """Episodes begun."""
-        return {"train_episodes": self.worlds.episodes}
+        """Episodes begun, and how far ranges have grown."""
+        curriculum = getattr(self.worlds.env, "curriculum", None)
+        grown = {} if curriculum is None else {"reach": curriculum.share}
+        return {"train_episodes": self.worlds.episodes, **grown}
 
 
 def here(env: VecEnv, method: Method, seed: int, group: Group = ALONE) -> Here:

@@ -29,11 +29,12 @@ SPREAD = np.log(10.0)
 """How far what multiplies is looked for to either side, natural logarithm."""
 LIMITS = {True: np.log(2.0), False: 0.25}
 """Widest half of a 95 % interval that counts as determined: a factor of two, or a quarter of the range that is looked through."""
-DRAWS = 24
+DRAWS, STARTS = 24, 3
+"""Points that are tried, and those of them at most that a search begins at: there are minima where it does not belong."""
 DIFFERENCE = {True: 0.02, False: 0.005}
 """Steps of differences, in units of the search."""
 NORMAL_95 = 1.96
-ENOUGH = 1e-4
+ENOUGH = 1e-3
 """Share of the squared error that a round must gain to be followed by another one."""
 TRIED = (0.01, 0.1, 1.0, 10.0, 100.0)
 """Dampings that are tried side by side, as multiples of the last one that helped."""
@@ -174,7 +175,7 @@ def identify(
     """
     problem = _Problem(plant, list(wanted), fitted, lead)
     free, told = np.ones(len(wanted), dtype=bool), {}
-    z = problem.descended(problem.begun(seed), free, tell)
+    z = min((problem.descended(start, free, tell) for start in problem.begun(seed)), key=problem.rms)
     for _ in range(len(wanted)):
         loose = _loosest(problem, z, free)
         if not loose:
@@ -234,7 +235,7 @@ class _Problem:
 
     def errors_of(self, zs: np.ndarray, given: Windows | None = None) -> np.ndarray:
         """(C, W, T, J) rad, simulated less measured position of candidates (C, P)."""
-        given = given or self.given
+        given = self.given if given is None else given
         values = np.stack([u.at(zs[:, i]) for i, u in enumerate(self.wanted)], axis=1)
         seen = self.plant.follow(self.slots, values, given)
         return (seen - given.position[None])[:, :, self.lead + 1 :]
@@ -244,16 +245,16 @@ class _Problem:
         cost = ((self.errors_of(zs) / self.scale) ** 2).mean((1, 2, 3))
         return np.where(np.isfinite(cost), cost, np.inf)
 
-    def begun(self, seed: int) -> np.ndarray:
-        """The best of some draws: the model as it is, some delays, and points of the middle half of what is looked through."""
+    def begun(self, seed: int) -> list[np.ndarray]:
+        """The best of some draws, which are the model as it is, some delays, and points of the middle half of what is looked through."""
         draws = np.random.default_rng(seed).uniform(0.25, 0.75, (DRAWS, len(self.wanted)))
         candidates = [self.origin, *(self.low + draws * (self.high - self.low))]
         for i, u in enumerate(self.wanted):
             if u.slot.what == "action_delay":
                 for steps in np.arange(0.5, DELAY_MAX_STEPS, 0.5):
                     candidates.append(np.where(np.arange(len(self.wanted)) == i, steps / u.high, self.origin))
-        zs = np.stack(candidates)
-        return zs[int(self.costs(zs).argmin())].copy()
+        costs = self.costs(np.stack(candidates))
+        return [candidates[i] for i in np.argsort(costs)[:STARTS] if costs[i] <= 10.0 * costs.min()]
 
     def jacobian(self, z: np.ndarray, free: np.ndarray, central: bool = False) -> tuple[np.ndarray, np.ndarray]:
         """(W, T, J, P) and (W, T, J): derivatives of residuals, and residuals, both in units of `scale`."""
@@ -267,7 +268,7 @@ class _Problem:
             jacobian[..., i] = (seen[1 + k] - seen[1 + len(which) + k]) / (up[i] - down[i])
         return np.nan_to_num(jacobian), np.nan_to_num(seen[0])
 
-    def descended(self, z: np.ndarray, free: np.ndarray, tell: Callable[[str], None], rounds: int = 25) -> np.ndarray:
+    def descended(self, z: np.ndarray, free: np.ndarray, tell: Callable[[str], None], rounds: int = 40) -> np.ndarray:
         """The nearest minimum over the free ones."""
         z, damping, central = z.copy(), 1e-2, False
         for round_ in range(rounds):

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from sinew.config import from_json
-from sinew.errors import DataError, InputError, unknown
+from sinew.errors import InputError, unknown
 
 FACTOR = "factor"
 """Unit of what multiplies the scene's own value."""
@@ -202,9 +202,4 @@ def load_randomisation(path: str | Path) -> Randomisation:
         if isinstance(entry, Mapping) and entry.get("what") in KINDS and "unit" not in entry:
             units = ", ".join(map(repr, KINDS[entry["what"]].units))
             raise InputError(f"randomisation {path}: {entry['what']} has no unit; it takes {units}")
-    try:
-        return from_json(Randomisation, data, f"randomisation {path}")
-    except DataError:
-        raise
-    except InputError as e:
-        raise InputError(f"randomisation {path}: {e}") from None
+    return from_json(Randomisation, data, f"randomisation {path}")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
 
 from sinew.cli.scenes import first_scene
 from sinew.errors import InputError
@@ -13,9 +15,10 @@ from sinew.progress import SILENT, Progress
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from sim import GymnasiumTask, TaskInterface
+    from sim import GymnasiumTask, Randomisation, TaskInterface
     from sim.gymnasium_tasks import DemonstrationExpert
     from sinew.protocols import VecEnv
+    from sinew.specs import TensorSpec
 
 WAVE = 32
 """Worlds stepped side by side; what is recorded does not depend on it."""
@@ -23,6 +26,8 @@ GYMNASIUM_WAVE = 4
 """The same for worlds that are stepped one after the other, where many gain nothing."""
 COLLECTION = "meta/sinew_collection.json"
 """What a dataset was collected with."""
+RANDOMISED = "randomised"
+"""Column of what an episode was played with in randomised worlds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +47,9 @@ class Args:
     """Cameras to record: front, wrist. With --robot-config all of the robot's if left out, and none of them with none."""
     image_size: int = 96
     """Height and width of camera images in pixels."""
+    randomise: Path | None = None
+    """What every episode draws anew, a file of ranges with units: masses, friction, delays, light, cameras, …; kept with every frame;
+    docs/simulation.md."""
     robot: Literal["sim", "dds", "ros2"] | None = None
     """A robot of the network on which the expert or the person acts, in real time; sim is one in this process, for a person."""
     teleop: str | None = None
@@ -98,6 +106,7 @@ def collect(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
     from demos import Writer
     from sinew import calibrations
     from sinew.cli import calibrated, collect_teleop
+    from sinew.config import to_json
     from sinew.rundir import read_json, write_json
 
     if args.episodes < 1:
@@ -106,6 +115,8 @@ def collect(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
     interface = _interface(args) if args.teleop is None else collect_teleop.interface_of(args)[0]
     settings = {"task": args.task, "quality": args.quality, "seed": args.seed, "cameras": list(args.cameras), "image_size": args.image_size}
     settings |= {"through": args.robot, "teleop": args.teleop} if args.teleop else {"through": args.robot}
+    randomisation = _randomisation(args)
+    settings |= {} if randomisation is None else {"randomise": to_json(randomisation)}
     note = args.out / COLLECTION
     if note.exists():
         found = read_json(note)
@@ -134,6 +145,7 @@ def collect(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
             action_spec=interface.action_spec,
             robot_type=interface.world if isinstance(interface, sim.GymnasiumTask) else interface.robot_spec.name,
             task=interface.task_text,
+            extra=None if randomisation is None else {RANDOMISED: _drawn_spec(interface, randomisation)},
         )
         write_json(note, settings)
     calibrations.begin(args.out, writer.num_episodes, calibration)
@@ -145,7 +157,7 @@ def collect(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
         progress.start("collect", args.episodes, done=writer.num_episodes)
         while writer.num_episodes < args.episodes:
             first = writer.num_episodes
-            for frames, success in _wave(args, range(first, min(first + wave, args.episodes))):
+            for frames, success in _wave(args, range(first, min(first + wave, args.episodes)), randomisation):
                 for step, frame in enumerate(frames):
                     writer.add_frame(frame, stamp_ns=round(step * period_ns))
                 writer.save_episode(success=success)
@@ -190,31 +202,62 @@ def _interface(args: Args) -> TaskInterface | GymnasiumTask:
     return task
 
 
-def _players(args: Args, n: int) -> tuple[VecEnv, DemonstrationExpert]:
+def _randomisation(args: Args) -> Randomisation | None:
+    """What is drawn for every episode.
+
+    Raises:
+        InputError: the file cannot be, or what is recorded is no simulated task of ours.
+    """
+    import sim
+
+    if args.randomise is None:
+        return None
+    if args.robot is not None or args.teleop is not None or args.task.startswith("gym:"):
+        what = "worlds of Gymnasium" if args.task.startswith("gym:") else "robots"
+        raise InputError(f"--randomise {args.randomise}: {what} are as they are; it is for the expert in a task's own worlds")
+    return replace(sim.load_randomisation(args.randomise), curriculum=None)
+
+
+def _drawn_spec(interface: TaskInterface | GymnasiumTask, randomisation: Randomisation) -> TensorSpec:
+    """The column that keeps what a frame's episode was played with."""
+    import sim
+    from sim.randomised import randomiser_of
+    from sinew.specs import TensorSpec
+
+    assert isinstance(interface, sim.TaskInterface)  # other worlds are refused above
+    randomiser = randomiser_of(interface, randomisation)[1]
+    assert randomiser is not None
+    return TensorSpec(shape=(len(randomiser.names),), names=randomiser.names)
+
+
+def _players(args: Args, n: int, randomisation: Randomisation | None) -> tuple[VecEnv, DemonstrationExpert]:
     """Worlds and the expert that acts in them."""
     import sim
 
     if args.task.startswith("gym:"):
         task = sim.GymnasiumTask(args.task)
         return task.make_vec(n), task.make_expert(n)
-    return sim.make_vec(args.task, n, cameras=args.cameras, image_size=args.image_size), sim.make_expert(args.task, args.quality, n)
+    env = sim.make_vec(args.task, n, cameras=args.cameras, image_size=args.image_size, randomisation=randomisation)
+    return env, sim.make_expert(args.task, args.quality, n)
 
 
-def _wave(args: Args, episodes: range) -> list[tuple[list[dict[str, Any]], bool]]:
+def _wave(args: Args, episodes: range, randomisation: Randomisation | None) -> list[tuple[list[dict[str, Any]], bool]]:
     """Frames and success of episodes played side by side, in the order of their numbers."""
     n = len(episodes)
     first = first_scene("demonstrations", args.seed)
     seeds = [first + i for i in episodes]
-    env, expert = _players(args, n)
+    env, expert = _players(args, n, randomisation)
     try:
         obs = env.reset(seeds)
+        drawn = {} if randomisation is None else {RANDOMISED: env.values.astype(np.float32)}  # type: ignore[attr-defined]
         expert.reset(list(range(n)), seeds)
         frames: list[list[dict[str, Any]]] = [[] for _ in range(n)]
         success, live = [False] * n, set(range(n))
         while live:
             action = expert.act(obs)
             for i in live:
-                frames[i].append({**{k: v[i].numpy().copy() for k, v in obs.items()}, "action": action[i].numpy().copy()})
+                seen = {k: v[i].numpy().copy() for k, v in obs.items()}
+                frames[i].append({**seen, "action": action[i].numpy().copy(), **{k: v[i] for k, v in drawn.items()}})
             obs, _, terminated, truncated, info = env.step(action)
             for i in [i for i in live if terminated[i] or truncated[i]]:
                 success[i] = bool(info["success"][i])

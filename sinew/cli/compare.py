@@ -27,6 +27,7 @@ USUAL = {
     "with": [],
     "instruction": None,
     "goal_scale": None,
+    "randomise": None,
 }
 """How an evaluation is made where nothing else is asked for."""
 

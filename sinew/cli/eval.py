@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from policies import PolicyModule
     from policies.evaluate import Goals
-    from sim import GymnasiumTask, TaskInterface
+    from sim import GymnasiumTask, Randomisation, TaskInterface
     from sinew.cli.assembly import Source
 
 WORLDS = 50
@@ -75,11 +75,13 @@ class Args:
     out: Path | None = None
     """Folder for eval/ and videos/; the run if left out, and none for a policy that is no run."""
     device: str = "cpu"
-    """Where the policy runs, and with --backend warp the worlds too: cpu or cuda."""
-    backend: Literal["mujoco", "warp"] = "mujoco"
-    """What steps the worlds: MuJoCo on the CPU, or MuJoCo Warp, thousands of them on a GPU."""
+    """Where the policy runs, and worlds of every other backend than mujoco too: cpu or cuda."""
+    backend: Literal["mujoco", "warp", "isaaclab", "isaacgym"] = "mujoco"
+    """What steps the worlds: MuJoCo on the CPU, MuJoCo Warp, thousands of them on a GPU, or Isaac (docs/simulation.md)."""
     num_envs: int = WORLDS
     """Worlds stepped side by side; results do not depend on it."""
+    randomise: Path | None = None
+    """What every episode draws anew, a file of ranges with units: masses, friction, delays, light, cameras, …; docs/simulation.md."""
     seed: int = 0
     """Chooses the test scenes; they are never those of collection, of training or of the gate."""
     json: bool = False
@@ -149,7 +151,7 @@ def evaluate(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
         policy = compose(sources, weights := weights_of_search(search, len(sources)))
     policy = best_of(policy, args.best_of, args.scorer, sources, weights=weights, folder=folder, data=args.data, progress=progress)
     policy = policy.to(device)
-    result = success(policy, interface, seeds, options, progress, goals, args.backend, args.num_envs)
+    result = success(policy, interface, seeds, options, progress, goals, args.backend, args.num_envs, args.randomise)
     result = {"run": str(args.run), "task": task, **how(args, weights), **({"search": search} if search else {}), **result}
     against = [entry for source in sources if (entry := compared(source, task, result))] if changed(args) else []
     result |= {"against": against} if against else {}
@@ -158,7 +160,8 @@ def evaluate(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
     if args.videos and not isinstance(interface, sim.GymnasiumTask) and folder is not None:
         from sinew.cli.video import film
 
-        result["videos"] = film(policy, interface, test_seeds(args.videos, args.seed), folder / "videos", options, progress)
+        seeds = test_seeds(args.videos, args.seed)
+        result["videos"] = film(policy, interface, seeds, folder / "videos", options, progress, _drawn(args.randomise))
     return result
 
 
@@ -208,7 +211,8 @@ def search_weight(
     rates = []
     for weight in GRID:
         policy = compose(sources, weights_of(str(weight), len(sources)))
-        rates.append((weight, success(policy, interface, seeds, options, progress, None, args.backend, args.num_envs)["k"]))
+        found = success(policy, interface, seeds, options, progress, None, args.backend, args.num_envs, args.randomise)
+        rates.append((weight, found["k"]))
         progress.note(f"weight {weight:g}: {rates[-1][1]}/{len(seeds)} on the gate's scenes")
     return {"weight": best_weight(rates), "n": len(seeds), "k": {f"{weight:g}": k for weight, k in rates}}
 
@@ -233,13 +237,14 @@ def how(args: Args, weights: Sequence[float]) -> dict[str, Any]:
         "scorer": args.scorer if args.best_of > 1 else None,
         "with": list(args.others),
         "weights": [round(w, 6) for w in weights] if args.others else None,
+        "randomise": None if args.randomise is None else str(args.randomise),
     }
 
 
 def changed(args: Args) -> bool:
     """Whether anything but the plain run is evaluated."""
     usual = args.noise == "sample" and args.executor == "sync" and args.act_steps is None and args.goal_scale is None
-    return bool(args.others) or args.best_of > 1 or not usual
+    return bool(args.others) or args.best_of > 1 or args.randomise is not None or not usual
 
 
 def compared(source: Source, task: str, result: dict[str, Any]) -> dict[str, Any] | None:
@@ -268,6 +273,7 @@ def file_name(task: str, args: Args) -> str:
     parts += [f"delay{args.delay}"] if args.delay else []
     parts += [f"act{args.act_steps}"] if args.act_steps is not None else []
     parts += [f"goal{args.goal_scale:g}"] if args.goal_scale is not None else []
+    parts += [f"randomised-{hashlib.sha256(args.randomise.read_bytes()).hexdigest()[:8]}"] if args.randomise else []
     parts += [f"seed{args.seed}"] if args.seed else []
     return "-".join(parts) + instruction_tag(args.instruction)
 
@@ -304,6 +310,7 @@ def success(
     goals: Goals | None = None,
     backend: str = "mujoco",
     num_envs: int = WORLDS,
+    randomise: Path | None = None,
 ) -> dict[str, Any]:
     """k, n, wilson95, seeds and successes of a policy on a task.
 
@@ -316,13 +323,17 @@ def success(
         goals: what is to be reached in the scenes of given seeds.
         backend: what steps the worlds, one of `sim.BACKENDS`.
         num_envs: worlds side by side, at most.
+        randomise: file of what every episode draws anew; ranges are whole, also where the file has a curriculum.
+
+    Raises:
+        InputError: the file cannot be, or names what the task does not have.
     """
     import sim
     from policies.evaluate import evaluate as play
     from sinew.stats import success_summary
 
     worlds = min(num_envs, len(seeds))
-    env = sim.worlds(interface, worlds, backend=backend, device=str(options.get("device", "cpu")))
+    env = sim.worlds(interface, worlds, backend=backend, device=str(options.get("device", "cpu")), randomisation=_drawn(randomise))
     try:
         outcome = play(policy, env, seeds, executor_kwargs={"instruction": interface.task_text, **options}, goals=goals, progress=progress)
     finally:
@@ -332,7 +343,21 @@ def success(
         "successes": list(outcome.success),
         "lengths": list(outcome.lengths),
         "wall_s": outcome.wall_s,
+        **({} if randomise is None else {"randomised": played_with(env, outcome.seeds)}),
     }
+
+
+def _drawn(path: Path | None) -> Randomisation | None:
+    """What a file says that every episode draws, with whole ranges."""
+    from sim import load_randomisation
+
+    return None if path is None else replace(load_randomisation(path), curriculum=None)
+
+
+def played_with(env: Any, seeds: Sequence[int]) -> dict[str, Any]:
+    """What the episodes of these seeds were played with in randomised worlds: {name: [a number for each]}."""
+    values = env.randomiser.draw(list(seeds)).values
+    return {name: values[:, i].tolist() for i, name in enumerate(env.randomiser.names)}
 
 
 def expert_goals(policy: PolicyModule, task: str, scale: float) -> Goals:

@@ -113,7 +113,8 @@ def tell(args: Args) -> dict[str, Any]:
     demos = None if args.demos is None else str(Path(args.demos).absolute())
     run = str(args.run) if str(args.run).startswith("hf:") else str(Path(args.run).absolute())
     reward = args.reward if args.reward in ("sparse", "shaped") else str(Path(args.reward).absolute())
-    alone = {"actors": 0, "learners": 1, "address": None}
+    randomise = None if args.randomise is None else str(args.randomise.absolute())
+    alone = {"randomise": randomise, "actors": 0, "learners": 1, "address": None}
     return to_json(args) | {"reward": reward, "run": run, "out": str(args.out.absolute()), "demos": demos, **alone}
 
 
@@ -168,7 +169,7 @@ def _made(told: Mapping[str, Any], demos: bool) -> tuple[Args, VecEnv, Learn]:
 
     torch.set_num_threads(1)
     values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in told.items()}
-    values |= {"out": Path(told["out"]), "demos": Path(told["demos"]) if told["demos"] else None}
+    values |= {"out": Path(told["out"])} | {name: Path(told[name]) if told[name] else None for name in ("demos", "randomise")}
     args = Args(**values)
     source = open_source(args.run, args.task, args.action)
     interface = _interface(source.policy, args.task or source.task())

@@ -12,7 +12,7 @@ from sinew.progress import SILENT, Progress
 
 if TYPE_CHECKING:
     from policies import PolicyModule
-    from sim import TaskInterface
+    from sim import Randomisation, TaskInterface
 
 HEIGHT, WIDTH = 240, 320
 HOLD_FRAMES = 10
@@ -20,7 +20,13 @@ HOLD_FRAMES = 10
 
 
 def film(
-    policy: PolicyModule, interface: TaskInterface, seeds: Sequence[int], folder: Path, options: dict[str, Any], progress: Progress = SILENT
+    policy: PolicyModule,
+    interface: TaskInterface,
+    seeds: Sequence[int],
+    folder: Path,
+    options: dict[str, Any],
+    progress: Progress = SILENT,
+    randomisation: Randomisation | None = None,
 ) -> list[str]:
     """Play one episode per seed and write <seed>-success.mp4 or <seed>-failure.mp4.
 
@@ -31,6 +37,7 @@ def film(
         folder: where the files go.
         options: arguments of `ChunkExecutor`.
         progress: told of every film, and why there is none.
+        randomisation: what every episode draws anew.
 
     Returns:
         Names of the files; none where this machine cannot render.
@@ -41,7 +48,7 @@ def film(
     progress.start("film", len(seeds))
     for seed in seeds:
         try:
-            success, frames = _play(policy, interface, seed, options)
+            success, frames = _play(policy, interface, seed, options, randomisation)
         except MissingDependency as e:
             progress.note(f"no videos: {e}")
             return names
@@ -52,11 +59,13 @@ def film(
     return names
 
 
-def _play(policy: PolicyModule, interface: TaskInterface, seed: int, options: dict[str, Any]) -> tuple[bool, list[np.ndarray]]:
+def _play(
+    policy: PolicyModule, interface: TaskInterface, seed: int, options: dict[str, Any], randomisation: Randomisation | None
+) -> tuple[bool, list[np.ndarray]]:
     import sim
     from policies.evaluate import evaluate
 
-    env = sim.MujocoVecEnv(interface, 1)
+    env = sim.MujocoVecEnv(interface, 1, randomisation=randomisation)
     frames: list[np.ndarray] = []
     try:
         outcome = evaluate(

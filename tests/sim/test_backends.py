@@ -7,13 +7,18 @@ import pytest
 import torch
 
 import sim
+from sim.randomise import Parameter, Randomisation
 from sinew.errors import InputError, SpecError
 from sinew.protocols import VecEnv
 
 WARP = pytest.param(
     "warp", marks=pytest.mark.skipif(importlib.util.find_spec("mujoco_warp") is None, reason="mujoco-warp is not installed")
 )
-backend_of_each = pytest.mark.parametrize("backend", ["mujoco", WARP])
+ISAAC_LAB = pytest.param(
+    "isaaclab", marks=pytest.mark.skipif(importlib.util.find_spec("isaaclab") is None, reason="isaaclab is not installed: make isaaclab")
+)
+backend_of_each = pytest.mark.parametrize("backend", ["mujoco", WARP, ISAAC_LAB, "isaacgym"])
+backend_that_randomises = pytest.mark.parametrize("backend", ["mujoco", WARP])
 
 
 def make(backend: str, num_envs: int, task: str = "lift", seed: int = 0) -> VecEnv:
@@ -180,3 +185,51 @@ def test_more_contacts_than_there_is_room_for_are_told() -> None:
     with pytest.raises(InputError, match=r"world 0 \(seed 0\) needs more .* than there is room for"):
         for _ in range(30):  # the fingers close on the cube
             observation = env.step(expert.act(observation).float())[0]
+
+
+DIFFERENT = Randomisation(
+    parameters=(
+        Parameter(what="mass", of=("cube", "link3"), range=(0.5, 2), unit="factor", spacing="log"),
+        Parameter(what="friction", of=("cube", "finger*", "table"), range=(0.7, 1.3), unit="factor", together=True),
+        Parameter(what="damping", range=(0.2, 2), unit="N m s/rad"),
+        Parameter(what="friction_loss", range=(0, 1), unit="N m"),
+        Parameter(what="armature", range=(0.8, 1.4), unit="factor"),
+        Parameter(what="servo_stiffness", range=(0.7, 1.2), unit="factor"),
+        Parameter(what="payload", range=(0, 0.5), unit="kg"),
+        Parameter(what="action_delay", range=(0, 80), unit="ms"),
+        Parameter(what="servo_lag", range=(0, 30), unit="ms"),
+        Parameter(what="backlash", range=(0, 0.2), unit="deg"),
+        Parameter(what="observation_delay", range=(0, 1.5), unit="steps"),
+    )
+)
+
+
+def test_randomised_worlds_of_warp_move_as_those_of_mujoco_do() -> None:
+    pytest.importorskip("mujoco_warp")
+    interface = sim.make_interface("lift")
+    ours, theirs = (sim.worlds(interface, 6, backend=backend, randomisation=DIFFERENT) for backend in ("mujoco", "warp"))
+    seen, other = ours.reset(range(6)), theirs.reset(range(6))
+    expert = sim.make_expert("lift", num_envs=6)
+    expert.reset(seeds=range(6))
+    for _ in range(20):  # one second, the grasp included
+        action = expert.act(seen).float()
+        (seen, *_, info), (other, *_, theirs_info) = ours.step(action), theirs.step(action)
+    np.testing.assert_allclose(info["randomised"], theirs_info["randomised"], rtol=1e-6)
+    for key in seen:
+        assert np.abs(seen[key].numpy() - other[key].numpy()).max() < 5e-3, key
+
+
+@backend_that_randomises
+def test_an_episode_is_played_with_what_its_seed_says_and_again_the_same(backend: str) -> None:
+    interface = sim.make_interface("lift")
+    env = sim.worlds(interface, 2, backend=backend, randomisation=DIFFERENT)
+    env.reset([1, 2])
+    for _ in range(61):  # both episodes time out, and others begin by themselves
+        info = env.step(still(env))[-1]
+    seeds, values = info["seed"].tolist(), info["randomised"]
+    assert seeds != [1, 2] and not torch.equal(values[0], values[1])
+    again = sim.worlds(interface, 1, backend=backend, randomisation=DIFFERENT)
+    expected = again.reset([seeds[1]])  # type: ignore[list-item]
+    assert expected and torch.allclose(again.step(still(again))[-1]["randomised"][0], values[1])
+    first, later = (e.step(still(e))[0]["observation.state"] for e in (env, again))
+    torch.testing.assert_close(first[1], later[0], atol=1e-5, rtol=1e-5)

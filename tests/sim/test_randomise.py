@@ -38,7 +38,7 @@ def test_numbers_stay_in_their_ranges_in_the_unit_that_is_kept(tmp_path: Path) -
         {"what": "armature", "of": ["joint2"], "centre": 0.1, "width": 0.02, "unit": "kg m^2"},
         {"what": "payload", "centre": 0.2, "width": 0.5, "unit": "kg"},
     )
-    interface, randomiser = randomiser_of(sim.make_interface(LIFT), load_randomisation(path))
+    _, randomiser = randomiser_of(sim.make_interface(LIFT), load_randomisation(path))
     assert randomiser is not None
     assert randomiser.names == ("mass.cube", "action_delay", "servo_stiffness.joint1", "armature.joint2", "payload.tool")
     values = randomiser.draw(range(4000)).values
