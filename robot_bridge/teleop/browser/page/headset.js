@@ -93,7 +93,10 @@ export class Headset {
     if (fresh.includes(STICK)) this.stop();
     for (const i of fresh) if (WORDS[source.handedness]?.[i]) this.word(WORDS[source.handedness][i]);
     if (!down.has(SQUEEZE) || !controller.pose) controller.grip = 0;
-    else if (fresh.includes(SQUEEZE)) controller.grip = takeHold();
+    else if (fresh.includes(SQUEEZE)) {
+      controller.grip = takeHold();
+      controller.scale = 2 * this.settings.speed; // one hold, one scale
+    }
     const pulled = buttons[TRIGGER]?.value ?? 0;
     const arm = this.arm(source);
     if (controller.grip && (pulled > TOUCHED || controller.pulled > TOUCHED)) this.gripper.set(arm, 1 - pulled);
@@ -110,10 +113,10 @@ export class Headset {
 
   hands() {
     const hands = new Map();
-    for (const [source, { grip, pose }] of this.controllers) {
+    for (const [source, { grip, pose, scale }] of this.controllers) {
       const arm = this.arm(source);
       if (!grip || !pose || (hands.has(arm) && hands.get(arm).grip < grip)) continue; // of two for one arm, who held first
-      const position = fromXr(pose.position).map((v) => v * 2 * this.settings.speed);
+      const position = fromXr(pose.position).map((v) => v * scale);
       hands.set(arm, { arm, grip, pose: [...position, ...rotationFromXr(pose.orientation)] });
     }
     return [...hands.values()];
