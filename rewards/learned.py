@@ -6,13 +6,14 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from rewards.files import RewardUnavailable, Situation
 from rewards.latent import Encoder, EncoderConfig
+from rewards.shaping import Shaped
 from sinew.errors import InputError
 
 
@@ -42,45 +43,61 @@ class LearnedSettings:
 class SeenPotential:
     """A potential of what an encoder sees.
 
-    Worlds that look as they did when they were last asked about are not looked at again: what comes after one step is what comes
-    before the next, so that half the work is saved, and what is paid adds up to the last digit.
-
     Args:
         encoder: observations → latents.
-        value: latents (N, L) → (N,) in [low, high].
+        value: latents (N, L) → (N,) in [low, high], of each world by itself.
         low: of the potential.
         high: of the potential.
     """
 
     def __init__(self, encoder: Encoder, value: Callable[[Tensor], Tensor], low: float, high: float) -> None:
         self.encoder, self.value, self.low, self.high = encoder, value, low, high
-        self._seen: dict[str, Tensor] = {}
-        self._values = torch.zeros(0)
 
     @torch.no_grad()
     def __call__(self, obs: Mapping[str, Tensor]) -> Tensor:
         """{key: (N, ...)} → (N,) float32 where the observations are."""
-        seen = {key: obs[key] for key in self.encoder.config.keys}
-        rows = self._unlike(seen)
-        if rows is None:
-            self._values = self._look(seen)
-        elif len(rows):
-            self._values = self._values.index_copy(0, rows, self._look({key: value[rows] for key, value in seen.items()}))
+        return self.value(latents_of(self.encoder, obs)).to(next(obs[key] for key in self.encoder.config.keys).device)
+
+
+class ShapedBySight(Shaped):
+    """`Shaped` by a `SeenPotential` that looks once at a step: what comes after one is what comes before the next.
+
+    Only worlds that look otherwise than the last step left them, as those that have begun anew do, are looked at before the step too,
+    together with all worlds after it. The potential is a function of the observation alone, so that nothing changes but what it costs.
+    """
+
+    potential: SeenPotential
+
+    def __init__(self, potential: SeenPotential, gamma: float, weight: float = 1.0) -> None:
+        super().__init__(potential, gamma, weight)
+        self._seen: dict[str, Tensor] = {}
+        self._values = torch.zeros(0)
+
+    def reward(self, transition: Mapping[str, Tensor], context: Mapping[str, Any]) -> Tensor:
+        """See `Shaped.reward`."""
+        keys = self.potential.encoder.config.keys
+        before, after = ({key: transition[start + key] for key in keys} for start in ("", "next."))
+        rows = self._unlike(before)
+        if len(rows):
+            values = self.potential({key: torch.cat((after[key], before[key][rows])) for key in keys})
+            values, fresh = values.split((len(values) - len(rows), len(rows)))
+            known = self._values if len(rows) < len(values) else values
+            known = known.index_copy(0, rows, fresh)
         else:
-            return self._values.clone()
-        self._seen = {key: value.clone() for key, value in seen.items()}
-        return self._values.clone()
+            known, values = self._values, self.potential(after)
+        self._seen, self._values = {key: value.clone() for key, value in after.items()}, values
+        return self._paid(known, values, transition)
 
-    def _unlike(self, seen: Mapping[str, Tensor]) -> Tensor | None:
-        """The worlds (K,) that look otherwise than when they were last asked about; None where the two cannot be compared."""
+    def _unlike(self, seen: Mapping[str, Tensor]) -> Tensor:
+        """The worlds (K,) that look otherwise than the last step left them."""
+        last = self._seen
+        if all(key in last and last[key].device == value.device and torch.equal(last[key], value) for key, value in seen.items()):
+            return torch.zeros(0, dtype=torch.int64)
+        some = next(iter(seen.values()))
         for key, value in seen.items():
-            last = self._seen.get(key)
-            if last is None or (last.shape, last.dtype, last.device) != (value.shape, value.dtype, value.device):
-                return None
-        return torch.stack([(value != self._seen[key]).flatten(1).any(1) for key, value in seen.items()]).any(0).nonzero()[:, 0]
-
-    def _look(self, seen: Mapping[str, Tensor]) -> Tensor:
-        return self.value(latents_of(self.encoder, seen)).to(next(iter(seen.values())).device)
+            if key not in last or (last[key].shape, last[key].dtype, last[key].device) != (value.shape, value.dtype, value.device):
+                return torch.arange(len(some), device=some.device)
+        return torch.stack([(value != last[key]).flatten(1).any(1) for key, value in seen.items()]).any(0).nonzero()[:, 0]
 
 
 def latents_of(encoder: Encoder, obs: Mapping[str, Tensor]) -> Tensor:

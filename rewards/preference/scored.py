@@ -12,8 +12,7 @@ from torch import Tensor, nn
 
 from rewards.files import Situation
 from rewards.latent import Encoder, EncoderConfig, load_tensors, restore, save_tensors
-from rewards.learned import LearnedSettings, SeenPotential, check_seen
-from rewards.shaping import Shaped
+from rewards.learned import LearnedSettings, SeenPotential, ShapedBySight, check_seen
 from sinew.config import from_json, to_json
 from sinew.errors import DataError
 from sinew.protocols import Reward
@@ -64,7 +63,7 @@ class ScoredSettings(LearnedSettings):
         """See `rewards.files.Kind`."""
         scored = load_scored(situation.folder / self.weights, self.kind)
         check_seen(scored.encoder.config, situation)
-        return Shaped(SeenPotential(scored.encoder, scored.chance, self.low, self.high), situation.gamma, self.weight)
+        return ShapedBySight(SeenPotential(scored.encoder, scored.chance, self.low, self.high), situation.gamma, self.weight)
 
 
 def save_scored(path: Path, scored: Scored, kind: str, made: Mapping[str, Any]) -> None:

@@ -19,8 +19,7 @@ from torch import Tensor
 
 from rewards.files import KINDS, RewardUnavailable, Situation
 from rewards.latent import Encoder, EncoderConfig, load_tensors, restore, save_tensors
-from rewards.learned import LearnedSettings, SeenPotential, check_seen
-from rewards.shaping import Shaped
+from rewards.learned import LearnedSettings, SeenPotential, ShapedBySight, check_seen
 from sinew.config import from_json, to_json
 from sinew.errors import DataError
 from sinew.protocols import Reward
@@ -66,19 +65,18 @@ class Successes:
 
     @cached_property
     def asked(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Of at most `MOST_ASKED` frames: latents (L, M) in scales, minus half their square (M,), and time (M,)."""
+        """Of at most `MOST_ASKED` frames: latents over the square of the scale (L, M), minus half their squares (M,), and time (M,)."""
         kept = spread(self.latents, MOST_ASKED)
         latents = self.latents[kept] / self.scale
-        return latents.T.contiguous(), -0.5 * latents.square().sum(1), self.time[kept]
+        return (latents / self.scale).T.contiguous(), -0.5 * latents.square().sum(1), self.time[kept]
 
     def progress(self, latents: Tensor) -> Tensor:
         """Latents (N, L) → (N,) in [0, 1]: 0 where successes begin or far from all of them, 1 where they end."""
         frames, offset, time = self.asked
-        latents = latents / self.scale
-        closeness = torch.addmm(offset, latents, frames)  # half the square of the latent, less half that of its distance
-        nearest = (latents.square().sum(1) - 2 * closeness.amax(1)).clamp(min=0.0).sqrt()
-        excess = (nearest - 1.0).clamp(min=0.0)
-        return (torch.softmax(closeness, 1) @ time).clamp(0.0, 1.0) / (1.0 + (excess / TOLERANCE).square())
+        closeness = torch.addmm(offset, latents, frames)  # half the square of the latent, less half that of its distance, in scales
+        square = (torch.linalg.vector_norm(latents, dim=1) / self.scale).square()
+        excess = (square - 2 * closeness.amax(1)).clamp(min=1.0).sqrt() - 1.0
+        return (torch.softmax(closeness, 1) @ time).clamp(max=1.0) / (1.0 + (excess / TOLERANCE).square())
 
 
 def spread(points: Tensor, most: int) -> Tensor:
@@ -107,7 +105,7 @@ class Progress(LearnedSettings):
         encoder, successes = load(situation.folder / self.weights)
         check_seen(encoder.config, situation)
         potential = SeenPotential(encoder, lambda latents: successes.progress(latents) - 1.0, self.low, self.high)
-        return Shaped(potential, situation.gamma, self.weight)
+        return ShapedBySight(potential, situation.gamma, self.weight)
 
 
 def save(path: Path, encoder: Encoder, successes: Successes, made: Mapping[str, object]) -> None:

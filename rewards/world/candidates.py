@@ -15,9 +15,8 @@ import torch
 from torch import Tensor
 
 from rewards.files import KINDS, Situation
-from rewards.learned import LearnedSettings, SeenPotential, check_seen
+from rewards.learned import LearnedSettings, SeenPotential, ShapedBySight, check_seen
 from rewards.preference.episodes import Episodes
-from rewards.shaping import Shaped
 from rewards.world.model import KIND, WorldModel, load_world
 from sinew.errors import InputError
 from sinew.protocols import Reward
@@ -138,4 +137,4 @@ class WorldSettings(LearnedSettings):
         """See `rewards.files.Kind`."""
         model = load_world(situation.folder / self.weights)
         check_seen(model.encoder.config, situation)
-        return Shaped(SeenPotential(model.encoder, model.ahead, self.low, self.high), situation.gamma, self.weight)
+        return ShapedBySight(SeenPotential(model.encoder, model.ahead, self.low, self.high), situation.gamma, self.weight)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from demos import Dataset
+    from rewards.progress.nearest import Successes
 
 HELD_OUT = 5
 """One episode of so many is not learned from; the reward is measured on those."""
@@ -31,8 +32,8 @@ class Args(RewardArgs):
     data: Path
     """Dataset with at least three successes; failures among its episodes help to see what is not on the way."""
     kind: Literal["progress", "transport"] = "progress"
-    """progress: what the closest frames of successes say, as a potential; transport: an episode pays as its frames can be moved onto
-    those of demonstrations, each frame of them used once."""
+    """progress: what the closest frames of successes say, as a potential; transport: an episode pays at its end, as its frames can be
+    moved onto those of a demonstration, at most half as much as success."""
     keys: tuple[str, ...] = ()
     """What is looked at, for example observation.images.front; if left out, all vectors, and all pictures where no poses of
     objects are among the vectors."""
@@ -66,8 +67,9 @@ def make(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
     keys = args.keys or default_keys(data)
     learned, held = split(data, args.seed)
     pictures = any(key in data.observation_spec.images for key in keys)
-    small = {"batch_size": 64} if pictures else {}
-    config = predictive.PredictiveConfig(updates=args.updates or (400 if pictures else 1000), seed=args.seed, **small)
+    updates, batch_size = (400, 64) if pictures else (1000, 256)
+    updates = updates if args.updates is None else args.updates
+    config = predictive.PredictiveConfig(updates=updates, batch_size=batch_size, seed=args.seed)
     sees = EncoderConfig.of(data.observation_spec, keys, dim=config.dim, hidden=config.hidden)
     seen, spans = frames(data, keys, learned)
     encoder = predictive.train(seen, spans, sees, config, progress)
@@ -77,12 +79,15 @@ def make(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
     weights = args.out.with_suffix(".safetensors")
     made = {"data": str(args.data), "hash": data.content_hash(), "successes": len(good), "seed": args.seed, "updates": config.updates}
     nearest.save(weights, encoder, successes, made)
-    settings = (nearest.Progress if args.kind == "progress" else transport.Transport)(weights=weights.name, weight=args.weight)
+    if args.kind == "progress":
+        settings = nearest.Progress(weights=weights.name, weight=args.weight)
+    else:
+        settings = transport.Transport(weights=weights.name, weight=transport.Transport.weight * args.weight)
     files.save(args.out, args.kind, settings, made)
     seen, spans = frames(data, keys, held)
     latents = predictive.encode(encoder, seen)
     result = {"out": str(args.out), "weights": str(weights), "kind": args.kind, "keys": list(keys), "successes": len(good)}
-    measured = measure(successes, [latents[s] for s in spans], [bool(data.episode(e).success) for e in held])
+    measured = measure(args.kind, successes, [latents[s] for s in spans], [bool(data.episode(e).success) for e in held])
     return {**result, **measured, "rank": predictive.effective_rank(latents), "seconds": round(time.monotonic() - started, 1)}
 
 
@@ -122,17 +127,29 @@ def frames(data: Dataset, keys: Sequence[str], episodes: Sequence[int]) -> tuple
     return predictive.read(data, keys, rows), [slice(int(end) - e.length, int(end)) for end, e in zip(ends, infos, strict=True)]
 
 
-def measure(successes: Any, episodes: Sequence[Tensor], outcome: Sequence[bool]) -> dict[str, Any]:
-    """Rank correlation with time on successes, and AUC of success against failure by the progress at the end, on held-out episodes."""
-    from rewards.measures import auc, auc_interval, rank_correlation
+def measure(kind: str, successes: Successes, episodes: Sequence[Tensor], outcome: Sequence[bool]) -> dict[str, Any]:
+    """Of held-out episodes (T_i, L): AUC of success against failure and, for a kind that pays on the way, rank correlation with time.
 
-    curves = [successes.progress(latents).numpy() for latents in episodes]
-    good = [c for c, ok in zip(curves, outcome, strict=True) if ok]
-    bad = [c for c, ok in zip(curves, outcome, strict=True) if not ok]
-    value = auc([c[-1] for c in good], [c[-1] for c in bad])
+    A "progress" reward is judged by what it says at the end, and along successes; "transport" by the cost of the whole.
+    """
+    from rewards.measures import auc, auc_interval, rank_correlation
+    from rewards.progress.transport import Demonstrations, moments
+
+    if kind == "transport":
+        import torch
+
+        scores = (-Demonstrations.of(successes).costs(torch.stack([moments(e) for e in episodes]))).tolist()
+        correlation = None
+    else:
+        curves = [successes.progress(latents).numpy() for latents in episodes]
+        scores = [float(c[-1]) for c in curves]
+        correlation = float(np.mean([rank_correlation(c) for c, ok in zip(curves, outcome, strict=True) if ok]))
+    good = [s for s, ok in zip(scores, outcome, strict=True) if ok]
+    bad = [s for s, ok in zip(scores, outcome, strict=True) if not ok]
+    value = auc(good, bad)
     return {
         "held_out": {"successes": len(good), "failures": len(bad)},
-        "rank_correlation": float(np.mean([rank_correlation(c) for c in good])),
+        "rank_correlation": correlation,
         "auc": None if not bad else value,
         "auc95": None if not bad else list(auc_interval(value, len(good), len(bad))),
     }
@@ -142,10 +159,13 @@ def show(result: dict[str, Any], console: Console) -> None:
     """What was written, and how good it is."""
     n = result["held_out"]
     console.print(f"{result['out']}: {result['kind']} from {result['successes']} successes, seen by {', '.join(result['keys'])}")
-    console.print(f"on {n['successes']} held-out successes progress goes with time: rank correlation {result['rank_correlation']:.3f}")
+    if result["rank_correlation"] is not None:
+        told = f"rank correlation {result['rank_correlation']:.3f}"
+        console.print(f"on {n['successes']} held-out successes progress goes with time: {told}")
     if result["auc"] is None:
         console.print("no failures among the episodes: whether it tells them from successes is not known")
     else:
         low, high = result["auc95"]
-        console.print(f"a success ends higher than a failure with {result['auc']:.3f} ({low:.2f} to {high:.2f}, {n['failures']} failures)")
+        compared = "ends higher" if result["kind"] == "progress" else "is worth more"
+        console.print(f"a success {compared} than a failure with {result['auc']:.3f} ({low:.2f} to {high:.2f}, {n['failures']} failures)")
     console.print(f"look at it with: sinew reward preview {result['out']} --data DIR")

@@ -9,8 +9,8 @@ import torch
 
 from rewards import files
 from rewards.latent import Encoder, EncoderConfig
-from rewards.learned import LearnedSettings, SeenPotential, check_seen
-from rewards.shaping import max_difference
+from rewards.learned import LearnedSettings, SeenPotential, ShapedBySight, check_seen
+from rewards.shaping import Shaped, max_difference
 from sinew.errors import InputError
 from sinew.specs import ActionSpec, ObservationSpec, TensorSpec
 
@@ -83,26 +83,38 @@ class Counted(Encoder):
         return super().forward(seen)
 
 
-def test_worlds_are_looked_at_once_where_they_have_not_changed():
-    """What comes after one step is what comes before the next one, save in worlds that begin anew; buffers may be filled anew, too."""
+def test_worlds_are_looked_at_once_a_step():
+    """What comes after one step is what comes before the next one, save in worlds that begin anew; against the same without a memory."""
     encoder = Counted(EncoderConfig(vectors={"a": 2, "b": 1}, dim=4, hidden=8)).eval()
-    seen = SeenPotential(encoder, lambda latents: torch.sigmoid(latents[:, 0]), 0.0, 1.0)
-    fresh = lambda obs: torch.sigmoid(encoder(obs)[:, 0]).detach()  # noqa: E731
-    buffer = {"a": torch.rand(6, 2), "b": torch.rand(6, 1)}
-    first = seen(buffer)
-    assert encoder.looked == 6
-    first.zero_()  # what was handed out is the caller's own
-    torch.testing.assert_close(seen(buffer), fresh(buffer))
-    encoder.looked = 0
-    buffer["a"][[1, 4]] = torch.rand(2, 2)
-    buffer["b"][5] += 1.0
-    got = seen(buffer)
-    assert encoder.looked == 3
-    torch.testing.assert_close(got, fresh(buffer))
-    buffer["a"][2] = torch.nan
-    assert torch.isfinite(seen(buffer)).tolist() == [True, True, False, True, True, True]
-    other = {"a": torch.rand(3, 2), "b": torch.rand(3, 1)}
-    torch.testing.assert_close(seen(other), fresh(other))
+    potential = SeenPotential(encoder, lambda latents: torch.sigmoid(latents[:, 0]) - 1.0, -1.0, 0.0)
+    once, twice = ShapedBySight(potential, 0.9, 2.0), Shaped(potential, 0.9, 2.0)
+    generator = torch.Generator().manual_seed(0)
+    obs = {key: torch.rand(6, n, generator=generator) for key, n in (("a", 2), ("b", 1))}
+    flags = {name: torch.zeros(6, dtype=torch.bool) for name in ("success", "terminated")}
+    for fresh in ([0, 1, 2, 3, 4, 5], [], [1, 4], [5], [], [0, 1, 2, 3, 4, 5]):
+        for buffer in obs.values():  # filled anew where they are, as simulators do
+            buffer[fresh] = torch.rand(len(fresh), buffer.shape[1], generator=generator)
+        after = {f"next.{key}": value + torch.rand(value.shape, generator=generator) for key, value in obs.items()}
+        flags["terminated"] = torch.rand(6, generator=generator) < 0.3
+        encoder.looked = 0
+        got = once.reward({**obs, **after, **flags}, {})
+        assert encoder.looked == 6 + len(fresh)
+        torch.testing.assert_close(got, twice.reward({**obs, **after, **flags}, {}))
+        for key, buffer in obs.items():
+            buffer.copy_(after[f"next.{key}"])
+    fewer = {key: value[:3] for key, value in {**obs, **after, **flags}.items()}
+    torch.testing.assert_close(once.reward(fewer, {}), twice.reward(fewer, {}))
+
+
+def test_a_world_that_cannot_be_seen_is_named():
+    encoder = Encoder(EncoderConfig(vectors={"a": 2}, dim=4, hidden=8)).eval()
+    reward = ShapedBySight(SeenPotential(encoder, lambda latents: torch.sigmoid(latents[:, 0]), 0.0, 1.0), 0.9)
+    never = torch.zeros(3, dtype=torch.bool)
+    wrong = torch.tensor([[0.0, 0.0], [0.0, 0.0], [float("nan"), 0.0]])
+    reward.reward({"a": torch.zeros(3, 2), "next.a": torch.zeros(3, 2), "success": never, "terminated": never}, {})
+    for _ in range(2):
+        with pytest.raises(files.RewardUnavailable, match="world 2"):
+            reward.reward({"a": torch.zeros(3, 2), "next.a": wrong, "success": never, "terminated": never}, {})
 
 
 def test_what_is_not_there_is_no_mistake_and_another_length_is_one():
