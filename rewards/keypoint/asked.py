@@ -121,9 +121,7 @@ class AskedReward:
                 late = True
                 self.counts["late"] += 1
         if late:
-            self._say_once(
-                f"{self.settings.who} has not answered after {wait_s:g} s: success alone tells until it does, in each episode"
-            )
+            self._say_once(f"{self.settings.who} has not answered after {wait_s:g} s: success alone tells until it does, in each episode")
 
     def reward(self, transition: Mapping[str, Tensor], context: Mapping[str, Any]) -> Tensor:
         """See `KeypointReward.reward`; answers that have come meanwhile are taken up first."""
@@ -133,6 +131,11 @@ class AskedReward:
         known = self.inner.sure(transition)
         sure = self._guided if known is None else self._guided & known
         return self.inner.paid(transition, self.inner.advance(After(transition), sure))
+
+    @property
+    def legend(self) -> str:
+        """See `KeypointReward.legend`."""
+        return self.inner.legend
 
     def overlay(self, image: np.ndarray, view: CameraView, obs: Mapping[str, Tensor], world: int) -> np.ndarray:
         """See `KeypointReward.overlay`; the picture itself where nobody has answered."""

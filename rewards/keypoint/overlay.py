@@ -12,6 +12,7 @@ from rewards.files import CameraView
 
 WALKED, AHEAD, POINTS = (250, 210, 60), (90, 200, 250), {"tool": (90, 200, 250), "grasp": (235, 70, 60), "function": (80, 220, 110)}
 """Colours, RGB."""
+LEGEND = "blue the tool, red where it takes hold, green the point that does the work; yellow what was walked, light blue what is ahead"
 NEAREST_M = 0.01
 """What is nearer to the camera than this, or behind it, is not drawn."""
 
@@ -44,11 +45,15 @@ def draw(
         if pixel is not None:
             cv2.circle(drawn, pixel, 5, (20, 20, 20), 2, cv2.LINE_AA)
             cv2.circle(drawn, pixel, 4, POINTS[name], -1, cv2.LINE_AA)
-            cv2.putText(drawn, name, (pixel[0] + 7, pixel[1] + 4), cv2.FONT_HERSHEY_SIMPLEX, 0.36, (20, 20, 20), 2, cv2.LINE_AA)
-            cv2.putText(drawn, name, (pixel[0] + 7, pixel[1] + 4), cv2.FONT_HERSHEY_SIMPLEX, 0.36, POINTS[name], 1, cv2.LINE_AA)
-    cv2.putText(drawn, f"potential {value:.2f}", (6, drawn.shape[0] - 8), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (20, 20, 20), 3, cv2.LINE_AA)
-    cv2.putText(drawn, f"potential {value:.2f}", (6, drawn.shape[0] - 8), cv2.FONT_HERSHEY_SIMPLEX, 0.42, WALKED, 1, cv2.LINE_AA)
+    for row, name in enumerate(points):  # points often lie on each other, and names beside them would too
+        _write(drawn, name, (6, 14 + 14 * row), POINTS[name])
+    _write(drawn, f"potential {value:.2f}", (6, drawn.shape[0] - 8), WALKED)
     return drawn
+
+
+def _write(image: np.ndarray, text: str, place: tuple[int, int], colour: tuple[int, int, int]) -> None:
+    for ink, width in (((20, 20, 20), 3), (colour, 1)):
+        cv2.putText(image, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.42, ink, width, cv2.LINE_AA)
 
 
 def _pixels(places: np.ndarray, view: CameraView, scale: float) -> list[tuple[int, int] | None]:

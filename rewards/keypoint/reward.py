@@ -130,6 +130,13 @@ class KeypointReward:
         phi = np.maximum(np.minimum(left, 0.0, out=left), -1 - self.settings.stray, out=left)
         return phi if sure is None else np.where(sure, phi, self._phi)
 
+    @property
+    def legend(self) -> str:
+        """What `overlay` draws, in words."""
+        from rewards.keypoint.overlay import LEGEND
+
+        return LEGEND
+
     def overlay(self, image: np.ndarray, view: CameraView, obs: Mapping[str, Tensor], world: int) -> np.ndarray:
         """A picture (H, W, 3) uint8 of one world with ways, progress and points drawn on it; obs of all worlds, as rewarded last."""
         from rewards.keypoint.overlay import draw

@@ -37,7 +37,7 @@ def panel(curve: np.ndarray, upto: int, low: float, high: float, success: bool, 
     cv2.polylines(image, [points.reshape(-1, 1, 2)], False, (215, 217, 215), 1, cv2.LINE_AA)
     cv2.polylines(image, [points[: upto + 1].reshape(-1, 1, 2)], False, colour, 2, cv2.LINE_AA)
     cv2.circle(image, tuple(int(v) for v in points[upto]), 4, colour, -1, cv2.LINE_AA)
-    cv2.putText(image, f"{curve[upto]:.2f}", (MARGIN, 16), cv2.FONT_HERSHEY_SIMPLEX, 0.45, INK, 1, cv2.LINE_AA)
+    cv2.putText(image, figure(curve[upto]), (MARGIN, 16), cv2.FONT_HERSHEY_SIMPLEX, 0.45, INK, 1, cv2.LINE_AA)
     return image
 
 
@@ -68,7 +68,7 @@ def sheet(rows: Sequence[tuple[str, bool, Sequence[tuple[int, np.ndarray]], np.n
         for frame, picture in pictures:
             cell = cv2.resize(picture, (round(picture.shape[1] * height / picture.shape[0]), height), interpolation=cv2.INTER_AREA)
             cv2.rectangle(cell, (0, height - 16), (44, height), PAPER, -1)
-            cv2.putText(cell, f"{curve[frame]:.2f}", (3, height - 4), cv2.FONT_HERSHEY_SIMPLEX, 0.4, INK, 1, cv2.LINE_AA)
+            cv2.putText(cell, figure(curve[frame]), (3, height - 4), cv2.FONT_HERSHEY_SIMPLEX, 0.4, INK, 1, cv2.LINE_AA)
             cells.append(cell)
         plot = panel(curve, len(curve) - 1, low, high, success, 200, height)
         label = np.full((height, 90, 3), PAPER, np.uint8)
@@ -82,17 +82,19 @@ def sheet(rows: Sequence[tuple[str, bool, Sequence[tuple[int, np.ndarray]], np.n
     return np.concatenate(padded, 0)
 
 
-def plot(curves: Sequence[np.ndarray], outcome: Sequence[bool]) -> np.ndarray:
-    """(360, 560, 3) uint8: every curve over the share of its episode; successes green, failures red."""
+def plot(curves: Sequence[np.ndarray], outcome: Sequence[bool], meaning: str) -> np.ndarray:
+    """(360, 560, 3) uint8: every curve over the share of its episode; successes green, failures red. `meaning` says what it shows."""
     import cv2
 
     height, width, left = 360, 560, 56
     image = np.full((height, width, 3), PAPER, np.uint8)
     low, high = extent(curves)
-    for share in (0.0, 0.5, 1.0):
-        y = round(height - 34 - share * (height - 60))
-        cv2.line(image, (left, y), (width - 14, y), (226, 227, 224), 1)
-        cv2.putText(image, f"{low + share * (high - low):.2f}", (6, y + 4), cv2.FONT_HERSHEY_SIMPLEX, 0.42, INK, 1, cv2.LINE_AA)
+    middle = 0.0 if low + 0.1 * (high - low) < 0.0 < high - 0.1 * (high - low) else (low + high) / 2
+    for value in (low, middle, high):
+        y = round(height - 34 - (value - low) / (high - low) * (height - 60))
+        cv2.line(image, (left, y), (width - 14, y), (226, 227, 224) if value else SOFT, 1)
+        cv2.putText(image, figure(value), (6, y + 4), cv2.FONT_HERSHEY_SIMPLEX, 0.42, INK, 1, cv2.LINE_AA)
+    cv2.putText(image, meaning, (left, 16), cv2.FONT_HERSHEY_SIMPLEX, 0.42, INK, 1, cv2.LINE_AA)
     for curve, ok in sorted(zip(curves, outcome, strict=True), key=lambda c: c[1]):
         x = left + np.arange(len(curve)) / max(1, len(curve) - 1) * (width - left - 14)
         y = height - 34 - (curve - low) / max(high - low, 1e-9) * (height - 60)
@@ -101,6 +103,11 @@ def plot(curves: Sequence[np.ndarray], outcome: Sequence[bool]) -> np.ndarray:
     for text, colour, x in (("success", SUCCESS, left), ("failure", FAILURE, left + 90), ("begin to end of an episode", SOFT, width - 220)):
         cv2.putText(image, text, (x, height - 10), cv2.FONT_HERSHEY_SIMPLEX, 0.42, colour, 1, cv2.LINE_AA)
     return image
+
+
+def figure(value: float) -> str:
+    """Two decimals; nothing is minus nothing."""
+    return f"{round(float(value), 2) + 0.0:.2f}"
 
 
 def extent(curves: Sequence[np.ndarray]) -> tuple[float, float]:

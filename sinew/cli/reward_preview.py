@@ -99,14 +99,15 @@ def preview(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
         progress.advance(1)
     if shown and not films:
         progress.note("no pictures: the dataset has none and its episodes cannot be played again here; collect with --cameras front")
-    _png(out / "curves.png", plot(found.curves, [e.success for e in found.episodes]))
+    _png(out / "curves.png", plot(found.curves, [e.success for e in found.episodes], meaning(found)))
     if rows:
         _png(out / "sheet.png", sheet(rows, low, high))
     kind, asked = load(args.reward)[0], []
     for view in sorted(Path(args.reward).parent.glob(f"{Path(args.reward).stem}-view*.png")):
         atomic_write(out / view.name, view.read_bytes())
         asked.append(view.name)
-    atomic_write(out / "preview.html", page_of(args, kind, found, films, bool(rows), asked))
+    legend = getattr(build(1, 1.0), "legend", "") if rows else ""
+    atomic_write(out / "preview.html", page_of(args, kind, found, films, bool(rows), asked, legend))
     return {
         "reward": args.reward, "kind": kind, "page": str(out / "preview.html"), "films": films,
         "findings": [asdict(f) for f in found.findings], "passed": not found.problems,
@@ -148,8 +149,8 @@ def drawn_film(data: Dataset, episode: Episode, camera: str | None, build: Calla
     return tuple(pictures)
 
 
-def page_of(args: Args, kind: str, found: Inspection, films: list[str], pictures: bool, asked: list[str]) -> str:
-    """The page; `asked` are pictures as the model saw them that proposed the reward."""
+def page_of(args: Args, kind: str, found: Inspection, films: list[str], pictures: bool, asked: list[str], legend: str = "") -> str:
+    """The page; `asked` are pictures as the model saw them that proposed the reward, `legend` what is drawn on those of episodes."""
     from sinew.cli.report_charts import Line, line_chart
     from sinew.cli.report_style import page, section
 
@@ -159,8 +160,7 @@ def page_of(args: Args, kind: str, found: Inspection, films: list[str], pictures
         for name, ok, style in (("successes", True, "deployed"), ("failures", False, "base"))
         if ok in outcome
     ]
-    y = "paid so far, success not counted" if found.sums else "paid at this step"
-    chart = line_chart(lines, x_label="share of the episode (%)", y_label=y)
+    chart = line_chart(lines, x_label="share of the episode (%)", y_label=meaning(found))
     bad = found.problems
     verdict = "can be learned from" if not bad else "should not be learned from as it is"
     header = (
@@ -173,17 +173,25 @@ def page_of(args: Args, kind: str, found: Inspection, films: list[str], pictures
     parts = [header, section("Verdicts", f"<dl>{items}</dl>"), section("Success against failure", chart)]
     if pictures:
         image = '<img src="sheet.png" alt="pictures of episodes with their values" style="width:100%;border-radius:8px">'
-        parts.append(section("Episodes, with the value at each picture", image))
+        words = f"<p>{escape(legend)}</p>" if legend else ""
+        parts.append(section("Episodes, with the value at each picture", image + words))
         videos = "".join(
             f'<figure><video src="{name}" controls autoplay muted loop playsinline></video><figcaption>{name[:-4]}</figcaption></figure>'
             for name in map(escape, films)
         )
-        parts.append(section("Films", f'<div class="videos">{videos}</div>'))
+        parts.append(
+            section("Films", f'<div class="videos" style="grid-template-columns:repeat(auto-fit,minmax(420px,1fr))">{videos}</div>')
+        )
     if asked:
         views = "".join(f'<img src="{escape(name)}" alt="as the model saw it" style="width:100%">' for name in asked)
         parts.append(section("What the model was shown that proposed it", f'<div class="columns">{views}</div>'))
     parts.append("<footer>Written by Sinew. The reward was not told how the episodes end.</footer>")
     return page(f"Reward {Path(args.reward).name}", "\n".join(parts))
+
+
+def meaning(found: Inspection) -> str:
+    """What curves show."""
+    return "paid so far, success not counted" if found.sums else "paid at this step"
 
 
 def _spread(found: Inspection, ok: bool) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from sinew.cli.reward_eyes import calibrated, undistorted
 from sinew.cli.reward_recorded import builder, episodes
 from sinew.specs import ObservationSpec, TensorSpec
 
-SIZE = (240, 320)
+SIZE = (480, 640)
 LENSES = [("pinhole", (-0.2, 0.05, 0.001, -0.001, 0.0)), ("fisheye", (-0.05, 0.01, 0.0, 0.0))]
 
 

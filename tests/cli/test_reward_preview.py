@@ -52,4 +52,5 @@ def test_the_page_has_films_with_them_and_the_picture_that_the_model_saw(folder,
     told = json.loads(capsys.readouterr().out)
     page = (tmp_path / "page" / "preview.html").read_text()
     assert len(told["films"]) == 1 and told["films"][0] in page
+    assert "green the point that does the work" in page
     assert "r-view1.png" in page and (tmp_path / "page" / "r-view1.png").stat().st_size > 1000
