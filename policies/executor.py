@@ -48,7 +48,9 @@ class ChunkExecutor:
         act_steps: actions executed of each chunk, 1..H, with a delay d between d and H - d; None for the most. Ensemble
             samples at every tick.
         seed: noise of episodes that are reset without a seed.
-        noise: None draws N(0, I); "zero" is the zero vector; a tensor (*noise_shape) is used for every chunk.
+        noise: None draws N(0, I); "stream" draws it for all worlds at once, where the policy is, which makes what a world does depend
+            on the others, and is for learning in thousands of them; "zero" is the zero vector; a tensor (*noise_shape) is used for
+            every chunk.
         steps: sampling steps; None for the policy's own.
         device: where the policy is; observations are moved there, actions come back on the observations' device.
         instruction: what a language policy shall do, one text or one per world; for other policies it has no effect.
@@ -69,7 +71,7 @@ class ChunkExecutor:
         mode: Literal["sync", "ensemble", "async", "rtc"] = "sync",
         act_steps: int | None = None,
         seed: int = 0,
-        noise: Literal["zero"] | Tensor | None = None,
+        noise: Literal["zero", "stream"] | Tensor | None = None,
         steps: int | None = None,
         device: torch.device | str = "cpu",
         instruction: str | Sequence[str] | None = None,
@@ -85,7 +87,9 @@ class ChunkExecutor:
         self.jacobian: Literal["vjp", "identity"] = jacobian
         self.seed, self.steps, self.device = seed, steps, torch.device(device)
         self.instructions = instructions(instruction, num_envs, spec)
-        self._fixed_noise = _fixed_noise(noise, spec.noise_shape)
+        streams = isinstance(noise, str) and noise == "stream"
+        self._fixed_noise = None if streams else _fixed_noise(noise, spec.noise_shape)
+        self._stream = torch.Generator(self.device).manual_seed(seed) if streams else None
         self._corrects = "correct" in spec.capabilities
         # Chunks of every world, the newest first: the current one and, while a delayed one is under way, that before it;
         # ensemble keeps one per tick of the horizon.
@@ -122,9 +126,12 @@ class ChunkExecutor:
         self._take_goals(ids, goals)
         if seeds is not None and len(seeds) != len(ids):
             raise InputError(f"{len(seeds)} seeds given for {len(ids)} worlds")
-        for place, world in enumerate(ids):
-            self._episodes[world] += 1
-            self._seeds[world] = mix(self.seed, world, int(self._episodes[world])) if seeds is None else mix(int(seeds[place]))
+        if self._stream is None:
+            for place, world in enumerate(ids):
+                self._episodes[world] += 1
+                self._seeds[world] = mix(self.seed, world, int(self._episodes[world])) if seeds is None else mix(int(seeds[place]))
+        elif seeds is not None and len(ids) == self.num_envs:
+            self._stream.manual_seed(mix(*seeds))
         self._chunks[ids] = 0.0  # what was not finite must not reach the guidance of the next chunks
         self._held[ids], self._used[ids], self._queries[ids] = 0, self.act_steps, 0
         self._started[ids] = False
@@ -197,7 +204,10 @@ class ChunkExecutor:
         """
         ids = self._ids(ids)
         device = self._check(obs, ids)
+        drawn = None if self._stream is None else self._stream.get_state()
         chunks, used, held, _ = self._ready(self._window(obs, ids), ids)
+        if self._stream is not None and drawn is not None:
+            self._stream.set_state(drawn)
         return self._finite(self._read(chunks, used, held), obs, ids).to(device)
 
     # ------------------------------------------------------------ chunks
@@ -230,6 +240,8 @@ class ChunkExecutor:
         if self._fixed_noise is not None:
             return self._fixed_noise.expand(len(worlds), *self._fixed_noise.shape)
         shape = self.policy.spec.noise_shape
+        if self._stream is not None:
+            return torch.randn(len(worlds), *shape, generator=self._stream, device=self.device)
         return torch.stack([normal(shape, self._seeds[world], int(self._queries[world])) for world in worlds])
 
     def _query(self, window: Mapping[str, Any], noise: Tensor, guidance: Sequence[Any] = ()) -> Tensor:
@@ -375,7 +387,7 @@ def _fixed_noise(noise: Any, shape: tuple[int, ...]) -> Tensor | None:
         return None
     if isinstance(noise, str):
         if noise != "zero":
-            raise InputError(f"unknown noise {noise!r}: give None, \"zero\" or a tensor of shape {shape}")
+            raise InputError(f'unknown noise {noise!r}: give None, "zero", "stream" or a tensor of shape {shape}')
         return torch.zeros(shape)
     fixed = torch.as_tensor(noise, dtype=torch.float32).cpu()
     if tuple(fixed.shape) != shape:

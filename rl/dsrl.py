@@ -53,8 +53,10 @@ class DsrlMethod:
     def __init__(self, steering: Steering, num_envs: int, action_dim: int, config: DsrlConfig) -> None:
         self.steering, self.actor, self.config = steering, steering.actor, config
         self.stride, self.action_dim = steering.act_steps, action_dim
-        self._queue, self._u = torch.zeros(num_envs, self.stride, action_dim), torch.zeros(num_envs, self.actor.size)
-        self._used = torch.full((num_envs,), self.stride)
+        place = next(self.actor.parameters()).device
+        self._queue = torch.zeros(num_envs, self.stride, action_dim, device=place)
+        self._u = torch.zeros(num_envs, self.actor.size, device=place)
+        self._used = torch.full((num_envs,), self.stride, device=place)
 
     def reset(self, ids: Sequence[int] | None, seeds: Sequence[int]) -> None:
         """New chunks are due."""
@@ -73,10 +75,10 @@ class DsrlMethod:
         if len(due):
             asked = {key: value[due] for key, value in frames.items()}
             u = self._choose(asked["features"], step, generator)
-            self._queue[due], self._u[due], self._used[due] = self.steering.decode(asked, u).cpu(), u.cpu(), 0
-        action = self._queue[torch.arange(len(self._used)), self._used]
+            self._queue[due], self._u[due], self._used[due] = self.steering.decode(asked, u), u, 0
+        action = self._queue[torch.arange(len(self._used), device=self._used.device), self._used]
         self._used += 1
-        return {**frames, "u": self._u.clone().to(frames["features"]), "action": action.to(frames["features"])}
+        return {**frames, "u": self._u.clone(), "action": action}
 
     def _choose(self, features: Tensor, step: int, generator: torch.Generator) -> Tensor:
         normal = torch.randn(len(features), self.actor.size, generator=generator).to(features)

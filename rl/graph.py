@@ -60,15 +60,16 @@ class GraphedUpdate(Generic[T]):
                 self.step(batch, with_actor)
             torch.cuda.current_stream().wait_stream(self._stream)
             return False
-        if self._batch is None:
-            self._batch = batch.map(torch.clone)
-        copy_batch(self._batch, batch)
+        static = self._batch
+        if static is None:
+            static = self._batch = batch.map(torch.clone)
+        copy_batch(static, batch)
         recorded = with_actor in self._graphs
         if not recorded:
             graph = torch.cuda.CUDAGraph()
             graph.register_generator_state(self.generator)
             with torch.cuda.graph(graph, stream=self._stream):
-                self.step(self._batch, with_actor)
+                self.step(static, with_actor)
             self._graphs[with_actor] = graph
         self._graphs[with_actor].replay()
         return recorded

@@ -150,7 +150,7 @@ class PpoLearner:
         self.updates = self.rounds = 0
         self._sums, self._counted = torch.zeros(len(METRICS), device=device), 0
         self._losses = torch.compile(self._loss, dynamic=False) if config.engine == "compile" else self._loss
-        self._graph = GraphedUpdate(lambda sample, _: self._step(sample), torch.Generator(device)) if graphed else None
+        self._graph = GraphedUpdate[Sample](lambda sample, _: self._step(sample), torch.Generator(device)) if graphed else None
 
     # ------------------------------------------------------------ learning
 

@@ -93,7 +93,8 @@ class Runner:
         self.reason = ""
         self.started_s = time.monotonic()
         self.spent_s = 0.0
-        self.gate = Gate(self.actor)
+        # what has learned nothing gives way to what has learned something, even if nothing is solved yet
+        self.gate = Gate(self.actor, margin=-1.0 if self.from_scratch else 0.0)
         self.demos = demos if demos is not None and len(demos) else None
         self._open()
 

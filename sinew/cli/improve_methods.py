@@ -28,6 +28,12 @@ if TYPE_CHECKING:
 
 WORLDS_PLANNED = 8
 """Recorded episodes that the base plans along side by side."""
+FEW, MANY = 4, 64
+"""Worlds that usual settings are made for; above so many, settings count steps of all worlds (`for_many`)."""
+REMEMBERED = 5_000_000
+"""Steps that are remembered at most, where there are many worlds."""
+LARGEST_BATCH = 16_384
+"""Transitions in a batch at most, where there are many worlds."""
 Learn = Callable[["VecEnv", "RunDir", Callable[[], Mapping[str, Any]], Progress], "LoopResult"]
 """(worlds, run, gate, progress) → result."""
 MakeMethod = Callable[[], "tuple[Method, Ring | None]"]
@@ -91,6 +97,28 @@ def with_best_plan(args: Args, base: PolicyModule, measure: Callable[[PolicyModu
     return open_[max(range(len(open_)), key=lambda i: found[i]["k"])]
 
 
+def for_many(config: Any, args: Args) -> Any:
+    """Settings for thousands of worlds: as many steps of each, and as many updates between two of them, as for a few; batches grow.
+
+    Args:
+        config: a `LoopConfig` for a few worlds.
+        args: of the command line; --steps counts as it is given.
+    """
+    if args.num_envs <= MANY:
+        return config
+    more = args.num_envs / FEW
+    return replace(
+        config,
+        steps=args.steps or round(config.steps * more),
+        random_steps=round(config.random_steps * more),
+        updates_per_step=config.updates_per_step / more,
+        batch_size=min(LARGEST_BATCH, round(config.batch_size * args.num_envs / MANY)),
+        replay_steps=min(REMEMBERED, round(config.replay_steps * more)),
+        evaluate_every=max(config.evaluate_every, 25 * args.num_envs),
+        checkpoint_every=max(config.checkpoint_every, 25 * args.num_envs),
+    )
+
+
 def residual(base: PolicyModule, interface: TaskInterface, args: Args, demos: Path | None, device: torch.device) -> Chosen:
     """A correction of every action."""
     import torch
@@ -101,7 +129,9 @@ def residual(base: PolicyModule, interface: TaskInterface, args: Args, demos: Pa
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(args.seed)
         policy = policies.Residual(seen_finely(planning(base, args), args), scale=args.scale).to(device)
-    config = ResidualConfig(steps=args.steps or ResidualConfig.steps, learner=_learner(ResidualConfig, args), **_shared(args))
+    config = for_many(
+        ResidualConfig(steps=args.steps or ResidualConfig.steps, learner=_learner(ResidualConfig, args), **_shared(args)), args
+    )
     make_method = _at_every_tick(policy, policy.actor, ResidualMethod, config, interface, args, demos, device)
     shape = {"scale": args.scale, "act_steps": policy.spec.horizon, "base_noise": args.base_noise, "relative": args.relative}
     return Chosen(policy, config, {**shape, "residual": config}, _learning(make_method, config), make_method)
@@ -120,7 +150,9 @@ def dsrl(base: PolicyModule, interface: TaskInterface, args: Args, demos: Path |
         act_steps = args.act_steps or max(1, base.spec.horizon // 2)
         policy = policies.LatentSteered(base, args.bound, args.knots, steps=args.sampling_steps, act_steps=act_steps).to(device)
     variant: Any = {"dsrl-grad": "grad", "dsrl-sac": "sac"}.get(args.method, "na")
-    config = DsrlConfig(steps=args.steps or DsrlConfig.steps, variant=variant, learner=_learner(DsrlConfig, args), **_shared(args))
+    config = for_many(
+        DsrlConfig(steps=args.steps or DsrlConfig.steps, variant=variant, learner=_learner(DsrlConfig, args), **_shared(args)), args
+    )
 
     def steering(num_envs: int) -> Steering:
         told = {"device": device, "instruction": interface.task_text}
@@ -290,7 +322,8 @@ def _at_every_tick(
 
     def make_method() -> tuple[Method, Ring | None]:
         told = {"device": device, "instruction": interface.task_text}
-        executor = CorrectedPlans(policies.ChunkExecutor(policy.base, args.num_envs, seed=args.seed, **told))
+        noise: Any = "stream" if args.num_envs > MANY else None
+        executor = CorrectedPlans(policies.ChunkExecutor(policy.base, args.num_envs, seed=args.seed, noise=noise, **told))
         ring = None
         if demos:
             planner = CorrectedPlans(policies.ChunkExecutor(policy.base, WORLDS_PLANNED, seed=args.seed, **told))

@@ -39,7 +39,8 @@ class Args:
     device: str = "cpu"
     """Where networks, replay and Warp's worlds are: cpu or cuda. Under torchrun each process takes its own and gradients are averaged."""
     steps: int | None = None
-    """Environment steps at most, over all worlds and processes; 400 000 for fasttd3 and 2 000 000 for ppo if left out."""
+    """Environment steps at most, over all worlds and processes; if left out 400 000 for fasttd3 and 2 000 000 for ppo, and above 64 worlds
+    as many more as there are more worlds."""
     reward: str = "dense"
     """dense: success, and a potential that leads there; sparse: success alone."""
     set: tuple[str, ...] = ()
@@ -51,7 +52,7 @@ class Args:
     target: float = 0.95
     """Stop early when this share of the gate's scenes is solved, twice in a row."""
     evaluate_every: int = 20_000
-    """Steps between two evaluations on the gate's scenes, which take time of their own."""
+    """Steps between two evaluations on the gate's scenes, which take time of their own; at least 50 of every world."""
     seed: int = 0
     """Seed of weights, exploration and training scenes."""
     json: bool = False

@@ -26,6 +26,10 @@ HIGHEST = {"dense": 2.0, "sparse": 1.0}
 """Largest return of each reward; the smallest is 0. The potential lies in [-1, 0], so what is left to be gained of it is at most 1."""
 UPDATES_PER_ROUND = 2
 """Of fasttd3, for every step of all worlds."""
+USUAL_WORLDS = 64
+"""Worlds that steps are meant for; with more of them there are more steps, as many of each."""
+REMEMBERED = 5_000_000
+"""Steps that fasttd3 remembers at most, where there are many worlds."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +98,8 @@ def fast_td3(policy: Direct, interface: TaskInterface, args: Args, given: Mappin
     from rl.fast_td3 import FastTd3Config, train_fast_td3
 
     usual = _shared(args) | {"critic_high": HIGHEST[args.reward], "updates_per_step": UPDATES_PER_ROUND / args.num_envs}
+    usual |= {"random_steps": max(FastTd3Config.random_steps, 10 * args.num_envs)}
+    usual |= {"replay_steps": min(REMEMBERED, max(FastTd3Config.replay_steps, 500 * args.num_envs))}
     usual |= {"learner": replace(FastTd3Config().learner, target_low=0.0, target_high=HIGHEST[args.reward])}
     if policy.device.type != "cpu":
         usual |= {"batch_size": 32_768, "critic_hidden": (1024, 512, 256)}
@@ -124,12 +130,13 @@ METHODS: dict[str, Callable[..., Method]] = {"fasttd3": fast_td3, "ppo": ppo}
 
 
 def _shared(args: Args) -> dict[str, Any]:
+    often = max(args.evaluate_every, 50 * args.num_envs)
     return {
-        "steps": args.steps or STEPS[args.algorithm],
+        "steps": args.steps or round(STEPS[args.algorithm] * max(1.0, args.num_envs / USUAL_WORLDS)),
         "seed": args.seed,
         "stop_success": args.target,
-        "evaluate_every": args.evaluate_every,
-        "checkpoint_every": args.evaluate_every,
+        "evaluate_every": often,
+        "checkpoint_every": often,
     }
 
 

@@ -39,7 +39,10 @@ def arguments(out: Path, algorithm: str, **more: Any) -> Args:
 
 
 def command(args: Args) -> list[str]:
-    words = [sys.executable, "-m", "sinew", "train-rl", "--json"]
+    """The command line as a script beside the run, on the few scenes of these tests."""
+    script = args.out.parent / "sinew_on_few_scenes.py"
+    script.write_text("from sinew.cli import main, train_rl\ntrain_rl.GATE_EPISODES = 4\nraise SystemExit(main.main())\n")
+    words = [str(script), "train-rl", "--json"]
     for name in ("out", "task", "algorithm", "num_envs", "steps", "evaluate_every"):
         words += [f"--{name.replace('_', '-')}", str(getattr(args, name))]
     return [*words, "--hidden", *map(str, args.hidden), "--set", *args.set]
@@ -57,13 +60,12 @@ def few_episodes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("algorithm", METHODS)
 def test_killed_and_resumed_is_what_an_uninterrupted_run_is(tmp_path: Path, algorithm: str) -> None:
-    """By SIGKILL, after a checkpoint and before the end. All of it happens in real processes, which measure on all scenes."""
+    """By SIGKILL, after a checkpoint and before the end; a real process is killed, and this one goes on."""
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    done = subprocess.run(command(arguments(whole, algorithm)), env=ENV, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    assert told["steps"] == 960 and len(told["curve"]) == 4 and told["gate"]["n"] == 100
-    process = subprocess.Popen(command(arguments(broken, algorithm)), env=ENV, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    told = train(arguments(whole, algorithm))
+    assert told["steps"] == 960 and len(told["curve"]) == 4 and told["gate"]["n"] == 4
+    words = [sys.executable, *command(arguments(broken, algorithm))]
+    process = subprocess.Popen(words, env=ENV, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 600
     while not (broken / "train_state.safetensors").exists() and time.monotonic() < deadline:
         assert process.poll() is None
@@ -71,8 +73,7 @@ def test_killed_and_resumed_is_what_an_uninterrupted_run_is(tmp_path: Path, algo
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not (broken / "policy.safetensors").exists()
-    done = subprocess.run(command(arguments(broken, algorithm)), env=ENV, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr
+    assert train(arguments(broken, algorithm))["curve"] == told["curve"]
     assert rows(whole) == rows(broken)
     one, other = (load_file(run / "policy.safetensors") for run in (whole, broken))
     assert all(torch.equal(value, other[key]) for key, value in one.items())
@@ -130,7 +131,7 @@ def test_torchrun_learns_together(tmp_path: Path) -> None:
         port = s.getsockname()[1]
     out = tmp_path / "run"
     words = command(arguments(out, "ppo", steps=480, evaluate_every=320))
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={port}", *words[1:]]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={port}", *words]
     done = subprocess.run(launch, env=ENV, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
@@ -178,6 +179,19 @@ def test_another_run_in_the_folder_is_named(tmp_path: Path) -> None:
     train(args)
     with pytest.raises(InputError, match="holds another run: algorithm is 'ppo' there, 'fasttd3' here"):
         train(arguments(tmp_path / "run", "fasttd3", steps=160))
+
+
+def test_more_worlds_have_as_many_steps_each() -> None:
+    import sim
+
+    interface = sim.make_interface("reach")
+    for algorithm, make in METHODS.items():
+        few, many = (
+            make(fresh_policy(interface, (8,), 0), interface, Args(out=Path("x"), algorithm=algorithm, num_envs=n), {}).config
+            for n in (64, 8_192)
+        )
+        assert many.steps / 8_192 == few.steps / 64 and many.evaluate_every == 50 * 8_192 and few.evaluate_every == 20_000
+        assert many.updates_per_step * 8_192 == pytest.approx(few.updates_per_step * 64) and many.gamma == few.gamma
 
 
 def test_settings_nest() -> None:

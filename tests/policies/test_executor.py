@@ -211,6 +211,25 @@ def test_fixed_noise_is_used_for_every_chunk(toys):
         ChunkExecutor(toys.ScriptedPolicy(), 1, noise="none")  # pyright: ignore[reportArgumentType]
 
 
+def test_noise_of_one_stream_is_that_of_the_start_of_all_worlds(toys):
+    """For learning in thousands of worlds: drawn at once, the same again after the same start, and a look ahead does not use it up."""
+    executor = ChunkExecutor(toys.ScriptedPolicy(), 500, act_steps=1, noise="stream")
+    runs = []
+    for peeks in (False, True):
+        executor.reset(seeds=range(500))
+        first = executor.plan(observed(*[0] * 500))
+        if peeks:
+            executor.peek(observed(0, 0), [7, 8])
+        executor.reset([3], seeds=[77])  # an episode ends; the stream goes on
+        runs.append((first, executor.plan(observed(*[0] * 500))))
+    assert all(torch.equal(a, b) for a, b in zip(*runs, strict=True))
+    (first, second), noise = runs[0], runs[0][0][:, 0] * 1000
+    assert not torch.equal(first, second) and len(first[:, 0].unique()) > 490
+    assert abs(float(noise.mean())) < 0.2 and float(noise.std()) == pytest.approx(1.0, abs=0.15)
+    executor.reset(seeds=range(1, 501))
+    assert not torch.equal(executor.plan(observed(*[0] * 500)), first)
+
+
 def test_no_action_that_is_not_finite_leaves(toys):
     executor = ChunkExecutor(toys.ScriptedPolicy(), 2)
     with pytest.raises(SafetyStop, match=r"world 1: its observation 'observation.state' is not finite"):

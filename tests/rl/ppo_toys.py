@@ -1,5 +1,6 @@
-"""A small policy, its learner, and rollouts that nobody made."""
+"""A small policy from nothing, how often it wins, its learner, and rollouts that nobody made."""
 
+import point_mass
 import torch
 from torch import nn
 
@@ -38,3 +39,17 @@ def made_up(learner: PpoLearner, T: int = 16, N: int = 8, seed: int = 0) -> Roll
     reward, over = -u.square().sum(-1), torch.rand(T, N, generator=g) < 0.2
     final = torch.randn(int(over.sum()), 4, generator=g)
     return Rollout({"features": features, "u": u}, reward, over & (reward > -1), over, {"features": features[0]}, {"features": final})
+
+
+def success(actor: nn.Module, episodes: int = 100) -> float:
+    """Share of fixed episodes that the actor alone wins."""
+    env = point_mass.PointMass(episodes, radius_m=0.12)
+    obs = env.reset(list(range(5_000_000, 5_000_000 + 1000 * episodes, 1000)))
+    done, won = torch.zeros(episodes, dtype=torch.bool), torch.zeros(episodes, dtype=torch.bool)
+    for _ in range(env.max_episode_steps):
+        with torch.no_grad():
+            action = actor(obs[point_mass.STATE])
+        obs, _, terminated, truncated, _ = env.step(env.action_spec.denormalize(action))
+        won |= terminated & ~done
+        done |= terminated | truncated
+    return float(won.float().mean())

@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 import torch
+from tape import Tape
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten
 
 from rl.critic import Critic
 from rl.engine import EngineName, Swapped, make_engine
@@ -208,27 +207,6 @@ def test_what_is_no_plain_network_is_left_alone():
 
 
 # ------------------------------------------------------------ graphs
-
-
-class Tape(TorchDispatchMode):
-    """Writes down every operation with the very tensors it works on, as a CUDA graph does, and repeats them."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.operations: list[tuple[Any, tuple, dict, Any]] = []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        self.operations.append((func, args, kwargs or {}, out))
-        return out
-
-    @torch.no_grad()
-    def replay(self) -> None:
-        for func, args, kwargs, out in self.operations:
-            again = func(*args, **kwargs)
-            for old, new in zip(tree_flatten(out)[0], tree_flatten(again)[0], strict=True):
-                if isinstance(old, Tensor) and old.data_ptr() != new.data_ptr():
-                    old.copy_(new)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from dataclasses import replace
 import point_mass
 import pytest
 import torch
-from torch import nn
+from ppo_toys import Tanh, success
 
 from rl.fast_td3 import FastTd3Config, FastTd3Method, train_fast_td3
 from rl.learner import LearnerConfig
@@ -17,19 +17,6 @@ from sinew.rundir import RunDir
 WORLDS = 32
 
 
-class Tanh(nn.Module):
-    """Features → action."""
-
-    def __init__(self, seed: int = 0, width: int = 64) -> None:
-        super().__init__()
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            self.layers = nn.Sequential(nn.Linear(4, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 2))
-
-    def forward(self, features):
-        return torch.tanh(self.layers(features))
-
-
 def make_actor() -> NormalisedActor:
     return NormalisedActor(Tanh(), 4)
 
@@ -37,20 +24,6 @@ def make_actor() -> NormalisedActor:
 def config(**settings) -> FastTd3Config:
     values = {"steps": 960, "random_steps": 320, "critic_hidden": (16,), "batch_size": 32, "evaluate_every": 10**6, "critic_bins": 11}
     return FastTd3Config(**{**values, "checkpoint_every": 10**6, **settings})
-
-
-def success(actor: nn.Module, episodes: int = 100) -> float:
-    """Share of fixed episodes that the actor alone wins."""
-    env = point_mass.PointMass(episodes, radius_m=0.12)
-    obs = env.reset(list(range(5_000_000, 5_000_000 + 1000 * episodes, 1000)))
-    done, won = torch.zeros(episodes, dtype=torch.bool), torch.zeros(episodes, dtype=torch.bool)
-    for _ in range(env.max_episode_steps):
-        with torch.no_grad():
-            action = actor(obs[point_mass.STATE])
-        obs, _, terminated, truncated, _ = env.step(env.action_spec.denormalize(action))
-        won |= terminated & ~done
-        done |= terminated | truncated
-    return float(won.float().mean())
 
 
 def test_a_small_task_is_learned_from_scratch(tmp_path):

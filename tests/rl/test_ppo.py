@@ -7,9 +7,10 @@ from functools import partial
 import point_mass
 import pytest
 import torch
-from ppo_toys import made_up, make_actor, make_learner
-from torch import nn
+from ppo_toys import made_up, make_actor, make_learner, success
+from tape import Tape
 
+from rl.graph import copy_batch
 from rl.ppo import PpoConfig, PpoUpdateConfig, train_ppo
 from rl.ppo_update import Sample, divergence, log_density
 from rl.rollout import Rollouts, advantages
@@ -24,20 +25,6 @@ WORLDS = 32
 def config(**settings) -> PpoConfig:
     values = {"steps": 1_536, "rollout_steps": 8, "critic_hidden": (16,), "evaluate_every": 10**6, "checkpoint_every": 10**6}
     return PpoConfig(**{**values, **settings})
-
-
-def success(actor: nn.Module, episodes: int = 100) -> float:
-    """Share of fixed episodes that the actor alone wins."""
-    env = point_mass.PointMass(episodes, radius_m=0.12)
-    obs = env.reset(list(range(5_000_000, 5_000_000 + 1000 * episodes, 1000)))
-    done, won = torch.zeros(episodes, dtype=torch.bool), torch.zeros(episodes, dtype=torch.bool)
-    for _ in range(env.max_episode_steps):
-        with torch.no_grad():
-            action = actor(obs[point_mass.STATE])
-        obs, _, terminated, truncated, _ = env.step(env.action_spec.denormalize(action))
-        won |= terminated & ~done
-        done |= terminated | truncated
-    return float(won.float().mean())
 
 
 # ---------------------------------------------------------------- advantages
@@ -182,6 +169,29 @@ def test_compiled_updates_are_the_same(monkeypatch):
             learner.learn(made_up(learners[0] if seed == 0 else learner, seed=seed), g.manual_seed(seed))
     for a, b in zip(learners[0].parameters, learners[1].parameters, strict=True):
         torch.testing.assert_close(a, b, atol=2e-4, rtol=2e-3)
+
+
+def test_an_update_can_be_recorded_and_replayed():
+    """Nothing of an update lives on the host: repeated on the same memory, what was done once is the next update, step size included."""
+    eager, recorded = make_learner(highest_rate=1e-2), make_learner(highest_rate=1e-2)
+    whole = eager.judged(made_up(eager))
+    samples = [whole.map(lambda x, rows=rows: x[rows]) for rows in torch.randperm(len(whole.gain)).repeat(6).split(32)]
+    static, tape = samples[0].map(torch.clone), None
+    for i, sample in enumerate(samples):
+        eager._step(sample)
+        if i < 3:  # the optimiser makes its moments
+            recorded._step(sample)
+            continue
+        copy_batch(static, sample)
+        if tape is not None:
+            tape.replay()
+            continue
+        tape = Tape()
+        with tape:
+            recorded._step(static)
+    assert all(torch.equal(a, b) for a, b in zip(eager.parameters, recorded.parameters, strict=True))
+    assert torch.equal(eager.rate, recorded.rate) and torch.equal(eager._sums, recorded._sums) and float(eager.rate) != 1e-3
+    assert tape is not None and not [o for o, *_ in tape.operations if "_local_scalar_dense" in str(o) or "nonzero" in str(o)]
 
 
 def test_a_sample_keeps_its_parts_in_order():
