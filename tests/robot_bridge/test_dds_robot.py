@@ -113,7 +113,7 @@ def test_deploys_over_the_network(serve, robot, interface):
     assert report.n == 2 and report.k == 2, report.episodes
     assert report.controller["ticks"] > 100 and report.latency_us is not None and robot.dropped == 0
     server.send_signal(signal.SIGTERM)
-    assert server.wait(5) == 0
+    assert server.wait(60) == 0
 
 
 def test_two_arms_over_the_network(serve, domain):
@@ -129,7 +129,7 @@ def test_two_arms_over_the_network(serve, domain):
 
 def test_a_reset_is_the_same_episode_as_in_this_process(serve, robot, interface):
     serve()
-    robot.connect(10.0)
+    robot.connect(60.0)
     scene = DdsScene(robot)
     for seed in (5, 6, 5):
         scene.reset(seed)
@@ -171,7 +171,7 @@ def test_a_robot_that_takes_no_commands_is_told(robot, interface, domain):
 
 def test_a_second_publisher_of_commands_is_refused(serve, robot, interface, domain):
     serve()
-    robot.connect(10.0)
+    robot.connect(60.0)
     rival = Node("rival", domain=domain)
     rival.publisher("/forward_position_controller/commands", "std_msgs/Float64MultiArray")
     until(lambda: robot.fault)
@@ -179,7 +179,7 @@ def test_a_second_publisher_of_commands_is_refused(serve, robot, interface, doma
         robot.write(Command(time.monotonic_ns(), 1, 0.1, {"joint_position": np.zeros(7)}))
     late = DdsRobot(interface.robot_spec, domain=domain, name="late")
     with pytest.raises(InputError, match="two would fight over the robot"):
-        late.connect(1.0)
+        late.connect(60.0)
     late.close()
     rival.close()
 
@@ -304,7 +304,7 @@ def test_compressed_and_raw_images_arrive(domain, interface):
 
         while not publish(robot):
             time.sleep(0.01)
-        robot.connect(5.0)
+        robot.connect(60.0)
         while publish(robot) and "images.front" not in robot.read().values:
             time.sleep(0.01)
         seen = robot.read().values["images.front"]

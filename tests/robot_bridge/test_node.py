@@ -16,7 +16,7 @@ from robot_bridge.dds.qos import DEFAULT, LATCHED, SENSOR, Profile, qos
 from sinew.errors import InputError
 
 
-def until(done: Callable[[], Any], timeout_s: float = 10.0) -> Any:
+def until(done: Callable[[], Any], timeout_s: float = 60.0) -> Any:
     end = time.monotonic() + timeout_s
     while time.monotonic() < end:
         if value := done():
@@ -40,7 +40,7 @@ def test_messages_arrive_as_they_were_sent(pair):
     until(lambda: publisher.subscribers and subscription.publishers)
     for i in range(5):
         publisher.send(make("std_msgs/String", data="x" * i))
-    assert subscription.wait(5.0)
+    assert subscription.wait(60.0)
     samples = until(lambda: (got := subscription.take()) and got)
     assert [codec.decode(s.data, "std_msgs/String").data for s in samples] == ["x" * i for i in range(len(samples))]
     assert abs(samples[0].source_ns - time.time_ns()) < 10e9
@@ -90,7 +90,7 @@ def test_latched_messages_reach_who_comes_later(pair):
     first, second = pair
     first.publisher("/late", "std_msgs/Int64", LATCHED).send(make("std_msgs/Int64", data=5))
     subscription = second.subscription("/late", "std_msgs/Int64", LATCHED)
-    assert subscription.wait(5.0) and codec.decode(subscription.take()[0].data, "std_msgs/Int64").data == 5
+    assert subscription.wait(60.0) and codec.decode(subscription.take()[0].data, "std_msgs/Int64").data == 5
 
 
 def test_the_graph_names_node_and_endpoints(pair):
@@ -206,6 +206,6 @@ while time.monotonic() < end:
     while process.poll() is None and time.monotonic() < end:
         publisher.write(encoder.encode(time.time_ns(), [1.0, 2.0], [0.0, 0.0]))
         time.sleep(0.02)
-    out, err = process.communicate(timeout=5)
+    out, err = process.communicate(timeout=60)
     node.close()
     assert out.strip() == "['a', 'b'] [1.0, 2.0] base", err

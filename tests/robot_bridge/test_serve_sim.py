@@ -19,7 +19,7 @@ from robot_bridge.serve_sim import camera_info
 from sinew.errors import InputError
 
 
-def until(done: Any, timeout_s: float = 10.0) -> Any:
+def until(done: Any, timeout_s: float = 60.0) -> Any:
     end = time.monotonic() + timeout_s
     while time.monotonic() < end:
         if value := done():
@@ -36,7 +36,7 @@ def client(domain):
 
 
 def newest_state(subscription) -> Any:
-    assert subscription.wait(5.0)
+    assert subscription.wait(60.0)
     return codec.decode_joint_state(subscription.take()[-1].data)
 
 
@@ -48,21 +48,21 @@ def test_speaks_like_a_ros2_control_arm(serve, client):
     state = newest_state(states)
     assert state.names == (*[f"joint{i}" for i in range(1, 8)], "gripper") and len(state.velocity) == 8
     assert abs(state.stamp_ns - time.time_ns()) < 5e9
-    assert transforms.wait(5.0)
+    assert transforms.wait(60.0)
     (cube,) = codec.decode_transforms(transforms.take()[-1].data)
     assert (cube.parent, cube.child) == ("world", "cube") and np.linalg.norm(cube.pose[3:]) == pytest.approx(1.0)
-    assert success.wait(5.0) and codec.decode(success.take()[-1].data, "std_msgs/Bool").data is False
+    assert success.wait(60.0) and codec.decode(success.take()[-1].data, "std_msgs/Bool").data is False
     topics = client.topics()
     assert topics["/forward_position_controller/commands"] == "std_msgs/Float64MultiArray"
     assert topics["/joint_trajectory_controller/joint_trajectory"] == "trajectory_msgs/JointTrajectory"
     stamps = [state.stamp_ns]
-    end = time.monotonic() + 1.0
-    while time.monotonic() < end:
+    end = time.monotonic() + 60.0
+    while len(stamps) <= 20 and time.monotonic() < end:
         states.wait(0.1)
         stamps += [codec.decode_joint_state(s.data).stamp_ns for s in states.take()]
     assert len(stamps) > 20 and (np.diff(stamps) > 0).all()  # a stream in order; how regular it is, the benchmark tells
     process.send_signal(signal.SIGINT)
-    assert process.wait(5) == 0
+    assert process.wait(60) == 0
 
 
 def test_follows_holds_and_resets(serve, client):
@@ -93,7 +93,7 @@ def test_follows_holds_and_resets(serve, client):
     time.sleep(0.1)
     assert np.allclose(newest_state(states).position, held, atol=2e-3)
     reset.send(make("std_msgs/Int64", data=12))
-    assert episode.wait(5.0) and codec.decode(episode.take()[-1].data, "std_msgs/Int64").data == 12
+    assert episode.wait(60.0) and codec.decode(episode.take()[-1].data, "std_msgs/Int64").data == 12
     time.sleep(0.05)
     states.take()
     import sim
