@@ -96,7 +96,7 @@ def normal(keys: Tensor, shape: Sequence[int]) -> Tensor:
     """(n, *shape) nearly normal numbers of mean 0 and variance 1 from keys (n,) int32: sums of the four bytes of a hash, within ±3.5."""
     places = torch.arange(int(np.prod(shape)), dtype=torch.int32, device=keys.device)
     bits = mixed(mixed(places)[None] ^ keys[:, None])
-    total = sum((bits >> shift) & 255 for shift in (0, 8, 16, 24))
+    total = torch.stack([(bits >> shift) & 255 for shift in (0, 8, 16, 24)]).sum(0)
     return ((total - 510).float() / np.sqrt(4 * (256**2 - 1) / 12)).reshape(len(keys), *shape)
 
 

@@ -176,6 +176,8 @@ def identify(
     problem = _Problem(plant, list(wanted), fitted, lead)
     free, told = np.ones(len(wanted), dtype=bool), {}
     z = min((problem.descended(start, free, tell) for start in problem.begun(seed)), key=problem.rms)
+    problem.scale = problem.noise(z)  # from here on each joint counts by how well it is explained
+    z = problem.descended(z, free, tell)
     for _ in range(len(wanted)):
         loose = _loosest(problem, z, free)
         if not loose:
@@ -185,6 +187,7 @@ def identify(
             told[wanted[index].slot.label] = why
         tell(f"{len(told)} parameters cannot be told from these motions; the others are looked for once more")
         z = problem.descended(z, free, tell)
+        problem.scale = problem.noise(z)
     error = problem.errors(z, free)[0]
     found = tuple(
         Found(u.slot, float(u.at(z[i])), float(error[i] * (u.at(z[i]) if u.log else u.high))) for i, u in enumerate(wanted) if free[i]
@@ -202,6 +205,7 @@ def identify(
 def _loosest(problem: _Problem, z: np.ndarray, free: np.ndarray) -> list[tuple[int, str]]:
     """Parameters to hold, (number, why): one after the other, always the least determined one, until all others are determined."""
     free, held = free.copy(), []
+    problem.scale = problem.noise(z)
     jacobian, residual = problem.jacobian(z, free, central=True)
     while free.any():
         error, correlation = problem.spread(jacobian, residual, free)

@@ -248,7 +248,8 @@ class WarpVecEnv:
                 seen[key] = seen[key].index_copy(0, rows, made)
         if which is None or others is None or (self._noise is None and self._late is None):
             return seen
-        return {key: torch.where(which[:, None, None, None], value, others.get(key, value)) for key, value in seen.items()}
+        before = seen | others
+        return {key: torch.where(which[:, None, None, None], value, before[key]) for key, value in seen.items()}
 
     def _seen_first(self, which: Tensor) -> None:
         """What was observed of the worlds where `which` (N,) is true is the first of their episodes."""

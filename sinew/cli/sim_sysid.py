@@ -154,7 +154,7 @@ class _Robot:
             config = load_robot(name)
         except InputError as e:
             raise InputError(f"{e}; or a simulated task for its arm: {', '.join(sim.TASK_NAMES)}") from None
-        spec = mujoco.MjSpec.from_string(mjcf(config))
+        spec = mujoco.MjSpec.from_string(mjcf(config))  # type: ignore[attr-defined]  # mujoco ships no type stubs
         add_payload(spec, config.tools[0])
         model, joints = spec.compile(), config.spec.joint_names
         return cls(Plant(model, joints, joints, rate_hz), joints, model.body(payload_body(config.tools[0])).id)
