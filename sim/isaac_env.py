@@ -2,6 +2,8 @@
 
 Quaternions of ours are wxyz, those of both Isaacs xyzw: `to_xyzw` and `to_wxyz` stand wherever a pose goes in or out.
 """
+# mujoco ships no type stubs.
+# pyright: reportAttributeAccessIssue=false
 
 from __future__ import annotations
 

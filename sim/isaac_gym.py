@@ -3,6 +3,8 @@
 The interpreter is named by `SINEW_ISAACGYM_PYTHON`; it needs Isaac Gym, torch and NumPy and nothing of ours. Written to the documented
 interface and tested against a stand-in for it; it has never run on the real one.
 """
+# mujoco ships no type stubs.
+# pyright: reportAttributeAccessIssue=false
 
 from __future__ import annotations
 
@@ -78,7 +80,6 @@ class IsaacGymPhysics:
         self._worker = Worker()
         made, _ = self._worker.ask(
             {
-                "do": "make",
                 "num_envs": num_envs,
                 "device": str(device),
                 "timestep_s": float(model.opt.timestep),
@@ -99,7 +100,7 @@ class IsaacGymPhysics:
         servos = self.plan.dof_ctrl[self._order]
         wanted = np.zeros((*targets.shape[:2], len(servos)), dtype=np.float32)
         wanted[..., servos >= 0] = targets.cpu().numpy()[..., servos[servos >= 0]]
-        _, answer = self._worker.ask({"do": "step"}, worlds=worlds, roots=roots, dofs=dofs, targets=wanted)
+        _, answer = self._worker.ask({}, worlds=worlds, roots=roots, dofs=dofs, targets=wanted)
         self._put.zero_()
         self._take(answer["roots"], answer["dofs"])
 
@@ -188,6 +189,8 @@ class Worker:
         return answer, found
 
     def _said(self) -> str:
+        if self._log.closed:
+            return "nothing"
         self._log.seek(0)
         lines = self._log.read().decode(errors="replace").split("\n")
         return next((line.strip() for line in reversed(lines) if line.strip()), "nothing")

@@ -211,7 +211,7 @@ def _geom(model: mujoco.MjModel, geom: int) -> str:
     if kind not in _SHAPES:
         shape = mujoco.mjtGeom(kind).name.removeprefix("mjGEOM_").lower()
         owner = _name(model, int(model.geom_bodyid[geom]))
-        raise InputError(f"Isaac Gym is given no {shape} by us, which body {owner!r} has; shapes that collide must be primitive")
+        raise InputError(f"Isaac Gym cannot express the {shape} of body {owner!r}: it takes boxes, spheres, capsules and cylinders")
     name, sizes = _SHAPES[kind]
     return f'<geom type="{name}" size="{_row(size[:sizes])}" pos="{_row(position)}" quat="{_row(model.geom_quat[geom])}"/>'
 

@@ -3,6 +3,8 @@
 It is run as a script by that Python, so it imports nothing of ours, and is written in what Python 3.6 understands. The two talk in frames
 over a pair of sockets: lengths, a JSON object, then the bytes of arrays; nothing that is received is ever executed.
 """
+# Isaac Gym is not installed where types are checked.
+# pyright: reportMissingImports=false
 
 import json
 import os
@@ -189,16 +191,12 @@ class Worlds:
 
 
 def serve(link: socket.socket) -> None:
-    """Answer until the other side goes."""
-    worlds = None
+    """Make the worlds that the first message describes, then step them until the other side goes."""
+    worlds = Worlds(receive(link)[0])
+    send(link, {"dofs": worlds.dofs})
     while True:
-        message, arrays = receive(link)
-        if message["do"] == "make":
-            worlds = Worlds(message)
-            send(link, {"dofs": worlds.dofs})
-        else:
-            worlds.step(**arrays)
-            send(link, {}, **worlds.state())
+        worlds.step(**receive(link)[1])
+        send(link, {}, **worlds.state())
 
 
 def main() -> None:

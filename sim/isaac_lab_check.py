@@ -33,8 +33,10 @@ def check_same(ours: mujoco.MjModel, theirs: mujoco.MjModel, names: Sequence[str
     joints = [ours.joint(name).id for name in names]
     if sorted(joints) != list(range(ours.njnt)) or theirs.nu != ours.nu or theirs.neq != ours.neq or theirs.ntendon != ours.ntendon:
         raise _lost("joints, actuators, tendons or constraints")
-    for field in ("jnt_type", "jnt_limited", "jnt_range"):
+    for field in ("jnt_type", "jnt_limited"):
         _compare(getattr(ours, field)[joints], getattr(theirs, field), f"{field} of the joints")
+    limited = ours.jnt_limited[joints].astype(bool)
+    _compare(ours.jnt_range[joints][limited], theirs.jnt_range[limited], "limits of the joints")
     dofs = np.concatenate([np.arange(ours.jnt_dofadr[j], ours.jnt_dofadr[j] + _size(ours, j, "v")) for j in joints])
     places = np.concatenate([np.arange(ours.jnt_qposadr[j], ours.jnt_qposadr[j] + _size(ours, j, "q")) for j in joints])
     _compare(ours.dof_frictionloss[dofs], theirs.dof_frictionloss, "friction of the joints")

@@ -39,7 +39,7 @@ def test_a_model_is_the_same_as_itself_and_names_of_joints_are_found() -> None:
         ("<freejoint", '<geom mass="0" contype="1" size=".01" pos="0 0 .2"/><freejoint', "shapes that collide"),
         ('size=".1 .1 .1"', 'size=".1 .1 .11" mass="8"', "masses|sizes"),
         ('friction=".7"', 'friction=".8"', "friction of the shapes"),
-        ('range="-1 1"', 'range="-1 2"', "jnt_range of the joints"),
+        ('range="-1 1"', 'range="-1 2"', "limits of the joints"),
         ('cone="elliptic"', 'cone="pyramidal"', "option cone"),
         ('kp="10"/></actuator>', 'kp="10"/></actuator><contact><exclude body1="a" body2="d"/></contact>', "pairs of shapes that touch"),
         ('<position joint="a" kp="10"/>', "", "joints, actuators, tendons or constraints"),
