@@ -104,6 +104,7 @@ class Progress(LearnedSettings):
         """See `rewards.files.Kind`."""
         encoder, successes = load(situation.folder / self.weights)
         check_seen(encoder.config, situation)
+        successes.progress(successes.latents[:1])  # chooses the frames that are asked now, and not at the first step
         potential = SeenPotential(encoder, lambda latents: successes.progress(latents) - 1.0, self.low, self.high)
         return ShapedBySight(potential, situation.gamma, self.weight)
 

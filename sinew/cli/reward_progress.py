@@ -67,9 +67,9 @@ def make(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
     keys = args.keys or default_keys(data)
     learned, held = split(data, args.seed)
     pictures = any(key in data.observation_spec.images for key in keys)
-    updates, batch_size = (400, 64) if pictures else (1000, 256)
+    updates, batch_size, hidden = (400, 64, 128) if pictures else (1000, 256, 64)
     updates = updates if args.updates is None else args.updates
-    config = predictive.PredictiveConfig(updates=updates, batch_size=batch_size, seed=args.seed)
+    config = predictive.PredictiveConfig(updates=updates, batch_size=batch_size, hidden=hidden, seed=args.seed)
     sees = EncoderConfig.of(data.observation_spec, keys, dim=config.dim, hidden=config.hidden)
     seen, spans = frames(data, keys, learned)
     encoder = predictive.train(seen, spans, sees, config, progress)
