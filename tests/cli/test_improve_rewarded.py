@@ -234,6 +234,42 @@ def test_over_dds_poses_that_nobody_publishes_are_refused_before_anything_moves(
     assert made["report"]["gate"]["latched"] == ""
 
 
+# ------------------------------------------------------------ what says that it is done
+
+
+def classifier_of_state(path: Path, sure: bool) -> Path:
+    """A classifier that finds every state done, or none."""
+    from rewards.files import save
+    from rewards.latent import Encoder, EncoderConfig
+    from rewards.preference.classifier import KIND, ClassifierSettings
+    from rewards.preference.scored import Scored, save_scored
+
+    length = sim.make_interface("lift").observation_spec["observation.state"].shape[0]
+    scored = Scored(Encoder(EncoderConfig(vectors={"observation.state": length})))
+    scored.head[1].weight.data.zero_()
+    scored.head[1].bias.data.fill_(9.0 if sure else -9.0)
+    save_scored(path.with_suffix(".safetensors"), scored, KIND, {})
+    save(path, KIND, ClassifierSettings(weights=path.with_suffix(".safetensors").name), {})
+    return path
+
+
+@pytest.mark.parametrize("sure", [True, False])
+def test_a_classifier_says_when_the_task_is_done_in_place_of_the_scene(folder, short, assessed, tmp_path, sure):
+    """The expert solves the task; a classifier that never sees that is believed all the same, and one that always does ends it at once."""
+    success = classifier_of_state(tmp_path / "done.json", sure)
+    improve.improve(args_of(folder, tmp_path / "run", success=success, steps=95, gate_on="none"))
+    ended = [e for e in assessed if e["terminated"]]
+    assert ({len(e["paid"]) for e in ended} == {2} and all(e["success"] for e in ended)) if sure else not ended
+
+
+@pytest.mark.parametrize(("file", "words"), [("way.json", "is a reward of kind keypoint"), ("picture.json", "the policy only at")])
+def test_what_cannot_say_that_it_is_done_is_refused(folder, tmp_path, file, words):
+    classifier_of_pictures(folder / "picture.json")
+    with pytest.raises(InputError, match=words):
+        improve.improve(args_of(folder, tmp_path / "never", success=folder / file))
+    assert not (tmp_path / "never").exists()
+
+
 # ------------------------------------------------------------ models that take their time
 
 

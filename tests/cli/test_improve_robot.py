@@ -100,7 +100,7 @@ def test_a_policy_can_be_measured_on_the_robot_and_bring_the_scene_back(folder, 
     ("options", "error", "words"),
     [
         ({"method": "rlpd"}, InputError, "--method rlpd does not learn on a robot yet: residual, dsrl, "),
-        ({"reward": "shaped"}, InputError, "on a robot the reward is success"),
+        ({"reward": "nowhere.json"}, InputError, "there is none of that name"),
         ({"robot": "dds", "scene": False}, InputError, "somebody must say what was a success"),
         ({"scene": False, "intervene": "keyboard"}, InputError, "the robot in this process always has its scene"),
         ({"intervene": "keyboard"}, InputError, "standard input is none"),
