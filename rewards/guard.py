@@ -82,7 +82,7 @@ class Discriminator(nn.Module):
 
     @torch.no_grad()
     def calibrate(self, states: Tensor) -> None:
-        """Find the share of d that tells states (N, D) which it has not learned from best from demonstrations that it has not learned from."""
+        """Find the share of d that tells states (N, D) best from demonstrations; it has learned from neither."""
         if not len(states) or not len(self.held_out):
             return
         shares = torch.linspace(0.0, 1.0, SHARES)[:, None]
