@@ -71,7 +71,7 @@ def windows(trajectories: Sequence[Trajectory], steps: int) -> Windows:
     ]
     if not found:
         longest = max((len(t.position) for t in trajectories), default=0)
-        raise InputError(f"the longest recorded piece has {longest} frames; {BEFORE + steps + 1} in a row are needed")
+        raise InputError(f"the longest recorded piece has {longest} frames; {BEFORE + steps + 1} in a row are needed: take shorter windows")
     return Windows(*(np.stack(part) for part in zip(*found, strict=True)))
 
 

@@ -44,7 +44,7 @@ class Sysid:
     seconds: float = 60.0
     """Seconds of motion that are fitted at most, taken evenly."""
     window: float = 3.0
-    """Seconds that are simulated from what was measured at their beginning."""
+    """Seconds that are simulated from what was measured at their beginning; no longer than the shortest episodes that shall count."""
     held_out: float = 0.25
     """Share of the windows that is not fitted, but predicted; 0 for none."""
     seed: int = 0
@@ -69,6 +69,7 @@ def identify(args: Sysid, progress: Progress = SILENT) -> dict[str, Any]:
     data = Dataset(args.data)
     robot = _Robot.of(args.robot, data)
     plant = robot.plant
+    wanted = unknowns(plant, args.parameters, robot.payload)
     try:
         pieces = _pieces(data, robot, args.episodes)
         steps = max(round(args.window * data.fps), round(LEAD_S * data.fps) + 2)
@@ -79,7 +80,7 @@ def identify(args: Sysid, progress: Progress = SILENT) -> dict[str, Any]:
         progress.note(f"{len(fitted)} windows of {steps} steps are fitted, {apart} are held out")
         found = search(
             plant,
-            unknowns(plant, args.parameters, robot.payload),
+            wanted,
             every[np.sort(fitted)],
             every[np.sort(order[:apart])] if apart else None,
             round(LEAD_S * data.fps),
