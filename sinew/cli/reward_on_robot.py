@@ -153,7 +153,8 @@ def _cameras(args: Args, interface: TaskInterface, settings: Any, found: Sequenc
     named: list[str] = [settings.camera] if isinstance(getattr(settings, "camera", None), str) else []
     places = isinstance(settings, AskedKeypoints) or getattr(settings, "follow", False)
     calibrated = [m.name for m in found if m.mount == "to_hand"] or (still(interface) if args.robot == "sim" else [])
-    cameras = tuple(dict.fromkeys([*named, *(calibrated if places else [])]))
+    wanted: list[str] = [*named, *(calibrated if places else [])]
+    cameras = tuple(dict.fromkeys(wanted))
     if isinstance(settings, AskedKeypoints) and not cameras:
         raise InputError(f"--reward {args.reward} asks about pictures of cameras whose place is known: give --calibration NAME=PATH")
     if args.robot == "sim":
