@@ -30,8 +30,8 @@ class Args:
     """Folder of the run; an interrupted one there goes on exactly where its last checkpoint is."""
     task: str = "reach"
     """Task; there is a dense reward for reach, lift and peg."""
-    algorithm: str = "fasttd3"
-    """fasttd3: off-policy, distributional critics, noise of its own in every world; ppo: on-policy, its step size by the divergence."""
+    algorithm: str = "ppo"
+    """ppo: on-policy, its step size by the divergence; fasttd3: off-policy, distributional critics, noise of its own in every world."""
     num_envs: int = 64
     """Worlds stepped side by side, in each process."""
     backend: str = "mujoco"
