@@ -34,7 +34,9 @@ def recorded(plant: Plant, kinds: tuple[str, ...], seed: int, still: bool = Fals
     true = {u.slot.label: HAS.get(u.slot.what, (1.0 if near else TRUE.get(u.slot.what, 1.0)) * u.start) for u in wanted}
     rng, steps = np.random.default_rng(seed), round(6 * SECONDS * RATE_HZ)
     time_s = np.arange(BEFORE + steps) / RATE_HZ
-    waves = sum(rng.uniform(0.1, 0.3) * np.sin(2 * np.pi * f * time_s[:, None] + rng.uniform(0, 6, 2)) for f in (0.3, 0.9, 1.7, 3.1))
+    waves = np.zeros((len(time_s), 2))
+    for f in (0.3, 0.9, 1.7, 3.1):
+        waves += rng.uniform(0.1, 0.3) * np.sin(2 * np.pi * f * time_s[:, None] + rng.uniform(0, 6, 2))
     waves[:, 0] *= not still
     command = waves * np.minimum(1.0, time_s[:, None])
     whole = Windows(command[None], np.zeros((1, steps + 1, 2)), np.zeros((1, 2)))
@@ -64,13 +66,13 @@ def test_known_parameters_are_found_again_and_predict_what_was_not_fitted(plant:
 
 def test_intervals_hold_the_truth_as_often_as_they_say(plant: Plant) -> None:
     held, count = 0, 0
-    for seed in range(1, 5):
+    for seed in range(1, 4):
         every, true = recorded(plant, KINDS, seed, near=True)
         for one in found(plant, KINDS, every).found:
             held += abs(one.value - true[one.slot.label]) < NORMAL_95 * one.error
             count += 1
-    # of 40 intervals of 95 % fewer than 33 hold the truth less than once in a thousand times
-    assert count == 40 and held >= 33, f"{held} of {count} hold the truth"
+    # of 30 intervals of 95 % fewer than 24 hold the truth less than once in a thousand times
+    assert count == 30 and held >= 24, f"{held} of {count} hold the truth"
 
 
 def test_what_motions_do_not_tell_is_said_and_left_as_it_is(plant: Plant) -> None:
