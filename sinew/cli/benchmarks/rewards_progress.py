@@ -166,7 +166,7 @@ def _cost(kind: str, task: str, weights: Path) -> Row:
     from rewards.environment import Rewarded
     from sinew.cli.reward_situation import situation
 
-    env = _Clocked(sim.MujocoVecEnv(sim.make_interface(task), ENVS))
+    env: Any = _Clocked(sim.MujocoVecEnv(sim.make_interface(task), ENVS))
     try:
         file = weights.with_name(f"{weights.stem}-{kind}.json")
         for module in files.MODULES:

@@ -130,6 +130,17 @@ def test_what_is_not_finite_leaves_sparse_success_said_once(written):
     assert "world 1 is not finite" in said[0]
 
 
+def test_a_file_without_a_success_leaves_sparse_success_said_once(written):
+    encoder, successes = nearest.load(written / "near.safetensors")
+    none = Successes(successes.latents[:0], successes.time[:0], successes.episode[:0], successes.scale)
+    nearest.save(written / "near.safetensors", encoder, none, {})
+    said = []
+    reward = files.build(written / "reward.json", situation(say=said.append))
+    assert type(reward).__name__ == "Sparse"
+    assert len(said) == 1
+    assert "holds no success; success alone is rewarded" in said[0]
+
+
 def test_files_that_do_not_fit_are_refused_in_one_line(written):
     with pytest.raises(InputError, match="length 2, and here it is"):
         files.build(written / "reward.json", situation(ObservationSpec({"observation.state": TensorSpec(shape=(3,))})))
