@@ -24,7 +24,7 @@ class DataError(InputError):
     """A dataset, checkpoint or file is damaged, foreign or of another version."""
 
 
-class NoRoom(InputError):
+class NoRoom(InputError):  # noqa: N818
     """Memory does not hold what was asked for; says how much of it would fit."""
 
 
