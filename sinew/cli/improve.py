@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 RECORDED = ("iql", "td3-bc", "fql", "qc", "recap")
 """Methods that learn from recorded episodes (`sinew.cli.improve_offline`)."""
+REMEMBERING = ("residual", "dsrl", "dsrl-grad", "decorator", "ibrl", "rlpd", "ppo-denoise", *RECORDED)
+"""Methods that learn from demonstrations too, where there are some."""
 GATE_EPISODES = 100
 """Scenes on which the gate decides; apart from training scenes and from the test scenes of `sinew eval`."""
 
@@ -171,15 +173,11 @@ def improve(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
         InputError: no such run, task or dataset, options that do not go together, or --out holds another run.
         SpecError: policy and task do not fit, or the policy lacks what the method needs.
     """
-    if args.robot is not None and (args.actors or args.address):
-        raise InputError("--actors and --address are for worlds in processes of their own; leave them out with --robot")
-    if args.robot is not None and args.randomise is not None:
-        raise InputError(f"--randomise {args.randomise}: a robot is as it is; leave it out with --robot")
+    _refuse_combinations(args)
     if args.robot is not None:
         from sinew.cli.improve_robot import improve_robot
 
         return improve_robot(args, progress)
-    _refuse_robot_options(args)
     import policies
     import sim
     from policies.evaluate import evaluate
@@ -191,17 +189,10 @@ def improve(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
     from sinew.config import to_json
     from sinew.rundir import RunDir
 
-    remembers = args.method in ("residual", "dsrl", "dsrl-grad", "decorator", "ibrl", "rlpd", "ppo-denoise", *RECORDED)
-    if args.demos and not remembers:
-        raise InputError(f"--demos {args.demos}: {args.method} learns from what it does itself; leave it out, or use --method residual")
-    if (args.critic_head or args.engine != "auto") and args.method in (*RECORDED, "ppo-denoise"):
-        raise InputError(f"--critic-head and --engine are for methods that learn by doing; leave them out for {args.method}")
-    if args.engine == "graph" and args.device == "cpu":
-        raise InputError("--engine graph records CUDA graphs: give --device cuda, or choose loop or compile")
     source = open_source(args.run, args.task, args.action)
     base, task = source.policy, args.task or source.task()
     interface = _interface(base, task)
-    demos = (args.demos or _own_demos(source, args.method)) if remembers else None
+    demos = (args.demos or _own_demos(source, args.method)) if args.method in REMEMBERING else None
     if args.method == "rlpd" and demos is None:
         raise InputError(f"--method rlpd learns from demonstrations beside its own steps, and {args.run} names none: give --demos DIR")
     heard = reward_heard.Heard(progress.note)
@@ -265,6 +256,26 @@ def randomised(args: Args) -> tuple[Randomisation | None, Randomisation | None]:
     if found.curriculum is not None and args.actors:
         raise InputError(f"--randomise {args.randomise} has a curriculum, which is of one process: leave out --actors, or the curriculum")
     return found, replace(found, curriculum=None)
+
+
+def _refuse_combinations(args: Args) -> None:
+    """Refuse options that do not go together.
+
+    Raises:
+        InputError: names them.
+    """
+    if args.robot is None:
+        _refuse_robot_options(args)
+    elif args.actors or args.address:
+        raise InputError("--actors and --address are for worlds in processes of their own; leave them out with --robot")
+    elif args.randomise is not None:
+        raise InputError(f"--randomise {args.randomise}: a robot is as it is; leave it out with --robot")
+    if args.demos and args.method not in REMEMBERING:
+        raise InputError(f"--demos {args.demos}: {args.method} learns from what it does itself; leave it out, or use --method residual")
+    if (args.critic_head or args.engine != "auto") and args.method in (*RECORDED, "ppo-denoise"):
+        raise InputError(f"--critic-head and --engine are for methods that learn by doing; leave them out for {args.method}")
+    if args.engine == "graph" and args.device == "cpu":
+        raise InputError("--engine graph records CUDA graphs: give --device cuda, or choose loop or compile")
 
 
 def _refuse_robot_options(args: Args) -> None:
