@@ -59,10 +59,9 @@ class CameraCheck:
         if len(self.cameras) < 2 or len(images) < 2:
             return ""
         if self._told is not None:
-            lenses, frames = self._told()
-            self._told = None
-            if problem := by_lens(self.cameras, lenses, frames):
+            if problem := by_lens(self.cameras, *self._told()):
                 return problem
+            self._told = None  # what was right is not asked for again
         if self.hand is None:
             return ""
         joints = np.asarray(measured.values["joint_position"], dtype=float)

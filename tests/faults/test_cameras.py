@@ -103,3 +103,16 @@ def test_one_camera_alone_is_exchanged_with_none():
     alone = CameraCheck(true_cameras(world, ("front",), SIZE))
     world.close()
     assert alone(Observation(0, 0, {"images.front": np.zeros((*SIZE, 3), dtype=np.uint8)})) == ""
+
+
+def test_drivers_are_asked_until_what_they_tell_is_right():
+    import sim
+
+    world = sim.RobotSim("lift")
+    frames = {"front": "wrist_optical", "wrist": "front_optical"}
+    check = CameraCheck(true_cameras(world, BOTH, SIZE), told=lambda: ({}, frames))
+    world.close()
+    seen = Observation(0, 0, {f"images.{name}": np.zeros((*SIZE, 3), dtype=np.uint8) for name in BOTH})
+    assert "exchanged" in check(seen) and "exchanged" in check(seen)
+    frames.clear()
+    assert check(seen) == ""
