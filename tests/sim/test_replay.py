@@ -30,7 +30,7 @@ def test_a_world_is_placed_as_an_observation_shows_it(task):
     wanted = {key: value.clone() for key, value in env.reset([11, 12]).items()}
     env.reset([21, 22])
     place(env, 1, {key: value[1].numpy() for key, value in wanted.items()})
-    now = env._tensors(np.array([1]))
+    now, _ = env._observe(np.array([1]))
     for key, value in wanted.items():
         assert np.allclose(now[key][0], value[1], atol=1e-5), key
     env.close()
