@@ -8,7 +8,6 @@ from typing import Any
 from torch import Tensor
 
 from sinew.protocols import Reward, VecEnv
-from sinew.specs import ActionSpec, ObservationSpec
 
 
 class Rewarded:
@@ -21,19 +20,10 @@ class Rewarded:
     def __init__(self, env: VecEnv, reward: Reward) -> None:
         self.env, self.source = env, reward
         self.num_envs, self.max_episode_steps = env.num_envs, env.max_episode_steps
+        self.observation_spec, self.action_spec = env.observation_spec, env.action_spec
         self._begin = getattr(reward, "begin", None)
         self.curriculum = getattr(env, "curriculum", None)
         self._obs: dict[str, Tensor] = {}
-
-    @property
-    def observation_spec(self) -> ObservationSpec:
-        """Spec of the wrapped environment."""
-        return self.env.observation_spec
-
-    @property
-    def action_spec(self) -> ActionSpec:
-        """Spec of the wrapped environment."""
-        return self.env.action_spec
 
     def reset(self, seed: int | Sequence[int] | None = None, ids: Sequence[int] | None = None) -> dict[str, Tensor]:
         """See VecEnv.reset."""

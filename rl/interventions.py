@@ -21,7 +21,6 @@ from rl.replay import HUMAN, POLICY, Batch, Ring, concatenate
 from rl.worlds import Control
 from sinew.errors import InputError
 from sinew.protocols import VecEnv
-from sinew.specs import ActionSpec, ObservationSpec
 
 RESTARTED = 64
 """Bit of `source`: a plan was thrown away after this step, though nobody took over."""
@@ -157,20 +156,11 @@ class Replanned:
     def __init__(self, env: VecEnv, restart: Callable[[Sequence[int], Sequence[int]], None]) -> None:
         self.env, self.restart = env, restart
         self.num_envs, self.max_episode_steps = env.num_envs, env.max_episode_steps
+        self.observation_spec, self.action_spec = env.observation_spec, env.action_spec
         self.control: Control | None = getattr(env, "control", None)
         """The worlds' own, see `rl.worlds.Worlds`."""
         self._entropy: tuple[int, ...] = ()
         self._restarts = 0
-
-    @property
-    def observation_spec(self) -> ObservationSpec:
-        """Spec of the wrapped environment."""
-        return self.env.observation_spec
-
-    @property
-    def action_spec(self) -> ActionSpec:
-        """Spec of the wrapped environment."""
-        return self.env.action_spec
 
     def reset(self, seed: int | Sequence[int] | None = None, ids: Sequence[int] | None = None) -> dict[str, Tensor]:
         """See VecEnv.reset; the seeds also fix the noise of plans that begin anew, until the next reset."""

@@ -22,7 +22,6 @@ from sinew.errors import InputError
 
 if TYPE_CHECKING:
     from sinew.protocols import Reward
-    from sinew.specs import ActionSpec, ObservationSpec
 
 HELD_BYTES = 1 << 30
 """So much of what was observed is remembered, for labels that come late."""
@@ -67,19 +66,10 @@ class Witness:
     def __init__(self, env: LearningEnv, cameras: Sequence[str]) -> None:
         self.env, self.cameras = env, tuple(cameras)
         self.max_episode_steps, self.control = env.max_episode_steps, env.control
+        self.observation_spec, self.action_spec = env.observation_spec, env.action_spec
         self.newest: Seen | None = None
         self._before: Mapping[str, Tensor] = {}
         self._shown: Mapping[str, np.ndarray] = {}
-
-    @property
-    def observation_spec(self) -> ObservationSpec:
-        """Spec of the wrapped environment."""
-        return self.env.observation_spec
-
-    @property
-    def action_spec(self) -> ActionSpec:
-        """Spec of the wrapped environment."""
-        return self.env.action_spec
 
     def reset(self, seed: int | Sequence[int] | None = None, ids: Sequence[int] | None = None) -> dict[str, Tensor]:
         """See VecEnv.reset."""

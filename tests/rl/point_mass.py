@@ -50,6 +50,22 @@ class PointMass:
         pass
 
 
+class BrokenOffError(Exception):
+    """What a world says that breaks."""
+
+
+class Fragile(PointMass):
+    """Breaks once, at the step that uses up `left`."""
+
+    left = 10**9
+
+    def step(self, action: Tensor) -> Any:
+        self.left -= 1
+        if not self.left:
+            raise BrokenOffError
+        return super().step(action)
+
+
 class BiasedExecutor:
     """Chunks of `horizon` moves towards a point `bias_m` beside the goal, with noise that the episode's seed fixes."""
 

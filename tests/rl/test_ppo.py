@@ -213,26 +213,12 @@ def test_a_small_task_is_learned_from_scratch(tmp_path):
 
 
 def test_resuming_computes_what_an_uninterrupted_run_computes(tmp_path):
-    class StoppedError(Exception):
-        pass
-
-    class Fragile(point_mass.PointMass):
-        """Breaks in the middle."""
-
-        left = 10**9
-
-        def step(self, action):
-            self.left -= 1
-            if not self.left:
-                raise StoppedError
-            return super().step(action)
-
     cfg = config(checkpoint_every=512)  # every second rollout
     whole = make_actor()
     train_ppo(point_mass.PointMass(WORLDS), whole, point_mass.observe, RunDir.create(tmp_path / "a", cfg), cfg)
-    env, run = Fragile(WORLDS), RunDir.create(tmp_path / "b", cfg)
+    env, run = point_mass.Fragile(WORLDS), RunDir.create(tmp_path / "b", cfg)
     env.left = 43  # of 48 steps; the last checkpoint is at 32
-    with pytest.raises(StoppedError):
+    with pytest.raises(point_mass.BrokenOffError):
         train_ppo(env, make_actor(), point_mass.observe, run, cfg)
     resumed = make_actor()
     train_ppo(point_mass.PointMass(WORLDS), resumed, point_mass.observe, run, cfg)
