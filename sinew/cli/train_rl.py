@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +36,9 @@ class Args:
     """Worlds stepped side by side, in each process."""
     backend: str = "mujoco"
     """What steps them: mujoco on the CPU, or warp, thousands of them on a GPU."""
+    randomise: Path | None = None
+    """What every episode draws anew, a file of ranges with units, which may grow while success holds; the gate measures with whole
+    ranges; docs/simulation.md."""
     device: str = "cpu"
     """Where networks, replay and Warp's worlds are: cpu or cuda. Under torchrun each process takes its own and gradients are averaged."""
     steps: int | None = None
@@ -86,6 +89,7 @@ def train(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
     from rl.group import torchrun
     from sinew.cli.room import fitting, out_of_memory
     from sinew.cli.train_rl_methods import METHODS, fresh_policy, potential, rewarded
+    from sinew.config import to_json
     from sinew.rundir import RunDir
 
     interface = sim.make_interface(args.task, args.action)
@@ -95,14 +99,16 @@ def train(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
     where = str(device)
     policy = fresh_policy(interface, args.hidden, args.seed).to(device)
     method = METHODS[args.algorithm](policy, interface, args, settings(args.set))
+    drawn = None if args.randomise is None else sim.load_randomisation(args.randomise)
+    whole = None if drawn is None else replace(drawn, curriculum=None)
     scenes = range(first_scene("gate"), first_scene("gate") + GATE_EPISODES)
     with ExitStack() as stack:
         group = stack.enter_context(torchrun(device))
         progress = progress if group.leads else SILENT
-        gate = fitting(lambda n: sim.worlds(interface, n, 0, args.backend, where), min(GATE_EPISODES, max(args.num_envs, 50)), where)
+        gate = fitting(lambda n: sim.worlds(interface, n, 0, args.backend, where, whole), min(GATE_EPISODES, max(args.num_envs, 50)), where)
         stack.callback(gate.close)
         first = first_scene("practice", args.seed)
-        env = fitting(lambda n: sim.worlds(interface, n, first, args.backend, where), args.num_envs, where)
+        env = fitting(lambda n: sim.worlds(interface, n, first, args.backend, where, drawn), args.num_envs, where)
         stack.callback(env.close)
         practice = rewarded(env, interface, args, method.config.gamma)
 
@@ -112,7 +118,7 @@ def train(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
 
         described = {"verb": "train-rl", "task": args.task, "algorithm": args.algorithm, "reward": args.reward, "action": args.action}
         described |= {"num_envs": args.num_envs, "backend": args.backend, "hidden": list(args.hidden), "processes": group.size}
-        described |= {args.algorithm: method.config}
+        described |= {args.algorithm: method.config} | ({} if drawn is None else {"randomise": to_json(drawn)})
         # The folder comes into being when nothing can be wrong with the arguments any more, so that --out stays free.
         run = RunDir.create(args.out, described, seeds={"train": args.seed}) if group.leads else None
         group.barrier()

@@ -27,6 +27,10 @@ from sinew.errors import DataError, InputError
 
 ROOT = Path(__file__).resolve().parents[2]
 ENV = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+RANGES = {
+    "parameters": [{"what": "action_delay", "range": [0, 2], "unit": "steps"}, {"what": "damping", "range": [0.5, 2.0], "unit": "factor"}],
+    "curriculum": {"episodes": 2, "widen_at": 0.01, "narrow_at": 0.0, "step": 0.5, "share": 1.0},
+}
 SMALL = {
     "ppo": ("rollout_steps=10", "critic_hidden=[16]"),
     "fasttd3": ("random_steps=160", "critic_hidden=[16]", "batch_size=32", "critic_bins=11"),
@@ -41,10 +45,12 @@ def arguments(out: Path, algorithm: str, **more: Any) -> Args:
 def command(args: Args) -> list[str]:
     """The command line as a script beside the run, on the few scenes of these tests."""
     script = args.out.parent / "sinew_on_few_scenes.py"
-    script.write_text("from sinew.cli import main, train_rl\ntrain_rl.GATE_EPISODES = 4\nraise SystemExit(main.main())\n")
+    easy = "from sim.tasks import reach\nreach.Reach.success = lambda self, view: view.tool[:, 2] < 0.12\n" if args.randomise else ""
+    script.write_text(f"from sinew.cli import main, train_rl\ntrain_rl.GATE_EPISODES = 4\n{easy}raise SystemExit(main.main())\n")
     words = [str(script), "train-rl", "--json"]
     for name in ("out", "task", "algorithm", "num_envs", "steps", "evaluate_every"):
         words += [f"--{name.replace('_', '-')}", str(getattr(args, name))]
+    words += ["--randomise", str(args.randomise)] if args.randomise else []
     return [*words, "--hidden", *map(str, args.hidden), "--set", *args.set]
 
 
@@ -58,13 +64,24 @@ def few_episodes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(train_rl, "GATE_EPISODES", 4)
 
 
-@pytest.mark.parametrize("algorithm", METHODS)
-def test_killed_and_resumed_is_what_an_uninterrupted_run_is(tmp_path: Path, algorithm: str) -> None:
-    """By SIGKILL, after a checkpoint and before the end; a real process is killed, and this one goes on."""
+def ranges(folder: Path, **other: Any) -> Path:
+    file = folder / "ranges.json"
+    file.write_text(json.dumps({**RANGES, **other}))
+    return file
+
+
+@pytest.mark.parametrize(("algorithm", "widening"), [*((name, False) for name in METHODS), ("ppo", True)])
+def test_killed_and_resumed_is_what_an_uninterrupted_run_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, algorithm: str, widening: bool
+) -> None:
+    """By SIGKILL, after a checkpoint and before the end; a real process is killed, and this one goes on, ranges that grow included."""
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    told = train(arguments(whole, algorithm))
+    randomise = {"randomise": ranges(tmp_path)} if widening else {}
+    if widening:  # as in `command`: ranges grow where somebody succeeds
+        monkeypatch.setattr("sim.tasks.reach.Reach.success", lambda self, view: view.tool[:, 2] < 0.12)
+    told = train(arguments(whole, algorithm, **randomise))
     assert told["steps"] == 960 and len(told["curve"]) == 4 and told["gate"]["n"] == 4
-    words = [sys.executable, *command(arguments(broken, algorithm))]
+    words = [sys.executable, *command(arguments(broken, algorithm, **randomise))]
     process = subprocess.Popen(words, env=ENV, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 600
     while not (broken / "train_state.safetensors").exists() and time.monotonic() < deadline:
@@ -73,10 +90,39 @@ def test_killed_and_resumed_is_what_an_uninterrupted_run_is(tmp_path: Path, algo
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not (broken / "policy.safetensors").exists()
-    assert train(arguments(broken, algorithm))["curve"] == told["curve"]
+    assert train(arguments(broken, algorithm, **randomise))["curve"] == told["curve"]
     assert rows(whole) == rows(broken)
     one, other = (load_file(run / "policy.safetensors") for run in (whole, broken))
     assert all(torch.equal(value, other[key]) for key, value in one.items())
+    if widening:
+        reach = [row["reach"] for row in rows(whole) if "reach" in row]
+        assert len(reach) == 3 and reach[0] < reach[-1], reach
+
+
+def test_what_is_drawn_is_what_improve_draws_and_the_gate_has_whole_ranges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same file, seed and number of worlds: `sinew improve` plays its first episodes with the same numbers."""
+    import sim
+    from rl.worlds import Worlds
+    from sinew.cli import improve
+
+    made: list[Any] = []
+    first: list[Any] = []
+    worlds, start = sim.worlds, Worlds.start
+    monkeypatch.setattr(sim, "worlds", lambda *args: made.append(worlds(*args)) or made[-1])
+    monkeypatch.setattr(
+        Worlds, "start", lambda self, *args: (start(self, *args), first.append((made[-1].seeds.copy(), made[-1].values.copy())))[0]
+    )
+    file = ranges(tmp_path, curriculum=None)
+    train(arguments(tmp_path / "run", "ppo", steps=80, randomise=file))
+    gate, practice = made
+    assert gate.curriculum is None and (gate.values == gate.randomiser.draw(gate.seeds).values).all()
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["randomise"]["parameters"][0]["what"] == "action_delay"
+    env: Any = improve._practice(sim.make_interface("reach"), improve.Args(run=tmp_path, out=tmp_path, num_envs=8, randomise=file), 0.99)
+    seeds, values = first[0]
+    assert len(set(values[:, 0].tolist())) == 8 and practice.randomiser.names == env.randomiser.names
+    env.reset(seeds.tolist())
+    assert (env.values == values).all()
+    env.close()
 
 
 @pytest.mark.parametrize("algorithm", METHODS)
@@ -160,6 +206,7 @@ def test_torchrun_learns_together(tmp_path: Path) -> None:
         (["--device", "cuda"], "device 'cuda' is not there"),
         (["--device", "tpu"], "unknown device 'tpu'"),
         (["--action", "torque"], "unknown action 'torque'"),
+        (["--randomise", "nowhere.json"], "randomisation nowhere.json: No such file"),
     ],
 )
 def test_wrong_input_is_one_line_and_leaves_out_free(
