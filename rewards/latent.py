@@ -13,7 +13,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -29,6 +29,8 @@ from sinew.specs import ObservationSpec
 
 PICTURE_SIZE = 64
 """Pictures are seen with this many pixels a side."""
+FAR = 10.0
+"""Standard deviations from the mean beyond which a vector's element is taken for as far as this."""
 _CHANNELS = (16, 32, 64, 64)
 _MADE = "sinew_latent_made_of"
 _MAX_PARAMETERS = 50_000_000
@@ -103,9 +105,46 @@ class Encoder(nn.Module):
         parts = []
         if self.config.vectors:
             vectors = torch.cat([seen[key].flatten(1).float() for key in self.config.vectors], dim=1)
-            parts.append(((vectors - self.mean) / self.std).clamp(-10.0, 10.0))
+            parts.append(((vectors - self.mean) / self.std).clamp(-FAR, FAR))
         parts += [eye(_picture(seen[key])) for key, eye in zip(self.config.pictures, self.eyes, strict=True)]
         return self.head(torch.cat(parts, dim=1))
+
+
+class Sight:
+    """What an encoder that is trained no more makes of observations, in as few operations as may be: between two steps of physics each
+    costs more than what it computes. Mean and standard deviation of vectors are part of the first layer here.
+
+    Args:
+        encoder: as it will stay.
+    """
+
+    def __init__(self, encoder: Encoder) -> None:
+        self.config, self.eyes, vectors = encoder.config, encoder.eyes, len(encoder.mean)
+        first, self.norm, _, second, _, last = cast("Any", encoder.head)
+        self.low, self.high = encoder.mean - FAR * encoder.std, encoder.mean + FAR * encoder.std
+        with torch.no_grad():
+            weight = first.weight.clone()
+            weight[:, :vectors] /= encoder.std
+            self.first = (first.bias - weight[:, :vectors] @ encoder.mean, weight.T.contiguous())
+            self.second, self.last = ((layer.bias.clone(), layer.weight.T.contiguous()) for layer in (second, last))
+
+    def gather(self, obs: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+        """Of observations {key: (N, ...)} what the encoder sees, copied to the CPU: all vectors as one (N, D), then each picture."""
+        vectors = [obs[key].cpu().flatten(1).float() for key in self.config.vectors]
+        pictures = (obs[key].cpu().clone() for key in self.config.pictures)
+        return (torch.cat(vectors, dim=1), *pictures) if vectors else tuple(pictures)
+
+    def latents(self, gathered: Sequence[Tensor]) -> Tensor:
+        """What was gathered → latents (N, L)."""
+        parts = [gathered[0].clamp(self.low, self.high)] if self.config.vectors else []
+        parts += [eye(_picture(picture)) for eye, picture in zip(self.eyes, gathered[len(parts) :], strict=True)]
+        hidden = self.norm(torch.addmm(self.first[0], parts[0] if len(parts) == 1 else torch.cat(parts, dim=1), self.first[1]))
+        hidden = torch.addmm(self.second[0], functional.silu(hidden), self.second[1])
+        return torch.addmm(self.last[0], functional.silu(hidden), self.last[1])
+
+    def __call__(self, obs: Mapping[str, Tensor]) -> Tensor:
+        """Observations {key: (N, ...)}, which may hold more than the encoder sees → latents (N, L), on the CPU."""
+        return self.latents(self.gather(obs))
 
 
 def statistics(stats: Mapping[str, Mapping[str, np.ndarray]], config: EncoderConfig) -> tuple[np.ndarray, np.ndarray]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from rewards.files import RewardUnavailable, Situation
-from rewards.latent import Encoder, EncoderConfig
-from rewards.shaping import Shaped
+from rewards.latent import Encoder, EncoderConfig, Sight
+from rewards.shaping import After, Shaped
 from sinew.errors import InputError
 
 
@@ -51,12 +51,16 @@ class SeenPotential:
     """
 
     def __init__(self, encoder: Encoder, value: Callable[[Tensor], Tensor], low: float, high: float) -> None:
-        self.encoder, self.value, self.low, self.high = encoder, value, low, high
+        self.sight, self.value, self.low, self.high = Sight(encoder), value, low, high
 
-    @torch.no_grad()
     def __call__(self, obs: Mapping[str, Tensor]) -> Tensor:
         """{key: (N, ...)} → (N,) float32 where the observations are."""
-        return self.value(latents_of(self.encoder, obs)).to(next(obs[key] for key in self.encoder.config.keys).device)
+        return self.of(self.sight.gather(obs)).to(obs[self.sight.config.keys[0]].device)
+
+    @torch.no_grad()
+    def of(self, gathered: Sequence[Tensor]) -> Tensor:
+        """The same of what `Sight.gather` gave, on the CPU."""
+        return self.value(self.sight.latents(gathered))
 
 
 class ShapedBySight(Shaped):
@@ -70,39 +74,33 @@ class ShapedBySight(Shaped):
 
     def __init__(self, potential: SeenPotential, gamma: float, weight: float = 1.0) -> None:
         super().__init__(potential, gamma, weight)
-        self._seen: dict[str, Tensor] = {}
+        self._seen: tuple[Tensor, ...] = ()
         self._values = torch.zeros(0)
 
     def reward(self, transition: Mapping[str, Tensor], context: Mapping[str, Any]) -> Tensor:
         """See `Shaped.reward`."""
-        keys = self.potential.encoder.config.keys
-        before, after = ({key: transition[start + key] for key in keys} for start in ("", "next."))
+        gather = self.potential.sight.gather
+        before, after = gather(transition), gather(After(transition))
         rows = self._unlike(before)
         if len(rows):
-            values = self.potential({key: torch.cat((after[key], before[key][rows])) for key in keys})
+            values = self.potential.of([torch.cat((new, old[rows])) for new, old in zip(after, before, strict=True)])
             values, fresh = values.split((len(values) - len(rows), len(rows)))
             known = self._values if len(rows) < len(values) else values
             known = known.index_copy(0, rows, fresh)
         else:
-            known, values = self._values, self.potential(after)
-        self._seen, self._values = {key: value.clone() for key, value in after.items()}, values
-        return self._paid(known, values, transition)
+            known, values = self._values, self.potential.of(after)
+        self._seen, self._values = after, values
+        device = transition["success"].device
+        return self._paid(known.to(device), values.to(device), transition)
 
-    def _unlike(self, seen: Mapping[str, Tensor]) -> Tensor:
+    def _unlike(self, seen: Sequence[Tensor]) -> Tensor:
         """The worlds (K,) that look otherwise than the last step left them."""
-        last = self._seen
-        if all(key in last and last[key].device == value.device and torch.equal(last[key], value) for key, value in seen.items()):
+        if [value.shape for value in seen] != [value.shape for value in self._seen]:
+            return torch.arange(len(seen[0]))
+        if all(map(torch.equal, seen, self._seen)):
             return torch.zeros(0, dtype=torch.int64)
-        some = next(iter(seen.values()))
-        for key, value in seen.items():
-            if key not in last or (last[key].shape, last[key].dtype, last[key].device) != (value.shape, value.dtype, value.device):
-                return torch.arange(len(some), device=some.device)
-        return torch.stack([(value != last[key]).flatten(1).any(1) for key, value in seen.items()]).any(0).nonzero()[:, 0]
-
-
-def latents_of(encoder: Encoder, obs: Mapping[str, Tensor]) -> Tensor:
-    """Latents (N, L), on the CPU, of observations that may hold more than the encoder sees."""
-    return encoder({key: obs[key].cpu() for key in encoder.config.keys})
+        differs = [(value != last).flatten(1).any(1) for value, last in zip(seen, self._seen, strict=True)]
+        return torch.stack(differs).any(0).nonzero()[:, 0]
 
 
 def check_beside(name: str) -> None:

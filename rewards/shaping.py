@@ -6,6 +6,7 @@ after Grześ, "Reward shaping in episodic reinforcement learning", AAMAS 2017.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -110,11 +111,11 @@ class Shaped:
         return self._paid(self.potential(transition), self.potential(After(transition)), transition)
 
     def _paid(self, before: Tensor, after: Tensor, transition: Mapping[str, Tensor]) -> Tensor:
-        finite = torch.isfinite(before) & torch.isfinite(after)
-        if not bool(finite.all()):
-            raise RewardUnavailable(f"the potential of world {int((~finite).nonzero()[0])} is not finite")
-        after = torch.where(transition["terminated"], torch.zeros_like(after), after)
-        return transition["success"].float() + self.weight * (self.gamma * after - before)
+        if not math.isfinite(float((before + after).sum())):
+            wrong = ~(torch.isfinite(before) & torch.isfinite(after))
+            raise RewardUnavailable(f"the potential of world {int(wrong.nonzero()[0])} is not finite")
+        gained = torch.add(-before, after.masked_fill(transition["terminated"], 0.0), alpha=self.gamma)
+        return torch.add(transition["success"].float(), gained, alpha=self.weight)
 
 
 registry.add("shaped")(Shaped)

@@ -64,19 +64,21 @@ class Successes:
         return cls(latents, time.float(), episode, apart.amin(1).median().clamp(min=1e-6))
 
     @cached_property
-    def asked(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Of at most `MOST_ASKED` frames: latents over the square of the scale (L, M), minus half their squares (M,), and time (M,)."""
+    def asked(self) -> tuple[Tensor, Tensor, Tensor, float]:
+        """Of at most `MOST_ASKED` frames: latents over the square of the scale (L, M), minus half their squares (M,), and time (M,);
+        and one over the square of the scale.
+        """
         kept = spread(self.latents, MOST_ASKED)
         latents = self.latents[kept] / self.scale
-        return (latents / self.scale).T.contiguous(), -0.5 * latents.square().sum(1), self.time[kept]
+        return (latents / self.scale).T.contiguous(), -0.5 * latents.square().sum(1), self.time[kept], 1.0 / float(self.scale) ** 2
 
     def progress(self, latents: Tensor) -> Tensor:
         """Latents (N, L) → (N,) in [0, 1]: 0 where successes begin or far from all of them, 1 where they end."""
-        frames, offset, time = self.asked
+        frames, offset, time, shrink = self.asked
         closeness = torch.addmm(offset, latents, frames)  # half the square of the latent, less half that of its distance, in scales
-        square = (torch.linalg.vector_norm(latents, dim=1) / self.scale).square()
-        excess = (square - 2 * closeness.amax(1)).clamp(min=1.0).sqrt() - 1.0
-        return (torch.softmax(closeness, 1) @ time).clamp(max=1.0) / (1.0 + (excess / TOLERANCE).square())
+        distance = torch.add(-2 * closeness.amax(1), latents.square().sum(1), alpha=shrink).clamp_(min=1.0).sqrt_()
+        far = distance.sub_(1.0).square_().div_(TOLERANCE**2).add_(1.0)
+        return torch.softmax(closeness, 1).mv(time).clamp_(max=1.0).div_(far)
 
 
 def spread(points: Tensor, most: int) -> Tensor:

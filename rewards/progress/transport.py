@@ -15,14 +15,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from rewards.files import KINDS, RewardUnavailable, Situation
-from rewards.learned import LearnedSettings, check_seen, latents_of
+from rewards.latent import Sight
+from rewards.learned import LearnedSettings, check_seen
 from rewards.progress.nearest import Successes, load
 from rewards.shaping import After
 from sinew.errors import InputError
@@ -188,5 +188,4 @@ class Transport(LearnedSettings):
         """See `rewards.files.Kind`."""
         encoder, successes = load(situation.folder / self.weights)
         check_seen(encoder.config, situation)
-        see = partial(latents_of, encoder)
-        return EpisodeTransport(see, encoder.config.keys, Demonstrations.of(successes), situation.num_envs, self.weight)
+        return EpisodeTransport(Sight(encoder), encoder.config.keys, Demonstrations.of(successes), situation.num_envs, self.weight)

@@ -29,6 +29,7 @@ class Detector:
 
     def __init__(self, path: Path, seen: ObservationSpec) -> None:
         from rewards import files
+        from rewards.latent import Sight
         from rewards.preference.classifier import KIND, ClassifierSettings
         from rewards.preference.scored import load_scored
 
@@ -43,16 +44,14 @@ class Detector:
                 raise InputError(f"--success {path} looks at {key}, and the policy only at {', '.join(seen)}: train one with --keys")
             if key in config.vectors and seen[key].shape != (config.vectors[key],):
                 raise InputError(f"--success {path} was trained on {key} of length {config.vectors[key]}, here it is {seen[key].shape}")
-        self.keys = config.keys
+        self.keys, self._see = config.keys, Sight(self._scored.encoder)
         self._running = 0
 
     def __call__(self, obs: Mapping[str, Tensor], step: int) -> bool:
         """Whether the task is done after a step of an episode, from 1 on; obs {key: (1, ...)}."""
         import torch
 
-        from rewards.learned import latents_of
-
         with torch.no_grad():
-            chance = float(self._scored.chance(latents_of(self._scored.encoder, obs))[0])
+            chance = float(self._scored.chance(self._see(obs))[0])
         self._running = (0 if step <= 1 else self._running) + 1 if chance >= SURE else 0
         return self._running >= STEPS

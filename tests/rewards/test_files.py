@@ -92,6 +92,7 @@ def test_a_reward_is_told_when_episodes_begin():
 
     class Env:
         num_envs, max_episode_steps = 2, 5
+        observation_spec = action_spec = None
 
         def reset(self, seed=None, ids=None):
             return {"o": torch.zeros(2)}

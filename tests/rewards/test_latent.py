@@ -8,6 +8,7 @@ from safetensors.torch import save_file
 from rewards.latent import (
     Encoder,
     EncoderConfig,
+    Sight,
     follow,
     follower,
     load_encoder,
@@ -43,6 +44,17 @@ def test_vectors_and_pictures_of_any_size_become_latents():
     assert whole.shape == (4, 7)
     one = encoder({key: value[2:3] for key, value in seen().items()})
     torch.testing.assert_close(one, whole[2:3], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("keys", [list(SPEC), list(SPEC)[:1], list(SPEC)[1:]])
+def test_sight_is_the_encoder_in_fewer_operations(keys):
+    config = EncoderConfig.of(SPEC, keys, dim=7, hidden=16)
+    stats = {"observation.state": {"mean": np.array([1.0, 0, 0.5]), "std": np.array([0.1, 2, 0])}}
+    torch.manual_seed(0)
+    encoder = Encoder(config, *statistics(stats, config)).eval()
+    far = seen(64) | {"observation.state": 20 * seen(64)["observation.state"]}
+    for obs in (seen(64), far):
+        torch.testing.assert_close(Sight(encoder)(obs), encoder(obs), rtol=1e-4, atol=1e-4)
 
 
 def test_what_is_seen_is_brought_to_one_scale():

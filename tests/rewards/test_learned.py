@@ -73,20 +73,20 @@ def test_the_potential_sees_what_the_encoder_names_and_no_more():
     assert max_difference(seen, 0.99) == 1.0
 
 
-class Counted(Encoder):
-    """An encoder that counts the worlds that it looks at."""
+class Counted(SeenPotential):
+    """A potential that counts the worlds that it looks at."""
 
     looked = 0
 
-    def forward(self, seen):
-        self.looked += len(seen["a"])
-        return super().forward(seen)
+    def of(self, gathered):
+        self.looked += len(gathered[0])
+        return super().of(gathered)
 
 
 def test_worlds_are_looked_at_once_a_step():
     """What comes after one step is what comes before the next one, save in worlds that begin anew; against the same without a memory."""
-    encoder = Counted(EncoderConfig(vectors={"a": 2, "b": 1}, dim=4, hidden=8)).eval()
-    potential = SeenPotential(encoder, lambda latents: torch.sigmoid(latents[:, 0]) - 1.0, -1.0, 0.0)
+    encoder = Encoder(EncoderConfig(vectors={"a": 2, "b": 1}, dim=4, hidden=8)).eval()
+    potential = Counted(encoder, lambda latents: torch.sigmoid(latents[:, 0]) - 1.0, -1.0, 0.0)
     once, twice = ShapedBySight(potential, 0.9, 2.0), Shaped(potential, 0.9, 2.0)
     generator = torch.Generator().manual_seed(0)
     obs = {key: torch.rand(6, n, generator=generator) for key, n in (("a", 2), ("b", 1))}
@@ -96,9 +96,9 @@ def test_worlds_are_looked_at_once_a_step():
             buffer[fresh] = torch.rand(len(fresh), buffer.shape[1], generator=generator)
         after = {f"next.{key}": value + torch.rand(value.shape, generator=generator) for key, value in obs.items()}
         flags["terminated"] = torch.rand(6, generator=generator) < 0.3
-        encoder.looked = 0
+        potential.looked = 0
         got = once.reward({**obs, **after, **flags}, {})
-        assert encoder.looked == 6 + len(fresh)
+        assert potential.looked == 6 + len(fresh)
         torch.testing.assert_close(got, twice.reward({**obs, **after, **flags}, {}))
         for key, buffer in obs.items():
             buffer.copy_(after[f"next.{key}"])
