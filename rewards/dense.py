@@ -1,8 +1,7 @@
 """Dense potentials for learning a task from nothing: how far is what has to happen still away, from -1 to 0.
 
-Every one reads named elements of the observation, for all worlds at once and where they are. As potentials they change what is learned
-first, not what is best (`rewards.shaping`). Distances count twice, over half a metre and, saturating, over a few centimetres: from far away
-there is a slope, and close to the goal there is a steep one.
+Every one reads named elements of the observation, for all worlds at once and where they are. Distances count twice, over half a metre and,
+saturating, over a few centimetres: from far away there is a slope, and close to the goal there is a steep one.
 """
 
 from __future__ import annotations

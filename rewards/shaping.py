@@ -85,7 +85,7 @@ class Shaped:
 
     Args:
         potential: Φ, a `Potential`.
-        gamma: discount per step; must be the learner's own.
+        gamma: discount per step; the learner's own leaves what is best as it is, and 1 pays for progress, with a rent for what is left.
         weight: factor on the shaping term.
     """
 

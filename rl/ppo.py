@@ -43,7 +43,7 @@ class PpoConfig(LoopConfig):
     updates_per_step: float = 0.0
     rollout_steps: int = 32
     """Steps of every world between two rounds of updates."""
-    decay: float = 0.95
+    decay: float = 0.9
     """Lambda of the generalised advantage."""
     initial_std: float = 0.5
     """Spread of actions at first, in units of the normalised action."""
@@ -51,6 +51,7 @@ class PpoConfig(LoopConfig):
     floor: float | None = None
     evaluate_every: int = 50_000
     checkpoint_every: int = 50_000
+    critic_hidden: tuple[int, ...] = (128, 128)
     update: PpoUpdateConfig = field(default_factory=PpoUpdateConfig)
     """Settings of the updates."""
 

@@ -45,10 +45,10 @@ class Args:
     """Environment steps at most, over all worlds and processes; if left out 400 000 for fasttd3 and 2 000 000 for ppo, and above 64 worlds
     as many more as there are more worlds."""
     reward: str = "dense"
-    """dense: success, and a potential that leads there; sparse: success alone."""
+    """dense: success, and how much nearer each step has come; sparse: success alone."""
     set: tuple[str, ...] = ()
     """Settings of the algorithm as name=value, for example --set gamma=0.98 n_step=5 learner.actor_lr=0.001."""
-    hidden: tuple[int, ...] = (256, 256)
+    hidden: tuple[int, ...] = (128, 128)
     """Widths of the policy."""
     action: str = "ee_delta"
     """What actions command: ee_delta or joint_position."""
@@ -110,7 +110,7 @@ def train(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
         first = first_scene("practice", args.seed)
         env = fitting(lambda n: sim.worlds(interface, n, first, args.backend, where, drawn), args.num_envs, where)
         stack.callback(env.close)
-        practice = rewarded(env, interface, args, method.config.gamma)
+        practice = rewarded(env, interface, args)
 
         def measure() -> Mapping[str, int]:
             outcome = evaluate(method.product(), gate, scenes, executor_kwargs={"device": device})

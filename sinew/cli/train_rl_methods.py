@@ -22,8 +22,10 @@ if TYPE_CHECKING:
 DENSE = ("reach", "lift", "peg")
 """Tasks that have a dense reward."""
 STEPS = {"fasttd3": 400_000, "ppo": 2_000_000}
-HIGHEST = {"dense": 2.0, "sparse": 1.0}
-"""Largest return of each reward; the smallest is 0. The potential lies in [-1, 0], so what is left to be gained of it is at most 1."""
+RETURNS = {"dense": (-1.0, 2.0), "sparse": (0.0, 1.0)}
+"""Least and largest return of each reward. The potential lies in [-1, 0], so what is left to be gained or lost of it is at most 1."""
+GAMMA = {"dense": 0.9, "sparse": 0.99}
+"""Discount per step: what comes nearer is paid at once, and a short horizon tells best which step it was."""
 UPDATES_PER_ROUND = 2
 """Of fasttd3, for every step of all worlds."""
 USUAL_WORLDS = 64
@@ -97,10 +99,11 @@ def fast_td3(policy: Direct, interface: TaskInterface, args: Args, given: Mappin
 
     from rl.fast_td3 import FastTd3Config, train_fast_td3
 
-    usual = _shared(args) | {"critic_high": HIGHEST[args.reward], "updates_per_step": UPDATES_PER_ROUND / args.num_envs}
+    low, high = RETURNS[args.reward]
+    usual = _shared(args) | {"critic_low": low, "critic_high": high, "updates_per_step": UPDATES_PER_ROUND / args.num_envs}
     usual |= {"random_steps": max(FastTd3Config.random_steps, 10 * args.num_envs)}
     usual |= {"replay_steps": min(REMEMBERED, max(FastTd3Config.replay_steps, 500 * args.num_envs))}
-    usual |= {"learner": replace(FastTd3Config().learner, target_low=0.0, target_high=HIGHEST[args.reward])}
+    usual |= {"learner": replace(FastTd3Config().learner, target_low=low, target_high=high)}
     if policy.device.type != "cpu":
         usual |= {"batch_size": 32_768, "critic_hidden": (1024, 512, 256)}
     config = _configured(FastTd3Config, usual, given)
@@ -134,6 +137,7 @@ def _shared(args: Args) -> dict[str, Any]:
     return {
         "steps": args.steps or round(STEPS[args.algorithm] * max(1.0, args.num_envs / USUAL_WORLDS)),
         "seed": args.seed,
+        "gamma": GAMMA[args.reward],
         "stop_success": args.target,
         "evaluate_every": often,
         "checkpoint_every": often,
@@ -160,8 +164,12 @@ def potential(interface: TaskInterface, task: str) -> Any:
     raise InputError(f"there is no dense reward for {task}: there is one for {', '.join(DENSE)}; or give --reward sparse")
 
 
-def rewarded(env: VecEnv, interface: TaskInterface, args: Args, gamma: float) -> VecEnv:
-    """`env` with the reward that was asked for.
+def rewarded(env: VecEnv, interface: TaskInterface, args: Args) -> VecEnv:
+    """`env` with the reward that was asked for: dense is success, and how much nearer every step has come.
+
+    Were the difference taken with the learner's discount, staying away would pay as much as coming nearer once the value function knows
+    it, and success alone would be left to be found by chance. As it is, a return is that of success less a rent at every step until then,
+    (1 - gamma) times how far it is.
 
     Raises:
         InputError: see `potential`.
@@ -171,4 +179,4 @@ def rewarded(env: VecEnv, interface: TaskInterface, args: Args, gamma: float) ->
 
     if args.reward == "sparse":
         return env
-    return Rewarded(env, rewards.make("shaped", potential=potential(interface, args.task), gamma=gamma))
+    return Rewarded(env, rewards.make("shaped", potential=potential(interface, args.task), gamma=1.0))

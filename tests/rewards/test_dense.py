@@ -1,4 +1,6 @@
-"""Dense potentials: they rise along what an expert does, are highest where the task is solved, and change nothing of what is best."""
+"""Dense potentials: they rise along what an expert does, are highest where the task is solved, and pay for progress."""
+
+from pathlib import Path
 
 import pytest
 import torch
@@ -6,8 +8,8 @@ import torch
 import rewards
 import sim
 from rewards.dense import Grasp, GraspPotential, InsertPotential, ReachPotential, closeness
-from rewards.environment import Rewarded
-from sinew.cli.train_rl_methods import DENSE, potential
+from sinew.cli.train_rl import Args
+from sinew.cli.train_rl_methods import DENSE, potential, rewarded
 from sinew.errors import InputError
 from sinew.specs import ENVIRONMENT_STATE, STATE, ObservationSpec, TensorSpec
 
@@ -58,25 +60,39 @@ def test_an_expert_climbs_it_to_the_top(task: str) -> None:
 
 
 @pytest.mark.parametrize("task", DENSE)
-def test_shaped_returns_differ_from_sparse_ones_by_the_start_alone(task: str) -> None:
-    gamma = 0.97
+def test_returns_are_those_of_success_less_a_rent_for_what_is_left(task: str) -> None:
+    """sum g^t (r_t) = sum g^t success - potential at the start - (1 - g) sum g^t (- potential after the step), 0 where it is solved."""
+    gamma = 0.9
     env, expert = sim.make_vec(task, 4), sim.make_expert(task, num_envs=4)
     phi = potential(env.interface, task)
-    worlds = Rewarded(env, rewards.make("shaped", potential=phi, gamma=gamma))
+    worlds = rewarded(env, env.interface, Args(out=Path("x"), task=task))
     observation = worlds.reset(range(4))
     start = phi(observation)
     expert.reset(seeds=range(4))
-    shaped, sparse, running = torch.zeros(4), torch.zeros(4), torch.ones(4, dtype=torch.bool)
+    paid, sparse, rent, running = torch.zeros(4), torch.zeros(4), torch.zeros(4), torch.ones(4, dtype=torch.bool)
     for t in range(env.max_episode_steps):
         observation, reward, terminated, truncated, info = worlds.step(expert.act(observation))
-        shaped += gamma**t * reward * running
+        paid += gamma**t * reward * running
         sparse += gamma**t * info["success"].float() * running
+        rent += (1 - gamma) * gamma**t * -phi(info["final_observation"]) * ~terminated * running
         running &= ~(terminated | truncated)
         if not running.any():
             break
     env.close()
-    assert bool((sparse > 0).all())
-    torch.testing.assert_close(shaped, sparse - start, atol=1e-5, rtol=1e-5)
+    assert bool((sparse > 0).all()) and bool((rent > 0).all())
+    torch.testing.assert_close(paid, sparse - start - rent, atol=1e-5, rtol=1e-5)
+
+
+def test_staying_away_pays_nothing_and_coming_and_going_nothing() -> None:
+    shaped = rewards.make("shaped", potential=ReachPotential(SPEC, "peg"), gamma=1.0)
+    far, near = seen(), seen(tool=(0.5, 0.0, 0.1))
+
+    def step(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> float:
+        no = torch.zeros(1, dtype=torch.bool)
+        told = {**before, **{f"next.{k}": v for k, v in after.items()}, "success": no, "terminated": no}
+        return float(shaped.reward(told, {}))
+
+    assert step(far, far) == 0.0 and step(far, near) > 0.05 and step(far, near) + step(near, far) == pytest.approx(0.0, abs=1e-6)
 
 
 def test_closing_the_fingers_pays_around_the_object_only() -> None:
