@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import gc
+import os
+import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from sinew.errors import InputError, NoRoom
@@ -14,6 +17,8 @@ if TYPE_CHECKING:
 
 TOLD = ("can't allocate memory", "Failed to allocate", "out of memory")
 """How torch and Warp say it where they have no error of its own for it."""
+MANY, FEW = 4_096, 32
+"""From so many worlds on it is reckoned first whether the host has room for them, from so many and twice that."""
 Env = TypeVar("Env", bound="VecEnv")
 
 
@@ -33,8 +38,11 @@ def fitting(make: Callable[[int], Env], wanted: int, device: str) -> Env:
         device: where they are to be, for the message.
 
     Raises:
-        InputError: not so many fit; the largest number tried that does is named.
+        InputError: not so many fit; the largest number tried that does is named. On the host, which gives memory away before it has it,
+            what so many would take is reckoned from a few before any is taken.
     """
+    if device == "cpu" and wanted > MANY:
+        _refuse_more_than_the_host_has(make, wanted)
     try:
         return make(wanted)
     except Exception as error:
@@ -47,6 +55,37 @@ def fitting(make: Callable[[int], Env], wanted: int, device: str) -> Env:
         f"{wanted} worlds do not fit on {device}{_free(device)}: "
         + (f"{fits} do, give --num-envs {fits}" if fits else "not even one does; free memory there, or use another device")
     ) from None
+
+
+def _refuse_more_than_the_host_has(make: Callable[[int], Env], wanted: int) -> None:
+    each, free = _bytes_a_world(make), available_bytes()
+    if each * wanted > free:
+        fits = int(free / each)
+        raise NoRoom(
+            f"{wanted} worlds do not fit on cpu: one takes {each / 1024:,.1f} KiB and {free / 2**30:.1f} GiB are free, "
+            f"enough for {fits}; give fewer with --num-envs"
+        )
+
+
+def _bytes_a_world(make: Callable[[int], Env]) -> float:
+    """What a world takes of the host's memory, less what the first ones take anyway; NumPy tells what it allocates."""
+    held = []
+    for number in (FEW, 2 * FEW):
+        tracemalloc.start()
+        env = make(number)
+        held.append(tracemalloc.get_traced_memory()[0])
+        tracemalloc.stop()
+        env.close()
+    return max(held[1] - held[0], 1) / FEW
+
+
+def available_bytes() -> int:
+    """What the host has left, files that it keeps in memory for speed included where it tells."""
+    try:
+        told = Path("/proc/meminfo").read_text()
+    except OSError:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return 1024 * int(told.partition("MemAvailable:")[2].split()[0])
 
 
 def _fits(make: Callable[[int], VecEnv], number: int) -> bool:

@@ -82,6 +82,11 @@ def train(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
             raise unknown(kind, given, known)
     if args.num_envs < 1:
         raise InputError(f"--num-envs {args.num_envs}: at least one world is needed")
+    for name in ("steps", "evaluate_every"):
+        if getattr(args, name) is not None and getattr(args, name) < 1:
+            raise InputError(f"--{name.replace('_', '-')} {getattr(args, name)}: at least one is needed")
+    if not 0 < args.target <= 1:
+        raise InputError(f"--target {args.target:g} is a share of the gate's scenes, above 0 and at most 1")
     import policies
     import sim
     from policies.evaluate import evaluate

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
+from sinew.cli import room
 from sinew.cli.room import fitting, out_of_memory
 from sinew.errors import InputError, NoRoom
 
@@ -37,11 +39,11 @@ class Room:
     ],
 )
 def test_the_largest_that_fits_is_found_by_halving(error: BaseException) -> None:
-    room = Room(120, error)
-    assert fitting(room.make, 100, "cuda") is room  # type: ignore[type-var,comparison-overlap]
+    limited = Room(120, error)
+    assert fitting(limited.make, 100, "cuda") is limited  # type: ignore[type-var,comparison-overlap]
     with pytest.raises(NoRoom, match=r"^800 worlds do not fit on cuda: 100 do, give --num-envs 100$"):
-        fitting(room.make, 800, "cuda")  # type: ignore[type-var]
-    assert room.tried == [100, 800, 400, 200, 100] and room.closed == 1
+        fitting(limited.make, 800, "cuda")  # type: ignore[type-var]
+    assert limited.tried == [100, 800, 400, 200, 100] and limited.closed == 1
     with pytest.raises(NoRoom, match="not even one does"):
         fitting(Room(0, error).make, 8, "cuda")  # type: ignore[type-var]
 
@@ -72,3 +74,23 @@ def test_other_errors_are_told_as_they_are() -> None:
         raise ValueError("mine")
     with pytest.raises(InputError, match=r"^a reward is not finite$"), out_of_memory(2, "cpu"):
         raise InputError("a reward is not finite")
+
+
+def test_the_host_is_reckoned_with_before_it_gives_away_what_it_has_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """800 KiB a world: 5,000 are 3.8 GiB."""
+
+    class Held:
+        def __init__(self, number: int) -> None:
+            made.append(number)
+            self.held = np.zeros((number, 100 * 1024))
+
+        def close(self) -> None:
+            del self.held
+
+    made: list[int] = []
+    monkeypatch.setattr(room, "available_bytes", lambda: 2**30)
+    with pytest.raises(
+        NoRoom, match=r"^5000 worlds do not fit on cpu: one takes 800\.\d KiB and 1\.0 GiB are free, enough for 13\d\d; give fewer"
+    ):
+        fitting(Held, 5_000, "cpu")  # type: ignore[type-var]
+    assert max(made) == 64

@@ -206,6 +206,10 @@ def test_torchrun_learns_together(tmp_path: Path) -> None:
         (["--device", "cuda"], "device 'cuda' is not there"),
         (["--device", "tpu"], "unknown device 'tpu'"),
         (["--action", "torque"], "unknown action 'torque'"),
+        (["--steps", "0"], "--steps 0: at least one is needed"),
+        (["--evaluate-every", "0"], "--evaluate-every 0: at least one is needed"),
+        (["--target", "2"], "--target 2 is a share of the gate's scenes"),
+        (["--num-envs", "100000000"], "100000000 worlds do not fit on cpu: one takes "),
         (["--randomise", "nowhere.json"], "randomisation nowhere.json: No such file"),
     ],
 )
