@@ -1,4 +1,8 @@
-"""Actors and learner: steps and updates per second against the number of robots that act at 20 Hz, and whether any step is lost."""
+"""Actors and learner: what arrives of robots that act at 20 Hz, whether any of it is lost, and what learning has left of the processor.
+
+Robots that are many share processes, as `--actors` and `--num-envs` have them: those of a process tick together and are decided for
+at once. All of them are on the learner's machine here; a robot with a machine of its own would cost the learner's nothing but the link.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,6 @@ import json
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,47 +27,55 @@ if TYPE_CHECKING:
 RATE_HZ = 20.0
 STATE_DIM, ACTION_DIM = 32, 7
 EPISODE_STEPS = 200
-PROCESSES = 2
-"""The robots are threads of so many processes: each sleeps almost always."""
-ROBOTS, QUICK_ROBOTS = (1, 2, 4, 8, 16, 32, 64), (1, 8, 64)
+PROCESSES = 8
+"""Processes that act, at most; the robots are shared out among them."""
+ROBOTS = (1, 8, 64)
 SECONDS, QUICK_SECONDS = 20.0, 6.0
-ALONE_UPDATES = 400
+ALONE_UPDATES = 200
 
 
-class SleepingRobot:
-    """One world that takes a real step's time and costs nothing else; a `VecEnv`."""
+class SleepingRobots:
+    """Worlds that take a real step's time together and cost nothing else; a `VecEnv`.
 
-    num_envs, max_episode_steps = 1, EPISODE_STEPS
+    Args:
+        num_envs: robots.
+    """
 
-    def __init__(self) -> None:
+    max_episode_steps = EPISODE_STEPS
+
+    def __init__(self, num_envs: int) -> None:
         from sinew.specs import ActionSpec, ObservationSpec, TensorSpec
 
+        self.num_envs = num_envs
         names = tuple(f"joint_{i}" for i in range(ACTION_DIM))
         self.observation_spec = ObservationSpec({"observation.state": TensorSpec(shape=(STATE_DIM,), unit="rad")})
         self.action_spec = ActionSpec(kind="joint_delta", low=(-1.0,) * ACTION_DIM, high=(1.0,) * ACTION_DIM, rate_hz=RATE_HZ, names=names)
         self._age, self._due_s = 0, time.monotonic()
+        self.began: tuple[float, float] | None = None
+        """Time and CPU time at the first step."""
 
     def reset(self, seed: int | Sequence[int] | None = None, ids: Sequence[int] | None = None) -> dict[str, Tensor]:
-        """A new episode."""
+        """A new episode of all."""
         self._age = 0
         return self._look()
 
     def _look(self) -> dict[str, Tensor]:
         import torch
 
-        return {"observation.state": torch.full((1, STATE_DIM), self._age / EPISODE_STEPS)}
+        return {"observation.state": torch.full((self.num_envs, STATE_DIM), self._age / EPISODE_STEPS)}
 
     def step(self, action: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor, Tensor, dict[str, Any]]:
         """Sleeps until the next tick."""
         import torch
 
+        self.began = self.began or (time.monotonic(), time.process_time())
         self._due_s = max(self._due_s + 1 / RATE_HZ, time.monotonic())
         time.sleep(max(0.0, self._due_s - time.monotonic()))
         self._age += 1
-        ended = torch.tensor([self._age >= EPISODE_STEPS])
+        ended = torch.full((self.num_envs,), self._age >= EPISODE_STEPS)
         last = self._look()
-        obs = self.reset() if bool(ended) else last
-        return obs, ended.float(), ended, torch.zeros(1, dtype=torch.bool), {"final_observation": last, "success": ended}
+        obs = self.reset() if self._age >= EPISODE_STEPS else last
+        return obs, ended.float(), ended, torch.zeros_like(ended), {"final_observation": last, "success": ended}
 
     def close(self) -> None:
         """Nothing is open."""
@@ -78,7 +89,7 @@ class Standstill:
 
     def plan(self, obs: Mapping[str, Tensor]) -> Tensor:
         """Zeros."""
-        return obs["observation.state"].new_zeros(1, ACTION_DIM)
+        return obs["observation.state"].new_zeros(len(obs["observation.state"]), ACTION_DIM)
 
     act = plan
 
@@ -121,7 +132,7 @@ def rows(quick: bool) -> list[Row]:
     torch.set_num_threads(1)
     alone = updates_alone()
     found = []
-    for robots in QUICK_ROBOTS if quick else ROBOTS:
+    for robots in ROBOTS:
         measured = measure(robots, QUICK_SECONDS if quick else SECONDS)
         found += _rows(robots, measured, alone)
     return found
@@ -136,17 +147,22 @@ def _rows(robots: int, measured: Mapping[str, float], alone: float) -> list[Row]
             name=f"{name}: steps at the learner", unit="steps/s", ours=steps, peer="all that were due", peer_value=wanted,
             target=">= 95 %", holds=steps >= 0.95 * wanted, detail=detail,
         ),
-        Row(name=f"{name}: updates", unit="updates/s", ours=measured["updates_per_s"], peer="the same learner alone", peer_value=alone),
+        Row(
+            name=f"{name}: updates per CPU second of the learner", unit="1/s", ours=measured["updates_per_cpu_s"],
+            peer="the same learner alone", peer_value=alone,
+        ),
         Row(
             name=f"{name}: learner without work", unit="% of the time", ours=100 * waited, target="< 1", holds=waited < 0.01,
             higher_is_better=False,
         ),
         Row(name=f"{name}: steps lost", unit="steps", ours=lost, target="0", holds=lost == 0, higher_is_better=False),
+        Row(name=f"{name}: processor of the {measured['processes']} processes that act", unit="cores", ours=measured["acting_cores"]),
+        Row(name=f"{name}: processor that the learner had", unit="cores", ours=measured["learner_cores"]),
     ]  # fmt: skip
 
 
 def updates_alone() -> float:
-    """Updates per second where nobody acts."""
+    """Updates per CPU second where nobody acts."""
     import torch
 
     from policies.residual import ResidualActor
@@ -162,10 +178,10 @@ def updates_alone() -> float:
         ring.add(frame, torch.rand(1, ACTION_DIM, generator=generator), torch.zeros(1), off, off)
 
     def work(updates: int) -> float:
-        started = time.perf_counter()
+        started = time.process_time()
         for batch in ring.sample(config.batch_size, updates=updates, n_step=config.n_step, generator=generator):
             learner.update(batch)
-        return updates / (time.perf_counter() - started)
+        return updates / (time.process_time() - started)
 
     work(50)
     return work(ALONE_UPDATES)
@@ -176,20 +192,22 @@ def measure(robots: int, seconds: float) -> dict[str, float]:
     from rl.crew import ENDPOINT, Crew, CrewConfig
     from sinew.rundir import RunDir
 
+    processes = min(PROCESSES, robots)
+    each = robots // processes
     with tempfile.TemporaryDirectory() as folder:
         run = RunDir.create(Path(folder) / "run", {"robots": robots})
-        crew = Crew(run, CrewConfig(actors=robots, lead_steps=None), 1, SleepingRobot().action_spec, None)
+        crew = Crew(run, CrewConfig(actors=processes, lead_steps=None), each, SleepingRobots(each).action_spec, None)
         crew.control = watch = Watch(crew, seconds)
-        shares = [list(range(robots))[i::PROCESSES] for i in range(min(PROCESSES, robots))]
-        command = [sys.executable, "-m", __name__, str(run / ENDPOINT)]
-        processes = [subprocess.Popen([*command, json.dumps(share)], stdout=subprocess.PIPE, text=True) for share in shares]
+        command = [sys.executable, "-m", __name__, str(run / ENDPOINT), str(each)]
+        actors = [subprocess.Popen([*command, str(place)], stdout=subprocess.PIPE, text=True) for place in range(processes)]
         try:
             _learn(crew, run)
         finally:
             crew.close()
-        sent = sum(sum(json.loads(process.communicate()[0])) for process in processes)
-        received = sum(seat.received for seat in crew.seats)
-    return {**watch.told(), "sent": sent, "received": received, "lost": sent - received}
+        told = [json.loads(actor.communicate()[0]) for actor in actors]
+    sent, received = each * sum(t["made"] for t in told), each * sum(seat.received for seat in crew.seats)
+    acting = sum(t["cpu_s"] / t["acted_s"] for t in told)
+    return {**watch.told(), "processes": processes, "acting_cores": acting, "sent": sent, "received": received, "lost": sent - received}
 
 
 class Watch:
@@ -203,27 +221,30 @@ class Watch:
     def __call__(self) -> str | None:
         """What a runner asks before it looks at what has arrived."""
         crew = self.crew
-        self.ended = (time.perf_counter(), crew.received_steps, crew.updates, crew.waited_s)
+        arrived = crew.num_envs * sum(max(0, seat.received) for seat in crew.seats)
+        self.ended = (time.perf_counter(), time.process_time(), arrived, crew.updates, crew.waited_s)
         if self.began is None and all(seat.received > RATE_HZ for seat in crew.seats):
             self.began = self.ended
         return "stop" if self.began is not None and self.ended[0] - self.began[0] > self.seconds else None
 
     def told(self) -> dict[str, float]:
         """Rates between both moments."""
-        seconds, steps, updates, waited_s = (b - a for a, b in zip(self.began or self.ended, self.ended, strict=True))
+        seconds, cpu_s, steps, updates, waited_s = (b - a for a, b in zip(self.began or self.ended, self.ended, strict=True))
         stale = self.crew.metrics(0, 0)
         return {
             "seconds": seconds,
             "steps_per_s": steps / seconds,
             "updates_per_s": updates / seconds,
+            "updates_per_cpu_s": updates / cpu_s,
+            "learner_cores": cpu_s / seconds,
             "waited": waited_s / seconds,
             "stale_updates": stale["stale_updates"],
             "stale_steps": stale["stale_steps"],
         }
 
 
-def main(endpoint: Path, places: Sequence[int]) -> None:
-    """Robots as threads of this process; prints how many steps each has made."""
+def main(endpoint: Path, robots: int, place: int) -> None:
+    """Robots that one process decides for; prints how many steps each has made, and the time and CPU time from the first on."""
     import torch
 
     from rl.link import Link
@@ -233,19 +254,13 @@ def main(endpoint: Path, places: Sequence[int]) -> None:
     torch.set_num_threads(1)
     while not endpoint.exists():
         time.sleep(0.02)
-    outboxes = {place: Outbox() for place in places}
-
-    def act(place: int) -> None:
-        with Link(outboxes[place], endpoint, place):
-            _learn(Outpost(SleepingRobot(), outboxes[place], place), RunDir(endpoint.parent))
-
-    threads = [threading.Thread(target=act, args=(place,)) for place in places]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    print(json.dumps([outboxes[place].made for place in places]))
+    outbox, worlds = Outbox(), SleepingRobots(robots)
+    with Link(outbox, endpoint, place):
+        _learn(Outpost(worlds, outbox, place), RunDir(endpoint.parent))
+    acted_s, cpu_s = (now - then for now, then in zip((time.monotonic(), time.process_time()), worlds.began or (0.0, 0.0), strict=True))
+    told = {"made": outbox.made, "acted_s": acted_s, "cpu_s": cpu_s}
+    sys.stdout.write(json.dumps(told) + "\n")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), json.loads(sys.argv[2]))
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
