@@ -125,6 +125,17 @@ def test_what_is_drawn_is_what_improve_draws_and_the_gate_has_whole_ranges(tmp_p
     env.close()
 
 
+@pytest.mark.parametrize("reward", ["sparse", "shaped"])
+def test_improve_sees_ranges_that_grow_through_any_reward(tmp_path: Path, reward: str) -> None:
+    import sim
+    from sinew.cli import improve
+
+    args = improve.Args(run=tmp_path, out=tmp_path, num_envs=2, reward=reward, randomise=ranges(tmp_path))
+    env: Any = improve._practice(sim.make_interface("lift"), args, 0.99)
+    assert env.curriculum is (env.env if reward == "shaped" else env).randomiser.curriculum and env.curriculum.share == 0.0
+    env.close()
+
+
 @pytest.mark.parametrize("algorithm", METHODS)
 def test_a_run_is_a_run_like_any_other(tmp_path: Path, algorithm: str) -> None:
     run = tmp_path / "run"
