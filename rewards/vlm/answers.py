@@ -41,28 +41,32 @@ def read_answer(text: str, schema: Mapping[str, Any]) -> Any:
     if len(text) > LENGTH:
         raise Unreadable(f"the answer has {len(text)} characters; give at most {LENGTH}")
     opening = "[" if schema.get("type") == "array" else "{"
-    start, problem = text.find(opening), Unreadable("there is no JSON in the answer")
+    start, farthest, wrong = text.find(opening), 0, "there is no JSON in the answer"
     for _ in range(TRIED):
         if start < 0:
             break
-        try:
-            value, end = _decoded(text, start)
-            check(value, schema)
+        value, end, problem = _decoded(text, start)
+        problem = problem or _problem(value, schema, "answer")
+        if problem is None:
             return value
-        except Unreadable as found:
-            problem, end = found, start + 1
+        if end - start > farthest:  # what was meant is what reads farthest, and not an object within it
+            farthest, wrong = end - start, problem
         start = text.find(opening, end)
-    raise problem
+    raise Unreadable(wrong)
 
 
-def _decoded(text: str, start: int) -> tuple[Any, int]:
-    """The value that begins at a place in the text, and where it ends."""
-    _check_depth(text, start)
-    decoder = json.JSONDecoder(parse_constant=_constant, parse_float=_number, object_pairs_hook=_object)
+def _decoded(text: str, start: int) -> tuple[Any, int, str | None]:
+    """The value that begins at a place in the text, where it ends, and what keeps it from being read."""
     try:
-        return decoder.raw_decode(text, start)
+        _check_depth(text, start)
+        value, end = _DECODER.raw_decode(text, start)
+    except Unreadable as problem:
+        return None, start + 1, str(problem)
+    except json.JSONDecodeError as problem:
+        return None, max(start + 1, problem.pos), f"the answer is no JSON: {str(problem)[:200]}"
     except (ValueError, RecursionError) as problem:  # an integer of thousands of digits is a ValueError too
-        raise Unreadable(f"the answer is no JSON: {str(problem)[:200]}") from None
+        return None, start + 1, f"the answer is no JSON: {str(problem)[:200]}"
+    return value, end, None
 
 
 def check(value: Any, schema: Mapping[str, Any], where: str = "answer") -> None:
@@ -172,3 +176,6 @@ def _check_depth(text: str, start: int) -> None:
             depth -= 1
             if depth == 0:
                 return
+
+
+_DECODER = json.JSONDecoder(parse_constant=_constant, parse_float=_number, object_pairs_hook=_object)

@@ -189,4 +189,4 @@ def show(result: dict[str, Any], console: Console) -> None:
         console.print(f"a success scores above a failure with {check['auc']:.3f} ({low:.2f} to {high:.2f}, {check['failures']} failures)")
     for problem in result["refused"]:
         console.print(f"refused: {escape(problem)}", highlight=False)
-    console.print(f"learn with it: sinew improve RUN --reward {result['out']} --out RUN2", highlight=False)
+    console.print(f"learn with it: sinew improve RUN --reward {result['out']} --out RUN2", highlight=False, soft_wrap=True)

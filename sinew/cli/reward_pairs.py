@@ -208,6 +208,6 @@ def show(result: dict[str, Any], console: Console) -> None:
     if result.get("curve"):
         step, loss, accuracy = result["curve"][-1]
         console.print(f"after {step} steps the loss is {loss:.3f}; {accuracy:.0%} of a batch's winners are preferred more than before")
-        console.print(f"is it better? sinew compare A {result['out']}", highlight=False)
+        console.print(f"is it better? sinew compare A {result['out']}", highlight=False, soft_wrap=True)
     else:
         console.print("train on them: the same command with --steps 500", highlight=False)

@@ -168,4 +168,4 @@ def show(result: dict[str, Any], console: Console) -> None:
         low, high = result["auc95"]
         compared = "ends higher" if result["kind"] == "progress" else "is worth more"
         console.print(f"a success {compared} than a failure with {result['auc']:.3f} ({low:.2f} to {high:.2f}, {n['failures']} failures)")
-    console.print(f"look at it with: sinew reward preview {result['out']} --data DIR")
+    console.print(f"look at it with: sinew reward preview {result['out']} --data DIR", soft_wrap=True)

@@ -241,17 +241,21 @@ def _pictures(out: Path, pictures: Any) -> list[Path]:
 def show(result: dict[str, Any], console: Console) -> None:
     """What was proposed, and what to do with it."""
     if result["reward"] == "sparse":
-        console.print(f"{result['because']}", style="yellow", markup=False, highlight=False)
-        console.print(f"{result['out']}: success alone is rewarded", highlight=False)
+        console.print(f"{result['because']}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"{result['out']}: success alone is rewarded", highlight=False, soft_wrap=True)
         return
     if "because" in result:
-        console.print(f"{result['because']}", style="yellow", markup=False, highlight=False)
-        console.print(f"{result['out']}: it is asked at every episode's beginning; where it does not answer, success alone is rewarded")
+        console.print(f"{result['because']}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+        console.print(
+            f"{result['out']}: it is asked at every episode's beginning; where it does not answer, success alone is rewarded",
+            soft_wrap=True,
+        )
         return
     if result["tool_stands_in"]:
         console.print(
             "nothing tells where the objects of a picture are later on: the tool stands for what it holds; set the scene up as pictured",
             style="yellow",
+            soft_wrap=True,
         )
     points = result["points_m"]
     for name in ("grasp", "function", "target"):
@@ -263,4 +267,5 @@ def show(result: dict[str, Any], console: Console) -> None:
     console.print(
         f"{result['out']}; as it was seen: {', '.join(result['pictures'])}; try it: sinew improve RUN --reward {result['out']}",
         highlight=False,
+        soft_wrap=True,
     )

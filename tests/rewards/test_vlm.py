@@ -343,6 +343,8 @@ def test_schemas_are_checked_field_by_field():
         ('{"at": [1], "tile": "z9"}', "must be one of 'a1', 'b2'"),
         ('{"at": [1], "maybe": "x"}', "answer.maybe is 'x', and must be"),
         ('{"at": [1], "more": 1}', "has a field 'more'"),
+        ('see {this}: {"at": [-1], "maybe": {"b": 1}}', r"answer.at\[0\] is -1"),  # not what is wrong with {"b": 1}
+        ('{"tile": {"b": 1}, "at": [1, ', "is no JSON"),
     ):
         with pytest.raises(Unreadable, match=said):
             read_answer(text, schema)
