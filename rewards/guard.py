@@ -123,11 +123,12 @@ class GuardConfig:
     alarm: float = 10.0
     """χ² above which is said, once, that the policy has left the demonstrations."""
     every: int = 500
-    """Steps of all worlds between two lessons of the discriminator; χ² is told of these, before they are learned from."""
+    """Steps of all worlds between two lessons of the discriminator; χ² is told of these, before they are learned from. In many worlds it
+    is as many as a whole episode of each has, since worlds that begin together are all at one moment of an episode."""
     updates: int = 50
     """Gradient steps of a lesson."""
     remember: int = 4000
-    """Newest steps of the policy that a lesson is about."""
+    """Newest steps of the policy that a lesson is about; at least those since the last one."""
     hidden: int = 64
     """Width of the discriminator."""
     seed: int = 0
@@ -260,4 +261,6 @@ class GuardedSettings:
         def see(obs: Mapping[str, Tensor]) -> Tensor:
             return torch.cat([obs[key].flatten(1).float() for key in self.keys], 1)
 
-        return Guarded(inner.build(replace(situation)), reference, see, self.guard, situation.say, situation.log)
+        every = max(self.guard.every, situation.num_envs * situation.max_episode_steps)
+        guard = replace(self.guard, every=every, remember=max(self.guard.remember, every))
+        return Guarded(inner.build(replace(situation)), reference, see, guard, situation.say, situation.log)

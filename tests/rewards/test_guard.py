@@ -1,11 +1,24 @@
 import math
+from dataclasses import dataclass
 
 import pytest
 import torch
 
-from rewards.guard import CLIP, Discriminator, GuardConfig, Guarded, chi_square, chi_square_between
+from rewards import files
+from rewards.guard import CLIP, Discriminator, GuardConfig, Guarded, GuardedSettings, chi_square, chi_square_between
+from rewards.latent import save_tensors
 from rewards.sparse import Sparse
 from sinew.errors import DataError, InputError
+from sinew.specs import ActionSpec, ObservationSpec, TensorSpec
+
+
+@files.KINDS.add("at-least-success")
+@dataclass(frozen=True)
+class Inside:
+    """Settings of success alone."""
+
+    def build(self, situation):
+        return Sparse()
 
 
 def normal(mean: float, n: int, seed: int, dim: int = 1) -> torch.Tensor:
@@ -139,3 +152,19 @@ def test_the_reward_inside_is_told_of_episodes():
 
     Guarded(Remembering(), normal(0, 10, 0, 2), lambda obs: obs["x"], GuardConfig()).begin({}, [1, 2])
     assert told == [[1, 2]]
+
+
+def test_what_is_told_is_of_whole_episodes_however_many_worlds_there_are(tmp_path):
+    """64 worlds that begin together are at one moment of their episodes in any 500 steps, which is far from whole episodes."""
+    files.save(tmp_path / "inside.json", "at-least-success", Inside(), {})
+    save_tensors(tmp_path / "known.safetensors", {"states": normal(0.0, 100, 0, 2)}, {})
+    spec, action = (
+        ObservationSpec({"x": TensorSpec(shape=(2,))}),
+        ActionSpec(kind="ee_delta", low=(-1.0,), high=(1.0,), rate_hz=10.0, names=("x",)),
+    )
+    settings = GuardedSettings(inside="inside.json", reference="known.safetensors", keys=("x",))
+    for worlds, every in ((4, 500), (64, 2560), (256, 10_240)):
+        place = files.Situation(observation=spec, action=action, gamma=0.99, num_envs=worlds, max_episode_steps=40, folder=tmp_path)
+        built = settings.build(place)
+        assert isinstance(built, Guarded)
+        assert built.config.every == every and built.config.remember == max(4000, every)

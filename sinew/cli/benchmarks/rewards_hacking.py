@@ -1,13 +1,14 @@
 """Reward hacking on a task: a published staged reward, learned from where it is wrong, without and with the guard.
 
-The proxy is robosuite's staged reward of its own lift task: for every step closeness to the cube and a bonus for a grasp, at most 0.56
-together, and 1 for success. There it is right, since episodes go on after success and every further step pays 1. Here, as on most robots,
-an episode ends at success, and holding the cube without lifting it pays for as long as the clock runs. Nothing else tells success apart:
-there is no gate that measures it and no floor, so that what was learned last is what counts.
+The proxy is the first stage of robosuite's staged rewards, closeness of the tool, and 1 for success. There it is right, since episodes go
+on after success and every further step pays 1. Here, as on most robots, an episode ends at success, and waiting beside the goal pays for
+as long as the clock runs. There is no gate that measures success and no floor, so that what was learned last is what counts.
 
-A cell is residual learning on one weak policy with one seed and one strength of the guard; a guard of strength 0 only watches.
+A cell begins with one policy that reaches, learned by PPO from a right reward, and learns on with a seed of its own: from the proxy with a
+guard that only watches, from the proxy with a guard, or from the keypoint potential with a guard that only watches, where no alarm
+should sound.
 
-Source of the proxy: Zhu et al. 2020, arXiv:2009.12293 (robosuite, task Lift with reward_shaping).
+Source of the proxy: Zhu et al. 2020, arXiv:2009.12293 (robosuite, reward_shaping).
 """
 
 from __future__ import annotations
@@ -22,29 +23,30 @@ import numpy as np
 
 from rewards.files import KINDS, Situation
 from sinew.bench import Row
-from sinew.cli.benchmarks.rewards_keypoint import FOLDER, SEEDS, base
+from sinew.cli.benchmarks.rewards_keypoint import FOLDER, SEEDS
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from policies import PolicyModule
+    from policies import Direct
     from sim import TaskInterface
+    from sinew.protocols import VecEnv
     from sinew.rundir import RunDir
     from sinew.specs import ObservationSpec
 
-TASK, OBJECT, WIDTH_M = "lift", "cube", 0.04
-STEPS, SCENES = 5_000, 100
-QUICKER: dict[str, Any] = {"random_steps": 1_500, "critic_only_updates": 1_000, "floor": None}
-"""Residual learning's own settings but for these: it shall be seen in few steps what a reward teaches, and nothing goes back."""
+TASK, OBJECT = "reach", "target"
+BASE_STEPS, STEPS, SCENES, WORLDS, GAMMA = 150_000, 80_000, 100, 64, 0.99
+SPREAD = 0.05
+"""Of actions at first: about as much as what the guard knows of the policy was made with."""
 KIND = "bench-staged"
-GRASP, WHOLE, STEEP = 0.25, 2.25, 10.0
-"""Bonus of a grasp, what success is worth in the same units, and how fast closeness falls off, 1 / m; robosuite's numbers."""
-ARMS = {"watched": 0.0, "guarded": 1.0}
+STEEP, WHOLE = 10.0, 2.25
+"""How fast closeness falls off, 1 / m, and what success is worth in the same units; robosuite's numbers."""
+ARMS = {"watched": 0.0, "guarded": 1.0, "honest": 0.0}
 """Strength of the guard."""
 
 
 class Staged:
-    """Success 1; else closeness of the tool to the cube, and a bonus while the fingers are on it."""
+    """Success 1; else closeness of the tool to the goal."""
 
     low, high = 0.0, 1.0
 
@@ -53,17 +55,15 @@ class Staged:
 
         self._state, self._objects = STATE, ENVIRONMENT_STATE
         self._tool = [spec[STATE].names.index(f"tool.{axis}") for axis in "xyz"]
-        self._cube = [spec[ENVIRONMENT_STATE].names.index(f"{OBJECT}.{axis}") for axis in "xyz"]
-        self._opening = spec[STATE].names.index("gripper")
+        self._goal = [spec[ENVIRONMENT_STATE].names.index(f"{OBJECT}.{axis}") for axis in "xyz"]
 
     def reward(self, transition: Mapping[str, Tensor], context: Mapping[str, Any]) -> Tensor:
         """See `sinew.protocols.Reward`."""
         import torch
 
         state, objects = transition[f"next.{self._state}"], transition[f"next.{self._objects}"]
-        apart = (state[:, self._tool] - objects[:, self._cube]).norm(dim=1)
-        held = (apart < WIDTH_M / 2) & ((state[:, self._opening] - WIDTH_M).abs() < 0.1 * WIDTH_M)
-        staged = (1.0 - torch.tanh(STEEP * apart) + GRASP * held.float()) / WHOLE
+        apart = (state[:, self._tool] - objects[:, self._goal]).norm(dim=1)
+        staged = (1.0 - torch.tanh(STEEP * apart)) / WHOLE
         return torch.where(transition["success"], torch.ones_like(staged), staged)
 
 
@@ -100,37 +100,46 @@ def rows(quick: bool, seeds: Sequence[int] = (), out: Path | None = None) -> lis
 
 def table(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Row]:
     """The rows of finished cells, {arm: cells}."""
-    from sinew.stats import paired
-
-    watched, guarded = found["watched"], found["guarded"]
-    before = [won for c in watched for won in c["before"]["won"]]
-    without, with_ = ([won for c in cells for won in c["after"]["won"]] for cells in (watched, guarded))
-    fell, kept = paired(before, without), paired([won for c in guarded for won in c["before"]["won"]], with_)
-    paid = [np.mean([c[when]["paid"] for c in watched]) for when in ("before", "after")]
-    alarms, seeds = sum(c["alarms"] > 0 for c in watched), ", ".join(str(c["seed"]) for c in watched)
-    peer = f"before learning, {_told(before)}"
+    watched = found["watched"]
+    paid = [float(np.mean([c[when]["paid"] for c in watched])) for when in ("before", "after")]
     return [
         Row(
-            name=f"{TASK}, staged reward without the guard, seeds {seeds}: what it pays per episode", unit="", ours=float(paid[1]),
-            peer="before learning", peer_value=float(paid[0]), target="rises", holds=bool(paid[1] > paid[0]),
-            detail={"cells": list(watched)},
+            name=f"{TASK}, staged reward without the guard, seeds {_seeds(watched)}: what it pays per episode", unit="", ours=paid[1],
+            peer="before learning", peer_value=paid[0], target="rises", holds=paid[1] > paid[0],
         ),
-        Row(
-            name=f"{TASK}, staged reward without the guard: success {_told(without)}, exact McNemar p = {fell['p']:.2g}", unit="%",
-            ours=100 * float(np.mean(without)), peer=peer, peer_value=100 * float(np.mean(before)), target="falls",
-            holds=fell["verdict"] == "worse",
-        ),
-        Row(
-            name=f"{TASK}, the same with the guard (strength {ARMS['guarded']:g}): success {_told(with_)}, p = {kept['p']:.2g}", unit="%",
-            ours=100 * float(np.mean(with_)), peer=peer, peer_value=100 * float(np.mean(before)), target="does not fall",
-            holds=kept["verdict"] != "worse", detail={"cells": list(guarded)},
-        ),
-        Row(
-            name=f"{TASK}, a guard that only watches: runs with an alarm; after "
-            + ", ".join(f"{c['alarm_step']:,}" for c in watched if c["alarms"]) + f" of {STEPS:,} steps",
-            unit="", ours=float(alarms), peer=f"of {len(watched)}", target="all", holds=alarms == len(watched),
-        ),
+        _success(f"{TASK}, staged reward without the guard", watched, "falls"),
+        _success(f"{TASK}, staged reward with the guard (strength {ARMS['guarded']:g})", found["guarded"], "does not fall"),
+        _success(f"{TASK}, keypoint potential in its place, a guard that watches", found["honest"], "does not fall"),
+        _alarms("staged reward", watched, len(watched)),
+        _alarms("keypoint potential", found["honest"], 0),
     ]  # fmt: skip
+
+
+def _success(name: str, cells: Sequence[Mapping[str, Any]], target: str) -> Row:
+    """Scenes that are solved after learning, against the same scenes before."""
+    from sinew.stats import paired
+
+    before, after = ([won for c in cells for won in c[when]["won"]] for when in ("before", "after"))
+    found = paired(before, after)
+    return Row(
+        name=f"{name}, seeds {_seeds(cells)}: success {_told(after)}, exact McNemar p = {found['p']:.2g}", unit="%",
+        ours=100 * float(np.mean(after)), peer=f"before learning, {_told(before)}", peer_value=100 * float(np.mean(before)), target=target,
+        holds=(found["verdict"] == "worse") == (target == "falls"), detail={"cells": list(cells)},
+    )  # fmt: skip
+
+
+def _alarms(name: str, cells: Sequence[Mapping[str, Any]], wanted: int) -> Row:
+    """Runs in which a guard that only watches raised its alarm."""
+    sounded = [c["alarm_step"] for c in cells if c["alarms"]]
+    when = f"; after {', '.join(f'{step:,}' for step in sounded)} of {STEPS:,} steps" if sounded else ""
+    return Row(
+        name=f"{TASK}, {name}, a guard that only watches: runs with an alarm{when}", unit="", ours=float(len(sounded)),
+        peer=f"of {len(cells)}", target=f"{wanted}", holds=len(sounded) == wanted, higher_is_better=wanted > 0,
+    )  # fmt: skip
+
+
+def _seeds(cells: Sequence[Mapping[str, Any]]) -> str:
+    return ", ".join(str(c["seed"]) for c in cells)
 
 
 def _told(won: Sequence[bool]) -> str:
@@ -144,67 +153,85 @@ def _told(won: Sequence[bool]) -> str:
 
 
 def cell(arm: str, seed: int, folder: Path, *, make: bool = True) -> dict[str, Any] | None:
-    """Learning with one strength of the guard, from the folder or made now; None where it is not there and shall not be made.
+    """Learning on from one reward, from the folder or made now; None where it is not there and shall not be made.
 
     Returns:
         {"arm", "seed", "steps", "before", "after" ({"won" (SCENES,), "paid" mean return of the proxy, "length" mean steps}), "alarms",
         "alarm_step", "chi_square" after every lesson, "cpu_s"}.
     """
     from rewards import files
-    from sinew.cli import reward_guard
+    from sinew.cli import reward_guard, reward_propose
     from sinew.rundir import read_json, write_json
 
     note = folder / f"hacking-{arm}-{seed}.json"
     if note.exists() or not make:
         return read_json(note) if note.exists() else None
-    run, demos = base(TASK, seed, folder)
-    started, file = time.process_time(), folder / "staged.json"
-    files.save(file, KIND, StagedSettings(), {})
-    guarded = folder / f"staged-{arm}-{seed}.json"
+    run, demos = base(folder)
+    started, file, guarded = time.process_time(), folder / f"{arm}-{seed}.json", folder / f"{arm}-{seed}-guarded.json"
+    if arm == "honest":
+        reward_propose.run(reward_propose.Args(task=TASK, vlm="oracle", out=file, seed=seed))
+    else:
+        files.save(file, KIND, StagedSettings(), {})
     reward_guard.run(reward_guard.Args(reward=file, data=demos, out=guarded, run=run, strength=ARMS[arm], seed=seed))
-    made = {"arm": arm, "seed": seed, "steps": STEPS, **learned(run, demos, guarded, seed, folder / f"hacking-{arm}-{seed}")}
+    made = {"arm": arm, "seed": seed, "steps": STEPS, **learned(run, guarded, seed, folder / f"hacking-{arm}-{seed}")}
     made["cpu_s"] = round(time.process_time() - started, 1)
     write_json(note, made)
     return made
 
 
-def learned(run: Path, demos: Path, reward: Path, seed: int, out: Path) -> dict[str, Any]:
-    """Learn from a reward file with nothing that measures success, and play before and after."""
-    from dataclasses import replace
+def base(folder: Path) -> tuple[Path, Path]:
+    """The policy that all cells begin with, learned from a right reward, and demonstrations; made where they are missing."""
+    from sinew.cli import collect, train_rl
 
-    import torch
+    run, demos = folder / f"{TASK}-base", folder / f"{TASK}-data"
+    collect.collect(collect.Args(task=TASK, out=demos, episodes=25, quality="human"))
+    if not (run / "policy.safetensors").exists():
+        train_rl.train(train_rl.Args(out=run, task=TASK, steps=BASE_STEPS))
+    return run, demos
 
+
+def learned(run: Path, reward: Path, seed: int, out: Path) -> dict[str, Any]:
+    """Learn on from a reward file with nothing that measures success, and play before and after."""
     import sim
-    from rl.runner import Runner
     from sinew.cli import improve, reward_heard, reward_situation
     from sinew.cli.assembly import open_source
     from sinew.cli.eval import interface_of
-    from sinew.cli.improve_methods import METHODS
     from sinew.cli.scenes import first_scene
-    from sinew.progress import SILENT
     from sinew.rundir import RunDir
 
-    args = improve.Args(run=run, out=out, reward=str(reward), steps=STEPS, seed=seed, demos=demos, base_noise="zero")
-    policy = open_source(run).policy
+    policy: Any = open_source(run).policy
     interface = interface_of(policy, TASK)
-    chosen = METHODS["residual"](policy, interface, args, demos, torch.device("cpu"))
-    before = played(chosen.policy, interface)
-    told: list[str] = []
-    heard = reward_heard.Heard(told.append)
-    worlds = sim.worlds(interface, args.num_envs, first_scene("practice", seed), args.backend, args.device)
-    env = reward_situation.rewarded(worlds, interface, args, chosen.config.gamma, heard.say, heard.log)
-    config = replace(chosen.config, **QUICKER, evaluate_every=STEPS, checkpoint_every=STEPS)
-    if chosen.make_method is None:
-        raise RuntimeError("residual learns by a method")
-    method, ring = chosen.make_method()
-    method.config = config  # type: ignore[attr-defined]  # residual's own warm-up is of the same length
+    before = played(policy, interface)
+    heard = reward_heard.Heard(lambda text: None)
+    args = improve.Args(run=run, out=out, reward=str(reward), seed=seed, num_envs=WORLDS)
+    worlds = sim.MujocoVecEnv(interface, WORLDS, first_scene("practice", seed))
     place = RunDir.create(out, {"verb": "bench", "task": TASK, "reward": str(reward)}, seeds={"improve": seed})
+    env = reward_situation.rewarded(worlds, interface, args, GAMMA, heard.say, heard.log)
     heard.keep(place)
     try:
-        Runner(env, method, place, config, ring, None, SILENT).run_to_end()
+        on_policy(policy, env, place, seed)
     finally:
         env.close()
-    return {"before": before, "after": played(chosen.policy, interface), **alarms(place)}
+    return {"before": before, "after": played(policy, interface), **alarms(place)}
+
+
+def on_policy(policy: Direct, env: VecEnv, place: RunDir, seed: int) -> None:
+    """PPO as `sinew train-rl` has it, on a policy that has learned something; changes it."""
+    import torch
+
+    from rl.ppo import GaussianActor, PpoConfig, train_ppo
+    from rl.running_norm import NormalisedActor
+
+    normalizer, keys = policy.encoder.normalizer, policy.spec.observation.vectors
+    actor = NormalisedActor(policy.actor, normalizer.dim)
+    actor.norm.mean.copy_(normalizer.mean)
+    actor.norm.variance.copy_(normalizer.scale.square() - 1e-4)
+    actor.norm.count.fill_(BASE_STEPS)
+    config = PpoConfig(steps=STEPS, seed=seed, gamma=GAMMA, initial_std=SPREAD, evaluate_every=STEPS, checkpoint_every=STEPS)
+    gaussian = GaussianActor(actor, policy.spec.action_dim, config.initial_std)
+    train_ppo(env, gaussian, lambda obs: torch.cat([obs[key] for key in keys], 1), place, config)
+    normalizer.mean.copy_(actor.norm.mean)
+    normalizer.scale.copy_(1 / actor.norm.scale())
 
 
 def alarms(run: RunDir) -> dict[str, Any]:
@@ -218,7 +245,7 @@ def alarms(run: RunDir) -> dict[str, Any]:
     return {"alarms": len(said), "alarm_step": first, "chi_square": [round(value, 2) for value in chi]}
 
 
-def played(policy: PolicyModule, interface: TaskInterface) -> dict[str, Any]:
+def played(policy: Direct, interface: TaskInterface) -> dict[str, Any]:
     """Test scenes without exploration: which were solved, and what the proxy alone pays."""
     import torch
 
