@@ -16,9 +16,6 @@ if TYPE_CHECKING:
     from rich.console import Console
     from torch import Tensor
 
-NOISE = 0.05
-"""Largest noise on an action, in normalised units, as residual learning warms up with."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Args:
@@ -34,6 +31,8 @@ class Args:
     """Run of the policy that is to be improved: what it visits is known as well, also where it fails."""
     episodes: int = 50
     """Simulated episodes of that policy."""
+    noise: float = 0.05
+    """Largest noise on its actions, in normalised units: as much as what learns will explore with; 0.05 is what residual begins with."""
     strength: float = 1.0
     """What leaving costs, in standard deviations of the reward; 0 only watches and raises the alarm."""
     alarm: float = 10.0
@@ -83,7 +82,7 @@ def run(args: Args) -> dict[str, Any]:
 
 
 def visited(args: Args, keys: Sequence[str]) -> Tensor:
-    """States (N, D) that the policy of a run visits in simulation, with the noise that improving begins with.
+    """States (N, D) that the policy of a run visits in simulation, with the noise that learning explores with.
 
     Raises:
         InputError: no such run, or the task does not tell what the data tells.
@@ -98,6 +97,8 @@ def visited(args: Args, keys: Sequence[str]) -> Tensor:
 
     if args.episodes < 1 or args.run is None:
         raise InputError(f"--episodes {args.episodes}: at least 1 is needed")
+    if not 0 <= args.noise <= 2:
+        raise InputError(f"--noise {args.noise}: it lies between 0 and 2, which is the whole range of an action")
     source = open_source(args.run)
     interface = interface_of(source.policy, source.task())
     missing = [key for key in keys if key not in interface.observation_spec]
@@ -114,7 +115,7 @@ def visited(args: Args, keys: Sequence[str]) -> Tensor:
             while bool(running.any()):
                 with torch.no_grad():
                     action = executor.act(obs)
-                noise = NOISE * (2 * torch.rand(action.shape, generator=generator) - 1)
+                noise = args.noise * (2 * torch.rand(action.shape, generator=generator) - 1)
                 obs, _, terminated, truncated, info = env.step(env.action_spec.denormalize((action + noise).clamp(-1, 1)))
                 after = info["final_observation"]
                 found.append(torch.cat([after[key].flatten(1) for key in keys], 1)[running])

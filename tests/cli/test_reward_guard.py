@@ -74,6 +74,8 @@ def test_what_the_policy_visits_before_it_learns_is_known_as_well(folder, capsys
     assert len(tensors["states"]) == both["states"] and 3 <= visited <= 3 * 200
     code, _, err = sinew(capsys, *words, "--run", folder / "bc", "--episodes", 0)
     assert code == 2 and "at least 1 is needed" in err
+    code, _, err = sinew(capsys, *words, "--run", folder / "bc", "--noise", 3)
+    assert code == 2 and "lies between 0 and 2" in err
 
 
 def test_what_rewards_say_before_the_run_is_there_and_in_actors_is_kept_too(tmp_path, capsys):

@@ -35,9 +35,9 @@ if TYPE_CHECKING:
     from sinew.specs import ObservationSpec
 
 TASK, OBJECT = "reach", "target"
-BASE_STEPS, STEPS, SCENES, WORLDS, GAMMA = 150_000, 80_000, 100, 64, 0.99
-SPREAD = 0.05
-"""Of actions at first: about as much as what the guard knows of the policy was made with."""
+BASE_STEPS, STEPS, SCENES, WORLDS, GAMMA = 150_000, 60_000, 100, 64, 0.99
+NOISE = 0.8
+"""On the actions of what the guard knows of the policy: uniform within this, it spreads about as PPO's actions do at first, by 0.5."""
 KIND = "bench-staged"
 STEEP, WHOLE = 10.0, 2.25
 """How fast closeness falls off, 1 / m, and what success is worth in the same units; robosuite's numbers."""
@@ -172,7 +172,7 @@ def cell(arm: str, seed: int, folder: Path, *, make: bool = True) -> dict[str, A
         reward_propose.run(reward_propose.Args(task=TASK, vlm="oracle", out=file, seed=seed))
     else:
         files.save(file, KIND, StagedSettings(), {})
-    reward_guard.run(reward_guard.Args(reward=file, data=demos, out=guarded, run=run, strength=ARMS[arm], seed=seed))
+    reward_guard.run(reward_guard.Args(reward=file, data=demos, out=guarded, run=run, strength=ARMS[arm], noise=NOISE, seed=seed))
     made = {"arm": arm, "seed": seed, "steps": STEPS, **learned(run, guarded, seed, folder / f"hacking-{arm}-{seed}")}
     made["cpu_s"] = round(time.process_time() - started, 1)
     write_json(note, made)
@@ -227,7 +227,7 @@ def on_policy(policy: Direct, env: VecEnv, place: RunDir, seed: int) -> None:
     actor.norm.mean.copy_(normalizer.mean)
     actor.norm.variance.copy_(normalizer.scale.square() - 1e-4)
     actor.norm.count.fill_(BASE_STEPS)
-    config = PpoConfig(steps=STEPS, seed=seed, gamma=GAMMA, initial_std=SPREAD, evaluate_every=STEPS, checkpoint_every=STEPS)
+    config = PpoConfig(steps=STEPS, seed=seed, gamma=GAMMA, evaluate_every=STEPS, checkpoint_every=STEPS)
     gaussian = GaussianActor(actor, policy.spec.action_dim, config.initial_std)
     train_ppo(env, gaussian, lambda obs: torch.cat([obs[key] for key in keys], 1), place, config)
     normalizer.mean.copy_(actor.norm.mean)
