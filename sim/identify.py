@@ -1,10 +1,13 @@
 """Which parameters of a simulated robot explain recorded motion: least squares over batched rollouts, with what the data leave open.
 
-Gauss-Newton with Levenberg and Marquardt's damping, Jacobians by differences of rollouts that run side by side, begun at the best of a
-handful of draws. Errors of estimation follow from the Jacobian (White's sandwich with Newey and West's weights for residuals that hang
-together in time, or the plain one, whichever is wider). What moves the motion too little to be told within `LIMITS` is held at what the
-model has, and said to be undetermined: source of the criterion, Gautier and Khalil 1992, Exciting Trajectories for the Identification of
-Base Inertial Parameters of Robots.
+Gauss-Newton with Levenberg and Marquardt's damping, Jacobians by differences of rollouts that run side by side, each joint measured in what
+is left of it so far, begun at the best delay. What a model has counts as a weak prior (`PRIOR`), so that
+directions in which nothing moves stay where they are while all others are found: of a last joint, whose inertia, friction and gains can
+all be multiplied by the same number without moving otherwise, the ratios are found. Errors of estimation are those of the posterior
+(Laplace's approximation, with White's sandwich and Newey and West's weights for residuals that hang together in time, or without,
+whichever is wider), so that what is not known of one parameter counts in the others. What is not known within `LIMITS` is said to be
+undetermined: source of the question, Gautier and Khalil 1992, Exciting Trajectories for the Identification of Base Inertial Parameters of
+Robots.
 """
 # mujoco ships no type stubs.
 # pyright: reportAttributeAccessIssue=false
@@ -27,17 +30,22 @@ PARAMETERS = ("armature", "damping", "friction_loss", "servo_stiffness", "servo_
 PAYLOAD_MAX_KG, LAG_MAX_S = 10.0, 0.3
 SPREAD = np.log(10.0)
 """How far what multiplies is looked for to either side, natural logarithm."""
-LIMITS = {True: np.log(2.0), False: 0.25}
-"""Widest half of a 95 % interval that counts as determined: a factor of two, or a quarter of the range that is looked through."""
-DRAWS, STARTS = 24, 3
-"""Points that are tried, and those of them at most that a search begins at: there are minima where it does not belong."""
-DIFFERENCE = {True: 0.02, False: 0.005}
-"""Steps of differences, in units of the search."""
-NORMAL_95 = 1.96
-ENOUGH = 1e-3
-"""Share of the squared error that a round must gain to be followed by another one."""
-TRIED = (0.01, 0.1, 1.0, 10.0, 100.0)
-"""Dampings that are tried side by side, as multiples of the last one that helped."""
+PRIOR = {True: SPREAD / 2, False: 0.5}
+"""Standard deviation of what is looked for about what the model has: it may well be off by a factor of ten, or by the whole range."""
+LIMITS = {True: np.log(2.0), False: 0.1}
+"""Widest half of a 95 % interval that counts as determined: a factor of two, or a tenth of the range that is looked through."""
+DIFFERENCE = {True: 1e-3, False: 2.5e-4}
+"""Steps of differences, in units of the search: far below standard errors, since where columns nearly cancel, the little that a long step
+is off by curvature leads astray."""
+ALIKE = 0.9
+"""Correlation from which one parameter cannot be told from another."""
+NORMAL_95, NORMAL_50 = 1.96, 0.6745
+ROUNDS = 30
+ENOUGH = 0.01
+"""Squared error, in units of what is left of each joint, that a round must gain to be followed by another one: a step of a tenth of the
+standard errors."""
+DAMPINGS = (0.0, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0)
+"""That are tried side by side in every round."""
 
 
 @dataclass(frozen=True)
@@ -78,19 +86,31 @@ class Found:
 
 
 @dataclass(frozen=True)
+class Open:
+    """A parameter that is not determined."""
+
+    slot: Slot
+    value: float
+    """The one nearest to what the model has that goes with all others."""
+    why: str
+
+
+@dataclass(frozen=True)
 class Identified:
     """What came of it."""
 
     found: tuple[Found, ...]
     """Parameters that the data determine."""
-    open: dict[str, str]
-    """{label: why} of those that they do not; they are left as the model has them."""
+    open: tuple[Open, ...]
+    """Those that they do not."""
     noise_rad: tuple[float, ...]
     """Standard deviation of what is left, of each joint."""
     fitted_rad: tuple[float, float]
     """Root mean square error of positions over what was fitted, before and after."""
     held_out_rad: tuple[float, float] | None
     """The same over windows that were not fitted."""
+    bursts: float
+    """Root mean square of what is left over what half of it stays below, 1 for normal noise: large where the robot was touched."""
 
 
 def unknowns(plant: Plant, kinds: Sequence[str], payload: int = -1) -> list[Unknown]:
@@ -142,7 +162,8 @@ def _add_of_joints(plant: Plant, what: str, data: mujoco.MjData, add: Callable[.
         elif what == "damping":
             add(what, name, int(joint), float(model.dof_damping[dof]), critical, False)
         elif what == "friction_loss":
-            add(what, name, int(joint), float(model.dof_frictionloss[dof]), 0.05 * stiffness, False)
+            strength = float(model.actuator_forcerange[actuator, 1]) if model.actuator_forcelimited[actuator] else np.inf
+            add(what, name, int(joint), float(model.dof_frictionloss[dof]), min(0.05 * stiffness, strength), False)
         elif what == "servo_stiffness":
             add(what, name, int(actuator), stiffness, 0.0, True)
         else:
@@ -155,8 +176,6 @@ def identify(
     fitted: Windows,
     held_out: Windows | None,
     lead: int,
-    *,
-    seed: int = 0,
     tell: Callable[[str], None] = lambda text: None,
 ) -> Identified:
     """Find parameters with which the plant moves as was recorded.
@@ -167,58 +186,32 @@ def identify(
         fitted: windows that are explained.
         held_out: windows that tell how well others are explained; None for none.
         lead: steps at the beginning of each window that do not count, while what is not known of its beginning dies away.
-        seed: of the draws that the search begins among.
         tell: is told how it goes.
 
     Raises:
         InputError: the robot diverges as the model has it.
     """
     problem = _Problem(plant, list(wanted), fitted, lead)
-    free, told = np.ones(len(wanted), dtype=bool), {}
-    z = min((problem.descended(start, free, tell) for start in problem.begun(seed)), key=problem.rms)
-    problem.scale = problem.noise(z)  # from here on each joint counts by how well it is explained
-    z = problem.descended(z, free, tell)
-    for _ in range(len(wanted)):
-        loose = _loosest(problem, z, free)
-        if not loose:
-            break
-        for index, why in loose:
-            free[index], z[index] = False, wanted[index].origin
-            told[wanted[index].slot.label] = why
-        tell(f"{len(told)} parameters cannot be told from these motions; the others are looked for once more")
-        z = problem.descended(z, free, tell)
-        problem.scale = problem.noise(z)
-    error = problem.errors(z, free)[0]
-    found = tuple(
-        Found(u.slot, float(u.at(z[i])), float(error[i] * (u.at(z[i]) if u.log else u.high))) for i, u in enumerate(wanted) if free[i]
-    )
-    start = problem.origin
+    z = problem.descended(problem.begun(), tell)
+    error, correlation = problem.spread(z)
+    found, left = [], []
+    for i, u in enumerate(wanted):
+        value = float(u.at(z[i]))
+        if NORMAL_95 * error[i] <= LIMITS[u.log]:
+            found.append(Found(u.slot, value, float(error[i] * (value if u.log else u.high))))
+        else:
+            near = int(np.abs(correlation[i]).argmax())
+            alike = abs(correlation[i, near]) > ALIKE
+            why = f"cannot be told from {wanted[near].slot.label}" if alike else "these motions hardly depend on it"
+            left.append(Open(u.slot, value, why))
     return Identified(
-        found,
-        told,
+        tuple(found),
+        tuple(left),
         tuple(problem.noise(z).tolist()),
-        (problem.rms(start), problem.rms(z)),
-        None if held_out is None else (problem.rms(start, held_out), problem.rms(z, held_out)),
+        (problem.rms(problem.origin), problem.rms(z)),
+        None if held_out is None else (problem.rms(problem.origin, held_out), problem.rms(z, held_out)),
+        _bursts(problem.errors_of(z[None])[0]),
     )
-
-
-def _loosest(problem: _Problem, z: np.ndarray, free: np.ndarray) -> list[tuple[int, str]]:
-    """Parameters to hold, (number, why): one after the other, always the least determined one, until all others are determined."""
-    free, held = free.copy(), []
-    problem.scale = problem.noise(z)
-    jacobian, residual = problem.jacobian(z, free, central=True)
-    while free.any():
-        error, correlation = problem.spread(jacobian, residual, free)
-        ratio = np.where(free, NORMAL_95 * error / problem.limits, 0.0)
-        worst = int(ratio.argmax())
-        if ratio[worst] <= 1.0:
-            break
-        near = int(np.abs(correlation[worst]).argmax())
-        label = problem.wanted[near].slot.label
-        apart = f"cannot be told from {label}" if abs(correlation[worst, near]) > 0.9 else "these motions hardly depend on it"
-        held.append((worst, apart))
-        free[worst] = False
-    return held
 
 
 class _Problem:
@@ -229,13 +222,9 @@ class _Problem:
         self.slots = [u.slot for u in wanted]
         self.low, self.high = np.array([u.bounds for u in wanted]).T
         self.origin = np.array([u.origin for u in wanted])
-        self.limits = np.array([LIMITS[u.log] for u in wanted])
         self.steps = np.array([DIFFERENCE[u.log] for u in wanted])
-        start = self.errors_of(self.origin[None])[0]
-        if not np.isfinite(start).all():
-            raise InputError("the simulated robot diverges on the recorded commands: are they of this robot, in rad?")
-        self.scale = np.full(start.shape[-1], np.sqrt((start**2).mean()) + 1e-9)
-        """(J,) rad, what residuals are measured in: the same for all joints at first, then what is left of each."""
+        self.weight = np.array([PRIOR[u.log] for u in wanted]) ** -2.0
+        """(P,) of the prior."""
 
     def errors_of(self, zs: np.ndarray, given: Windows | None = None) -> np.ndarray:
         """(C, W, T, J) rad, simulated less measured position of candidates (C, P)."""
@@ -244,56 +233,46 @@ class _Problem:
         seen = self.plant.follow(self.slots, values, given)
         return (seen - given.position[None])[:, :, self.lead + 1 :]
 
-    def costs(self, zs: np.ndarray) -> np.ndarray:
-        """(C,) mean of squared residuals; infinite where a candidate diverges."""
-        cost = ((self.errors_of(zs) / self.scale) ** 2).mean((1, 2, 3))
+    def costs(self, zs: np.ndarray, scale: np.ndarray) -> np.ndarray:
+        """(C,) squared errors in units of `scale` (J,), and the prior's; infinite where a candidate diverges."""
+        cost = ((self.errors_of(zs) / scale) ** 2).sum((1, 2, 3)) + (self.weight * (zs - self.origin) ** 2).sum(1)
         return np.where(np.isfinite(cost), cost, np.inf)
 
-    def begun(self, seed: int) -> list[np.ndarray]:
-        """The best of some draws, which are the model as it is, some delays, and points of the middle half of what is looked through."""
-        draws = np.random.default_rng(seed).uniform(0.25, 0.75, (DRAWS, len(self.wanted)))
-        candidates = [self.origin, *(self.low + draws * (self.high - self.low))]
+    def begun(self) -> np.ndarray:
+        """The model as it is, with the best delay."""
+        start = self.errors_of(self.origin[None])[0]
+        if not np.isfinite(start).all():
+            raise InputError("the simulated robot diverges on the recorded commands: are they of this robot, in rad?")
+        candidates = [self.origin]
         for i, u in enumerate(self.wanted):
             if u.slot.what == "action_delay":
-                for steps in np.arange(0.5, DELAY_MAX_STEPS, 0.5):
-                    candidates.append(np.where(np.arange(len(self.wanted)) == i, steps / u.high, self.origin))
-        costs = self.costs(np.stack(candidates))
-        return [candidates[i] for i in np.argsort(costs)[:STARTS] if costs[i] <= 10.0 * costs.min()]
+                here = np.arange(len(self.wanted)) == i
+                candidates += [np.where(here, steps / u.high, self.origin) for steps in np.arange(0.5, DELAY_MAX_STEPS, 0.5)]
+        return candidates[int(self.costs(np.stack(candidates), _deviation(start)).argmin())]
 
-    def jacobian(self, z: np.ndarray, free: np.ndarray, central: bool = False) -> tuple[np.ndarray, np.ndarray]:
-        """(W, T, J, P) and (W, T, J): derivatives of residuals, and residuals, both in units of `scale`."""
-        which = np.flatnonzero(free)
-        up = np.where(z + self.steps > self.high, -self.steps, self.steps)
-        down = np.where(central & (z - up >= self.low) & (z - up <= self.high), -up, 0.0)
-        zs = np.stack([z] + [z + step[i] * np.eye(len(z))[i] for step in (up, down) for i in which])
-        seen = self.errors_of(zs) / self.scale
-        jacobian = np.zeros((*seen.shape[1:], len(z)))
-        for k, i in enumerate(which):
-            jacobian[..., i] = (seen[1 + k] - seen[1 + len(which) + k]) / (up[i] - down[i])
-        return np.nan_to_num(jacobian), np.nan_to_num(seen[0])
+    def jacobian(self, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(W, T, J, P) and (W, T, J): derivatives of residuals, and residuals, rad."""
+        steps = np.where(z + self.steps > self.high, -self.steps, self.steps)
+        seen = self.errors_of(np.stack([z, *(z + np.diag(steps))]))
+        slopes = (seen[1:] - seen[0]) / steps[:, None, None, None]
+        return np.nan_to_num(np.moveaxis(slopes, 0, -1)), np.nan_to_num(seen[0])
 
-    def descended(self, z: np.ndarray, free: np.ndarray, tell: Callable[[str], None], rounds: int = 40) -> np.ndarray:
-        """The nearest minimum over the free ones."""
-        z, damping, central = z.copy(), 1e-2, False
-        for round_ in range(rounds):
-            jacobian, residual = self.jacobian(z, free, central)
-            tell(f"round {round_ + 1}: error {1e3 * np.sqrt(((residual * self.scale) ** 2).mean()):.4g} mrad")
-            flat, r = jacobian.reshape(-1, len(z))[:, free], residual.ravel()
-            gram, slope, cost = flat.T @ flat, flat.T @ r, (residual**2).mean()
-            candidates = np.tile(z, (len(TRIED), 1))
-            for candidate, factor in zip(candidates, TRIED, strict=True):
-                candidate[free] += _bounded_step(gram, slope, damping * factor, (self.low - z)[free], (self.high - z)[free])
-            errors = self.errors_of(candidates)
-            costs = np.nan_to_num(((errors / self.scale) ** 2).mean((1, 2, 3)), nan=np.inf)
-            best = int(costs.argmin())
-            gained = 1.0 - costs[best] / cost
+    def descended(self, z: np.ndarray, tell: Callable[[str], None]) -> np.ndarray:
+        """The nearest minimum."""
+        for round_ in range(ROUNDS):
+            jacobian, residual = self.jacobian(z)
+            scale = _deviation(residual)
+            tell(f"round {round_ + 1}: error {1e3 * np.sqrt((residual**2).mean()):.4g} mrad")
+            flat, r = (jacobian / scale[:, None]).reshape(-1, len(z)), (residual / scale).ravel()
+            gram, slope = flat.T @ flat + np.diag(self.weight), flat.T @ r + self.weight * (z - self.origin)
+            steps = np.stack([_bounded_step(gram, slope, damping, self.low - z, self.high - z) for damping in DAMPINGS])
+            costs = self.costs(np.stack([z, *(z + steps)]), scale)
+            best = int(costs[1:].argmin())
+            gained = costs[0] - costs[1 + best]
             if gained > 0:
-                z, damping = candidates[best], max(damping * TRIED[best], 1e-8)
-            elif central:
-                damping *= 100.0
-            if central and (damping > 1e4 or 0 < gained < ENOUGH):
+                z = z + steps[best]
+            if gained < ENOUGH:
                 break
-            central |= gained < 0.1  # one-sided differences are biased by curvature, which leads nowhere in a narrow valley
         return z
 
     def noise(self, z: np.ndarray) -> np.ndarray:
@@ -304,29 +283,22 @@ class _Problem:
         """Root mean square error of all positions, rad."""
         return float(np.sqrt((self.errors_of(z[None], given)[0] ** 2).mean()))
 
-    def errors(self, z: np.ndarray, free: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(P,) standard errors and (P, P) correlations, in units of the search."""
-        self.scale = self.noise(z)
-        return self.spread(*self.jacobian(z, free, central=True), free)
-
-    def spread(self, jacobian: np.ndarray, residual: np.ndarray, free: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The same from derivatives and residuals; 0 for what is held."""
-        which, part = np.flatnonzero(free), jacobian[..., free]
-        flat = part.reshape(-1, len(which))
-        inverse = np.linalg.inv(flat.T @ flat + 1e-9 * np.eye(len(which)))
-        scores = np.einsum("wtjp,wtj->wtp", part, residual)
-        meat = np.einsum("wtp,wtq->pq", scores, scores)
+    def spread(self, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(P,) standard errors and (P, P) correlations, 0 with itself, in units of the search."""
+        jacobian, residual = self.jacobian(z)
+        scale = _deviation(residual)
+        jacobian, residual = jacobian / scale[:, None], residual / scale
+        flat, prior = jacobian.reshape(-1, len(z)), np.diag(self.weight)
+        inverse = np.linalg.inv(flat.T @ flat + prior)
+        scores = np.einsum("wtjp,wtj->wtp", jacobian, residual)
+        meat = np.einsum("wtp,wtq->pq", scores, scores) + prior
         reach = max(1, round(0.3 * self.plant.rate_hz))
         for lag in range(1, min(reach + 1, scores.shape[1])):
             cross = np.einsum("wtp,wtq->pq", scores[:, lag:], scores[:, :-lag])
             meat += (1 - lag / (reach + 1)) * (cross + cross.T)
-        robust = inverse @ meat @ inverse
-        variance = np.maximum(np.diag(inverse), np.diag(robust))
-        error, correlation = np.zeros(len(free)), np.zeros((len(free), len(free)))
-        error[which] = np.sqrt(np.maximum(variance, 0.0))
+        error = np.sqrt(np.maximum(np.diag(inverse), np.diag(inverse @ meat @ inverse)))
         deviation = np.sqrt(np.diag(inverse))
-        correlation[np.ix_(which, which)] = inverse / np.outer(deviation, deviation) - np.eye(len(which))
-        return error, correlation
+        return error, inverse / np.outer(deviation, deviation) - np.eye(len(z))
 
 
 def _deviation(errors: np.ndarray) -> np.ndarray:
@@ -334,11 +306,16 @@ def _deviation(errors: np.ndarray) -> np.ndarray:
     return np.sqrt((errors**2).mean((0, 1))) + 1e-9
 
 
+def _bursts(errors: np.ndarray) -> float:
+    """Largest ratio, over joints, of the root mean square of errors (W, T, J) to the deviation that their median tells of normal ones."""
+    return float((_deviation(errors) / (np.median(np.abs(errors), axis=(0, 1)) / NORMAL_50 + 1e-9)).max())
+
+
 def _bounded_step(gram: np.ndarray, slope: np.ndarray, damping: float, low: np.ndarray, high: np.ndarray) -> np.ndarray:
     """A damped Gauss-Newton step; what it would carry beyond a bound goes to the bound, and the others are solved for anew."""
     step, inside = np.zeros(len(slope)), np.ones(len(slope), dtype=bool)
     for _ in range(len(slope)):
-        damped = gram + damping * np.diag(np.diag(gram) + 1e-9)
+        damped = gram + damping * np.diag(np.diag(gram))
         rest = slope[inside] + damped[np.ix_(inside, ~inside)] @ step[~inside]
         step[inside] = -np.linalg.solve(damped[np.ix_(inside, inside)], rest)
         out = inside & ((step < low) | (step > high))

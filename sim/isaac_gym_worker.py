@@ -180,6 +180,7 @@ class Worlds:
         self.root_state[worlds[:, None], self._there(np.array(self.free)).long()] = self._there(roots)
         self.dof_state[worlds] = self._there(dofs)
         free, jointed = (self._there(numbers)[worlds].flatten() for numbers in (self.roots, self.jointed))
+        self.put = free, jointed  # they must outlive `simulate`, as above
         unwrap = self.tensors.unwrap_tensor
         if len(free):
             self.gym.set_actor_root_state_tensor_indexed(self.sim, unwrap(self.root_state.view(-1, 13)), unwrap(free), len(free))

@@ -76,7 +76,7 @@ def windows(trajectories: Sequence[Trajectory], steps: int) -> Windows:
 
 
 class Plant:
-    """A robot with servos, without what it handles: objects lie far away.
+    """A robot with servos that touches nothing: objects lie far away, and no shapes collide.
 
     Args:
         model: compiled; every joint that is commanded has an actuator of position.
@@ -152,8 +152,9 @@ class Plant:
 
 
 def _in_step(model: mujoco.MjModel, rate_hz: float) -> mujoco.MjModel:
-    """A copy whose physics step divides the control period: the longest one that is not longer than the model's own."""
+    """A copy without contacts whose physics step divides the control period: the longest one that is not longer than the model's own."""
     model = copy.copy(model)
+    model.opt.disableflags |= int(mujoco.mjtDisableBit.mjDSBL_CONTACT)
     period = 1.0 / rate_hz
     model.opt.timestep = period / np.ceil(period / model.opt.timestep - 1e-6)
     return model

@@ -68,7 +68,7 @@ KINDS: Mapping[str, Kind] = {
     "light_position": Kind("shift of lamps", "light", _LENGTH, -5, 5, ("x", "y", "z")),
     "light_brightness": Kind("brightness of lamps", "light", {FACTOR: 1}),
     "colour": Kind("added to red, green and blue, each from 0 to 1", "look", {"1": 1}, -1, 1, ("r", "g", "b")),
-    "texture": Kind("number of a pattern made by rule, rounded down; 0 keeps what the scene has", "pattern", {"number": 1}),
+    "texture": Kind("number of a pattern made by rule, both ends included; 0 keeps what the scene has", "pattern", {"number": 1}),
     "exposure": Kind("brightness of pictures", "camera", {"stops": 1}, -4, 4),
     "white_balance": Kind("gain of red and blue in pictures", "camera", {FACTOR: 1}, 0.05, 20, ("r", "b")),
     "image_noise": Kind("standard deviation of pixels, of 255 levels", "camera", {"levels": 1}, 0, 128),

@@ -86,6 +86,8 @@ class Sampler:
         """(P,) what the numbers are called."""
         self._low, self._high = np.array([slot.low for slot in self.slots]), np.array([slot.high for slot in self.slots])
         self._log = np.array([slot.log for slot in self.slots])
+        self._whole = np.array([slot.what == "texture" for slot in self.slots])
+        """(P,) what is counted, from the least to the most and both of them."""
         self._stream = np.array([slot.stream for slot in self.slots], dtype=np.uint64)
         self.entries = np.array([slot.entry for slot in self.slots])
         """(P,) which parameter of the file each comes from."""
@@ -110,11 +112,13 @@ class Sampler:
             return self._low, self._high
         usual = np.array([min(max(slot.usual, slot.low), slot.high) for slot in self.slots])
         grown = reach[self.entries]
-        return self._along(usual, self._low, grown[:, 0]), self._along(usual, self._high, grown[:, 1])
+        low, high = self._along(usual, self._low, grown[:, 0]), self._along(usual, self._high, grown[:, 1])
+        return np.where(self._whole, np.ceil(low), low), np.where(self._whole, np.floor(high), high)
 
     def between(self, low: np.ndarray, high: np.ndarray, share: np.ndarray) -> np.ndarray:
         """Numbers a share (…, P) of the way from low to high."""
-        return self._along(low, high, share)
+        values = self._along(low, high + self._whole, share)
+        return np.where(self._whole, np.minimum(np.floor(values), high), values)
 
     def _along(self, start: np.ndarray, end: np.ndarray, share: np.ndarray) -> np.ndarray:
         even = start + share * (end - start)
@@ -156,8 +160,10 @@ def _slots(scene: Scene, parameter: Parameter, entry: int) -> list[Slot]:
     if parameter.what in ("action_delay", "observation_delay") and parameter.unit != "steps":
         low, high = low * scene.task.rate_hz, high * scene.task.rate_hz
     factor = parameter.unit == FACTOR
-    if parameter.what == "texture" and high >= PATTERNS + 1:
-        raise InputError(f"texture: there are {PATTERNS} patterns, and 0 for none: give a range up to {PATTERNS}.99")
+    if parameter.what == "texture":
+        low, high = np.floor(low), np.floor(high)
+        if high > PATTERNS:
+            raise InputError(f"texture: there are {PATTERNS} patterns, and 0 for none: give a range up to {PATTERNS}")
     found = [("", -1)] if kind.scope == "all" else _named(scene, parameter, kind.scope)
     slots = []
     for name, index in found:

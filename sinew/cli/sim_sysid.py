@@ -25,6 +25,8 @@ SENT = "sent.joint_position"
 GAP = 1.5
 """Frames farther apart than so many periods are not of one piece."""
 LEAD_S = 0.4
+BURSTS = 3.0
+"""From what ratio of what is left over it is told that it comes in bursts; 1 is normal noise."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,9 +38,10 @@ class Sysid:
     robot: str
     """Robot that was recorded: a name of sinew robot list, a JSON file, or a simulated task for its arm."""
     out: Path
-    """File to write, for --randomise: each parameter with its middle and half of its 95 % interval."""
-    parameters: tuple[str, ...] = ("armature", "damping", "friction_loss", "servo_stiffness", "servo_damping", "payload", "action_delay")
-    """What is looked for: these and servo_lag; each of every joint, but for payload, action_delay and servo_lag."""
+    """File to write, for --randomise: each parameter with its middle and half of its 95 % interval, 0 where that is undetermined."""
+    parameters: tuple[str, ...] = ("armature", "friction_loss", "servo_stiffness", "servo_damping", "payload", "action_delay")
+    """What is looked for: these, damping (which acts as servo_damping does) and servo_lag; each of every joint, but for payload,
+    action_delay and servo_lag."""
     episodes: str = ""
     """Episodes to use, such as 0-9,12; all if left out."""
     seconds: float = 60.0
@@ -48,7 +51,7 @@ class Sysid:
     held_out: float = 0.25
     """Share of the windows that is not fitted, but predicted; 0 for none."""
     seed: int = 0
-    """Of the draws that the search begins among, and of the windows that are held out."""
+    """Of the windows that are held out."""
     json: bool = False
     """Print one JSON object."""
 
@@ -84,8 +87,7 @@ def identify(args: Sysid, progress: Progress = SILENT) -> dict[str, Any]:
             every[np.sort(fitted)],
             every[np.sort(order[:apart])] if apart else None,
             round(LEAD_S * data.fps),
-            seed=args.seed,
-            tell=progress.note,
+            progress.note,
         )
     finally:
         plant.close()
@@ -239,18 +241,21 @@ def _decoded(data: Dataset, task: str, actions: np.ndarray, position: np.ndarray
 
 
 def _entries(found: Identified, plant: Plant) -> list[dict[str, Any]]:
-    """What was determined, as entries of a randomisation."""
+    """What was found, as entries of a randomisation: what is determined within its interval, what is not where it goes with the rest."""
     from sim.identify import NORMAL_95, unit_of
 
+    if not found.found:
+        return []
+    determined = [(one.slot, one.value, NORMAL_95 * one.error) for one in found.found]
     return [
         {
-            "what": one.slot.what,
-            **({"of": [f"*{one.slot.name}"]} if one.slot.name else {}),
-            "centre": float(f"{one.value:.6g}"),
-            "width": float(f"{NORMAL_95 * one.error:.3g}"),
-            "unit": unit_of(plant.model, one.slot),
+            "what": slot.what,
+            **({"of": [f"*{slot.name}"]} if slot.name else {}),
+            "centre": float(f"{value:.6g}"),
+            "width": float(f"{width:.3g}"),
+            "unit": unit_of(plant.model, slot),
         }
-        for one in found.found
+        for slot, value, width in determined + [(one.slot, one.value, 0.0) for one in found.open]
     ]
 
 
@@ -263,21 +268,27 @@ def _about(args: Sysid, data: Dataset, found: Identified, plant: Plant) -> dict[
         "error_fitted_rad": {"before": found.fitted_rad[0], "after": found.fitted_rad[1]},
         "error_held_out_rad": None if found.held_out_rad is None else dict(zip(("before", "after"), found.held_out_rad, strict=True)),
         "left_over_rad": dict(zip(plant.joints, found.noise_rad, strict=True)),
-        "undetermined": found.open,
+        "bursts": found.bursts,
+        "undetermined": {one.slot.label: one.why for one in found.open},
     }
 
 
 def show(result: dict[str, Any], console: Console) -> None:
     """What was found, what was not, and how well it predicts."""
     for entry in result["parameters"]:
-        name = " ".join([entry["what"], *entry.get("of", ())])
-        console.print(f"{name}: {entry['centre']:.5g} ± {entry['width']:.2g} {entry['unit']}", highlight=False)
-    for label, why in result["undetermined"].items():
-        console.print(f"{label}: undetermined, {why}; left as the model has it", highlight=False)
+        name, value = [entry["what"], *(of.removeprefix("*") for of in entry.get("of", ()))], f"{entry['centre']:.5g}"
+        why = result["undetermined"].get(".".join(name))
+        known = f" ± {entry['width']:.2g} {entry['unit']}" if why is None else f" {entry['unit']}, undetermined: {why}"
+        console.print(f"{' '.join(name)}: {value}{known}", highlight=False)
     for what, words in (("error_fitted_rad", "fitted"), ("error_held_out_rad", "held out")):
         if result[what]:
             before, after = (1e3 * result[what][when] for when in ("before", "after"))
             console.print(f"error over what was {words}: {before:.3g} mrad before, {after:.3g} mrad after", highlight=False)
+    if result["bursts"] > BURSTS:
+        told = (
+            "the robot alone does not explain it: did it touch or carry something? Intervals do not count that; leave it out (--episodes)"
+        )
+        console.print(f"what is left over comes in bursts, {result['bursts']:.2g} times its usual size: {told}", highlight=False)
     if result["file"]:
         console.print(f"written: {result['file']}; use it with --randomise {result['file']}", highlight=False, soft_wrap=True)
     else:

@@ -2,12 +2,15 @@
 
 import importlib.util
 
+import cv2
+import mujoco
 import numpy as np
 import pytest
 import torch
 
 import sim
 from sim.randomise import Parameter, Randomisation
+from sim.render import camera_matrix, camera_pose
 from sinew.errors import InputError, SpecError
 from sinew.protocols import VecEnv
 
@@ -18,6 +21,7 @@ ISAAC_LAB = pytest.param(
     "isaaclab", marks=pytest.mark.skipif(importlib.util.find_spec("isaaclab") is None, reason="isaaclab is not installed: make isaaclab")
 )
 backend_of_each = pytest.mark.parametrize("backend", ["mujoco", WARP, ISAAC_LAB, "isaacgym"])
+CORNERS = np.array([(x, y, z) for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)])
 backend_that_randomises = pytest.mark.parametrize("backend", ["mujoco", WARP])
 
 
@@ -147,6 +151,31 @@ def test_cameras_of_warp_see_what_opengl_draws() -> None:
             if camera == "front":  # near the table OpenGL lights a large surface at its corners only
                 assert np.abs(views.images(camera)[world].numpy().astype(int) - seen.image).mean() < 4
     drawn.close()
+
+
+@backend_of_each
+def test_cameras_see_known_points_where_their_lens_and_place_say(backend: str) -> None:
+    size = 240
+    interface = sim.make_interface("lift", cameras=("front", "wrist"), image_size=size)
+    env = sim.worlds(interface, 2, backend=backend)
+    seen = env.reset([3, 8])
+    model, states = interface.scene.model, torch.as_tensor(env.qpos).double().cpu().numpy()  # type: ignore[attr-defined]
+    data, cube = mujoco.MjData(model), int(model.body("cube").geomadr[0])
+    for world, camera in ((0, "front"), (1, "front"), (0, "wrist"), (1, "wrist")):
+        data.qpos[:] = states[world]
+        mujoco.mj_kinematics(model, data)
+        corners = data.geom_xpos[cube] + CORNERS * model.geom_size[cube] @ data.geom_xmat[cube].reshape(3, 3).T
+        T_camera_world = np.linalg.inv(camera_pose(model, states[world], camera))
+        points = (corners @ T_camera_world[:3, :3].T + T_camera_world[:3, 3]) @ camera_matrix(model, camera, size, size).T
+        pixels = (points[:, :2] / points[:, 2:]).astype(np.float32)
+        outline = cv2.moments(cv2.convexHull(pixels))
+        image = seen[f"observation.images.{camera}"][world].cpu().numpy().astype(int)
+        mask = (image[..., 0] > 2 * image[..., 1]) & (image[..., 0] > 2 * image[..., 2])
+        told = np.array([outline["m10"], outline["m01"]]) / outline["m00"]
+        found = np.argwhere(mask)[:, ::-1].mean(0)
+        assert np.linalg.norm(found - told) <= 0.5, f"{camera} {world}: {found} where {told} was told"
+        assert mask.sum() == pytest.approx(outline["m00"], rel=0.1)
+    env.close()
 
 
 def test_pictures_of_warp_follow_episodes() -> None:

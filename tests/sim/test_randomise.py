@@ -117,6 +117,15 @@ def test_a_payload_pulls_at_the_tool_with_its_weight() -> None:
     np.testing.assert_allclose((data.qfrc_bias - without.qfrc_bias)[:7], weight[:7], atol=1e-9)
 
 
+def test_patterns_are_drawn_by_whole_numbers_and_both_ends_as_often_as_others() -> None:
+    sampler, _ = made(Parameter(what="texture", range=(21, 24), unit="number"))
+    counts = dict(zip(*np.unique(sampler.draw(range(4000)), return_counts=True), strict=True))
+    assert list(counts) == [21, 22, 23, 24] and all(900 < count < 1100 for count in counts.values())
+    wide, _ = made(Parameter(what="texture", range=(0, 24), unit="number"))
+    grown = wide.draw(range(1000), np.array([[0.0, 0.1]]))
+    assert sorted(set(grown.ravel())) == [0, 1, 2], "ranges that have grown by a tenth"
+
+
 def test_a_dressed_scene_moves_as_the_bare_one() -> None:
     draw = (Parameter(what="texture", range=(0, 9), unit="number"), Parameter(what="payload", range=(0, 0), unit="kg"))
     bare, dressed = sim.make_vec(LIFT, 2), sim.make_vec(LIFT, 2, randomisation=Randomisation(parameters=draw))
