@@ -24,6 +24,8 @@ from policies.torch_runner import open_program, to_zip
 from sinew.config import to_json
 from sinew.errors import DataError, InputError, MissingDependency, SpecError
 
+ROUNDING = 2.0**-20
+"""Relative error of a network's output in single precision."""
 FILES = (
     ("onnx", "residual-flow-mlp"),
     ("onnx", "energy-small"),
@@ -115,12 +117,15 @@ def check(toys, policy, data, runner, sizes):
         with torch.no_grad():
             context = policy.encode(obs)
             actions = policy.sample(context, n=n, noise=noise, steps=2).actions
-        assert np.abs(runner.chunk(arrays(obs), noise.numpy()) - actions.numpy()).max() < TOLERANCE
+            rounded = policy.sample(context, n=n, noise=noise * (1 + ROUNDING), steps=2).actions
+        # the first step of an untrained diffusion policy divides by 0.006: what rounding alone moves says nothing of the graphs
+        allowed = max(TOLERANCE, float((rounded - actions).abs().max()))
+        assert np.abs(runner.chunk(arrays(obs), noise.numpy()) - actions.numpy()).max() < allowed
         if "encode" in runner.manifest["graphs"]:
             np.testing.assert_allclose(runner.encode(arrays(obs))["embedding"], context.embedding, atol=TOLERANCE)
             if "sample" in runner.manifest["graphs"]:
                 whole = runner.run("sample", {**arrays(obs), "noise": noise.numpy()})["actions"]
-                np.testing.assert_allclose(whole, actions, atol=TOLERANCE)
+                np.testing.assert_allclose(whole, actions, atol=allowed)
         assert ("correct" in runner.manifest["graphs"]) == ("correct" in policy.spec.capabilities)
         if "correct" in policy.spec.capabilities:
             seen, planned = newest(obs), actions[:, 0, 0] * 0.5
