@@ -96,6 +96,7 @@ export class Headset {
     else if (fresh.includes(SQUEEZE)) {
       controller.grip = takeHold();
       controller.scale = 2 * this.settings.speed; // one hold, one scale
+      controller.pulled = 0; // what was let go of as the hold began moves nothing
     }
     const pulled = buttons[TRIGGER]?.value ?? 0;
     const arm = this.arm(source);

@@ -65,10 +65,10 @@ def test_rotations_of_the_hand_are_the_robots_about_the_same_axis(worn, after):
 
 
 def test_the_trigger_closes_by_how_far_it_is_pulled_while_the_hand_holds(worn, after):
-    device, _, do = worn()
+    device, tab, do = worn()
     do(f"press(1, {TRIGGER}, 1)")
-    do(f"press(1, {TRIGGER}, 0)")
-    do(f"press(1, {SQUEEZE}, 1)")
+    tab.run("new Promise((done) => setTimeout(done, 200))")  # frames in which it is pulled
+    do(f"press(1, {TRIGGER}, 0), device.press(1, {SQUEEZE}, 1)")  # and one in which it is not and the hand holds
     assert after(device, lambda g: True).open is None
     do(f"press(1, {TRIGGER}, 0.75)")
     after(device, lambda g: g.open == 0.25)
