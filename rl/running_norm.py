@@ -11,6 +11,8 @@ from rl.group import ALONE, Group
 class RunningNorm(nn.Module):
     """Mean and variance of all that was seen, as buffers; `forward` takes the one away and divides by the root of the other."""
 
+    FLOOR = 1e-4
+    """Added to the variance, so that features that hardly vary are not blown up."""
     mean: Tensor
     variance: Tensor
     count: Tensor
@@ -37,8 +39,8 @@ class RunningNorm(nn.Module):
         self.count.add_(rows)
 
     def scale(self) -> Tensor:
-        """What is multiplied by; features that hardly vary are not blown up."""
-        return (self.variance + 1e-4).rsqrt()
+        """What is multiplied by."""
+        return (self.variance + self.FLOOR).rsqrt()
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, size) → (B, size)."""

@@ -26,6 +26,7 @@ TITLES = {
     "rl": "Reinforcement learning",
     "offline": "Learning from recorded steps",
     "improve": "Improving a policy",
+    "actors": "Actors and learner",
     "rewards": "Rewards",
     "loop": "Control loop and transport",
     "safety": "The safety gate",

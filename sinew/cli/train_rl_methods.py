@@ -67,6 +67,17 @@ def handed_over(actor: NormalisedActor, policy: Direct) -> Direct:
     return policy
 
 
+def taken_up(policy: Direct, seen: int) -> NormalisedActor:
+    """The policy's actor, to learn on with: its normaliser's statistics count as those of `seen` steps."""
+    from rl.running_norm import NormalisedActor
+
+    normalizer, actor = policy.encoder.normalizer, NormalisedActor(policy.actor, policy.encoder.normalizer.dim)
+    actor.norm.mean.copy_(normalizer.mean)
+    actor.norm.variance.copy_(normalizer.scale.square() - actor.norm.FLOOR)
+    actor.norm.count.fill_(seen)
+    return actor
+
+
 def _parts(policy: Direct) -> tuple[NormalisedActor, Callable[[Any], Any]]:
     """The policy's actor behind running statistics, and observations as the vector that it sees, in physical units."""
     import torch

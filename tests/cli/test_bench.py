@@ -54,6 +54,10 @@ def test_a_benchmark_is_there_or_says_that_it_is_not(name: str) -> None:
             bench.find(name)
 
 
+def test_every_benchmark_has_its_heading() -> None:
+    assert set(bench_page.TITLES) == set(bench.NAMES)
+
+
 def test_wrong_names_are_refused() -> None:
     with pytest.raises(InputError, match="unknown bench 'simm': did you mean 'sim'"):
         bench.find("simm")

@@ -220,18 +220,13 @@ def on_policy(policy: Direct, env: VecEnv, place: RunDir, seed: int) -> None:
     import torch
 
     from rl.ppo import GaussianActor, PpoConfig, train_ppo
-    from rl.running_norm import NormalisedActor
+    from sinew.cli.train_rl_methods import handed_over, taken_up
 
-    normalizer, keys = policy.encoder.normalizer, policy.spec.observation.vectors
-    actor = NormalisedActor(policy.actor, normalizer.dim)
-    actor.norm.mean.copy_(normalizer.mean)
-    actor.norm.variance.copy_(normalizer.scale.square() - 1e-4)
-    actor.norm.count.fill_(BASE_STEPS)
+    keys, actor = policy.spec.observation.vectors, taken_up(policy, BASE_STEPS)
     config = PpoConfig(steps=STEPS, seed=seed, gamma=GAMMA, evaluate_every=STEPS, checkpoint_every=STEPS)
     gaussian = GaussianActor(actor, policy.spec.action_dim, config.initial_std)
     train_ppo(env, gaussian, lambda obs: torch.cat([obs[key] for key in keys], 1), place, config)
-    normalizer.mean.copy_(actor.norm.mean)
-    normalizer.scale.copy_(1 / actor.norm.scale())
+    handed_over(actor, policy)
 
 
 def alarms(run: RunDir) -> dict[str, Any]:

@@ -123,7 +123,7 @@ def _cost(task: str, worlds: int, device: str, steps: int, cameras: Sequence[str
     return Row(
         name=f"{task}, Warp on {device}, {counted(worlds)}{seen}: {physics:,.0f} physics steps, {held / worlds / 1024:,.0f} KiB a world",
         unit="control steps per second" if cuda else "control steps per core-second", ours=rate, target=target,
-        holds=rate >= float(target.split()[1]) if target else None, 
+        holds=rate >= float(target.split()[1]) if target else None,
         detail={"physics_steps_per_s": physics, "bytes_a_world": held / worlds, "work": asdict(work)},
     )  # fmt: skip
 
