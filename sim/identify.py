@@ -1,13 +1,14 @@
 """Which parameters of a simulated robot explain recorded motion: least squares over batched rollouts, with what the data leave open.
 
 Gauss-Newton with Levenberg and Marquardt's damping, Jacobians by differences of rollouts that run side by side, each joint measured in what
-is left of it so far, begun at the best delay. What a model has counts as a weak prior (`PRIOR`), so that
-directions in which nothing moves stay where they are while all others are found: of a last joint, whose inertia, friction and gains can
-all be multiplied by the same number without moving otherwise, the ratios are found. Errors of estimation are those of the posterior
-(Laplace's approximation, with White's sandwich and Newey and West's weights for residuals that hang together in time, or without,
-whichever is wider), so that what is not known of one parameter counts in the others. What is not known within `LIMITS` is said to be
-undetermined: source of the question, Gautier and Khalil 1992, Exciting Trajectories for the Identification of Base Inertial Parameters of
-Robots.
+is left of it so far, begun at the best delay. Joints that stick and slip make minima beside the best one, so the search begins anew to
+both sides along what is known least, and minima that explain the motion about as well count in the errors. What a model has counts as a
+weak prior (`PRIOR`), so that directions in which nothing moves stay where they are while all others are found: of a last joint, whose
+inertia, friction and gains can all be multiplied by the same number without moving otherwise, the ratios are found. Errors of estimation
+are those of the posterior (Laplace's approximation, with White's sandwich and Newey and West's weights for residuals that hang together in
+time, or without, whichever is wider), so that what is not known of one parameter counts in the others. What is not known within `LIMITS`
+is said to be undetermined: source of the question, Gautier and Khalil 1992, Exciting Trajectories for the Identification of Base Inertial
+Parameters of Robots.
 """
 # mujoco ships no type stubs.
 # pyright: reportAttributeAccessIssue=false
@@ -41,9 +42,13 @@ ALIKE = 0.9
 """Correlation from which one parameter cannot be told from another."""
 NORMAL_95, NORMAL_50 = 1.96, 0.6745
 ROUNDS = 30
-ENOUGH = 0.01
+ENOUGH, ROUGHLY = 0.01, 0.5
 """Squared error, in units of what is left of each joint, that a round must gain to be followed by another one: a step of a tenth of the
-standard errors."""
+standard errors; and of seven tenths where it only matters whether another minimum is better."""
+RESTARTS = 6
+"""Directions along which the search begins anew to both sides, those that are known least; it takes as long as so many more searches."""
+RESTART_SD = 4.0
+"""How far off it begins anew, in standard errors along the direction."""
 DAMPINGS = (0.0, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0)
 """That are tried side by side in every round."""
 
@@ -177,6 +182,7 @@ def identify(
     held_out: Windows | None,
     lead: int,
     tell: Callable[[str], None] = lambda text: None,
+    restarts: int = RESTARTS,
 ) -> Identified:
     """Find parameters with which the plant moves as was recorded.
 
@@ -187,13 +193,15 @@ def identify(
         held_out: windows that tell how well others are explained; None for none.
         lead: steps at the beginning of each window that do not count, while what is not known of its beginning dies away.
         tell: is told how it goes.
+        restarts: directions along which the search begins anew.
 
     Raises:
         InputError: the robot diverges as the model has it.
     """
     problem = _Problem(plant, list(wanted), fitted, lead)
-    z = problem.descended(problem.begun(), tell)
+    z, beside = problem.best(problem.descended(problem.begun(), tell), tell, restarts)
     error, correlation = problem.spread(z)
+    error = np.hypot(error, beside)
     found, left = [], []
     for i, u in enumerate(wanted):
         value = float(u.at(z[i]))
@@ -257,8 +265,8 @@ class _Problem:
         slopes = (seen[1:] - seen[0]) / steps[:, None, None, None]
         return np.nan_to_num(np.moveaxis(slopes, 0, -1)), np.nan_to_num(seen[0])
 
-    def descended(self, z: np.ndarray, tell: Callable[[str], None]) -> np.ndarray:
-        """The nearest minimum."""
+    def descended(self, z: np.ndarray, tell: Callable[[str], None], enough: float = ENOUGH) -> np.ndarray:
+        """The nearest minimum; `enough` is what a round must gain to be followed by another one."""
         for round_ in range(ROUNDS):
             jacobian, residual = self.jacobian(z)
             scale = _deviation(residual)
@@ -271,9 +279,30 @@ class _Problem:
             gained = costs[0] - costs[1 + best]
             if gained > 0:
                 z = z + steps[best]
-            if gained < ENOUGH:
+            if gained < enough:
                 break
         return z
+
+    def best(self, z: np.ndarray, tell: Callable[[str], None], restarts: int) -> tuple[np.ndarray, np.ndarray]:
+        """(P,) the best of the minima about one, and (P,) how far off the others are: root mean square, each by how likely it is."""
+        scale = self.noise(z)
+        size, direction = np.linalg.eigh(self._posterior(z, scale))
+        far = RESTART_SD * (np.sqrt(size) * direction).T[::-1][:restarts]
+        minima = [z]
+        for off in (*far, *-far):
+            tell(f"begins anew, {len(minima)} of {2 * len(far)}")
+            start = np.clip(z + off, self.low, self.high)
+            minima.append(self.descended(start, lambda text: None, ROUGHLY))
+        found = np.stack(minima)
+        costs = self.costs(found, scale)
+        best = self.descended(found[costs.argmin()], tell)
+        likely = np.exp((costs.min() - costs) / 2)
+        return best, np.sqrt(likely @ (found - best) ** 2 / likely.sum())
+
+    def _posterior(self, z: np.ndarray, scale: np.ndarray) -> np.ndarray:
+        """(P, P) covariance by Laplace's approximation."""
+        flat = (self.jacobian(z)[0] / scale[:, None]).reshape(-1, len(z))
+        return np.linalg.inv(flat.T @ flat + np.diag(self.weight))
 
     def noise(self, z: np.ndarray) -> np.ndarray:
         """(J,) standard deviation of residuals, rad."""

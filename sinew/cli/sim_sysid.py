@@ -50,6 +50,9 @@ class Sysid:
     """Seconds that are simulated from what was measured at their beginning; no longer than the shortest episodes that shall count."""
     held_out: float = 0.25
     """Share of the windows that is not fitted, but predicted; 0 for none."""
+    restarts: int = 6
+    """Directions along which the search begins anew from what it found, to both sides; it takes about as many times as long, and one search
+    alone, 0, may end beside the best."""
     seed: int = 0
     """Of the windows that are held out."""
     json: bool = False
@@ -88,6 +91,7 @@ def identify(args: Sysid, progress: Progress = SILENT) -> dict[str, Any]:
             every[np.sort(order[:apart])] if apart else None,
             round(LEAD_S * data.fps),
             progress.note,
+            args.restarts,
         )
     finally:
         plant.close()
@@ -99,7 +103,8 @@ def identify(args: Sysid, progress: Progress = SILENT) -> dict[str, Any]:
 
 
 def _check(args: Sysid) -> None:
-    limits = {"seconds": (args.seconds, 1, 3600), "window": (args.window, 0.5, 60), "held-out": (args.held_out, 0, 0.9)}
+    limits = {"seconds": (args.seconds, 1, 3600), "window": (args.window, 0.5, 60), "held-out": (args.held_out, 0, 0.9),
+              "restarts": (args.restarts, 0, 30)}  # fmt: skip
     for name, (value, low, high) in limits.items():
         if not low <= value <= high:
             raise InputError(f"--{name} {value:g}: from {low:g} to {high:g} is possible")

@@ -4,7 +4,7 @@ import mujoco
 import numpy as np
 import pytest
 
-from sim.identify import NORMAL_95, Identified, identify, unit_of, unknowns
+from sim.identify import NORMAL_95, Identified, _Problem, identify, unit_of, unknowns
 from sim.plant import BEFORE, Plant, Trajectory, Windows, windows
 from sinew.errors import InputError
 
@@ -48,7 +48,7 @@ def recorded(plant: Plant, kinds: tuple[str, ...], seed: int, still: bool = Fals
 
 def found(plant: Plant, kinds: tuple[str, ...], given: Windows, held_out: Windows | None = None) -> Identified:
     wanted = unknowns(plant, kinds, plant.model.body("load").id)
-    return identify(plant, wanted, given, held_out, round(0.4 * RATE_HZ))
+    return identify(plant, wanted, given, held_out, round(0.4 * RATE_HZ), restarts=1)
 
 
 def test_known_parameters_are_found_again_and_predict_what_was_not_fitted(plant: Plant) -> None:
@@ -74,6 +74,25 @@ def test_intervals_hold_the_truth_as_often_as_they_say(plant: Plant) -> None:
             count += 1
     # of 30 intervals of 95 % fewer than 24 hold the truth less than once in a thousand times
     assert count == 30 and held >= 24, f"{held} of {count} hold the truth"
+
+
+def test_the_search_leaves_a_minimum_beside_the_best_one_and_counts_those_that_are_about_as_good(plant: Plant, monkeypatch) -> None:
+    """A number whose valley is corrugated, and one that is plain."""
+    every, _ = recorded(plant, KINDS, 0)
+    problem = _Problem(plant, unknowns(plant, ("armature",)), every, 0)
+
+    def errors(zs: np.ndarray, given: Windows | None = None) -> np.ndarray:
+        rows = np.stack([6 * (zs[:, 0] - 0.3), 1.5 * np.sin(10 * (zs[:, 0] - 0.3)), 100 * zs[:, 1]], axis=1)
+        noise = np.random.default_rng(0).standard_normal((1, 40))
+        return np.concatenate([rows, np.repeat(noise, len(zs), 0)], axis=1)[:, None, :, None]
+
+    monkeypatch.setattr(problem, "errors_of", errors)
+    stuck = problem.descended(np.array([0.61, 0.0]), lambda text: None)
+    assert stuck[0] > 0.5, "there are minima beside the best one"
+    best, beside = problem.best(stuck, lambda text: None, 2)
+    assert best[0] == pytest.approx(0.3, abs=0.05)
+    assert 0.01 < beside[0] < stuck[0] - 0.3 and beside[1] < 0.01, "the other minima are less likely, and agree in the second"
+    assert problem.best(stuck, lambda text: None, 0)[0] == pytest.approx(stuck, abs=0.01), "one search alone stays"
 
 
 def test_what_motions_do_not_tell_is_said_and_goes_with_the_rest(plant: Plant) -> None:
