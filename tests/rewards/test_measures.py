@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from rewards.inspection import ranking
 from rewards.measures import auc, auc_interval, rank_correlation, ranks
 
 
@@ -43,3 +44,10 @@ def test_the_interval_covers_as_it_promises():
         low, high = auc_interval(auc(rng.normal(0.5, 1, 25), rng.normal(0, 1, 25)), 25, 25)
         inside += low <= true <= high
     assert inside / 400 > 0.92
+
+
+def test_too_few_episodes_are_no_verdict_on_how_a_reward_ranks():
+    rises, falls = np.array([0.0, 1.0]), np.array([0.0, -1.0])
+    assert ranking([rises] * 2 + [falls], [True, True, False]).holds is None, "two against one prove nothing, however they fall"
+    assert ranking([rises] * 20 + [falls] * 20, [True] * 20 + [False] * 20).holds is True
+    assert ranking([falls] * 2 + [rises], [True, True, False]).holds is False
