@@ -117,8 +117,15 @@ def train(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
         stack.callback(env.close)
         practice = rewarded(env, interface, args)
 
+        most = -1
+
         def measure() -> Mapping[str, int]:
+            """Of the leader; the best policy so far is there for the other verbs while learning goes on, or when it is interrupted."""
+            nonlocal most
             outcome = evaluate(method.product(), gate, scenes, executor_kwargs={"device": device})
+            if outcome.k >= most:
+                most = outcome.k
+                policies.save(method.product(), args.out)
             return {"k": outcome.k, "n": outcome.n}
 
         described = {"verb": "train-rl", "task": args.task, "algorithm": args.algorithm, "reward": args.reward, "action": args.action}
@@ -129,6 +136,7 @@ def train(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
         group.barrier()
         run = run or RunDir.create(args.out / "learners" / str(group.rank), described)
         stack.enter_context(run.held())
+        most = max((row.get("k", -1) for row in run.metrics()), default=-1)
         with out_of_memory(args.num_envs, where):
             result = method.learn(practice, run, measure, progress, group)
         if group.leads:

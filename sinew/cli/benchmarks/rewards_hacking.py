@@ -185,8 +185,7 @@ def base(folder: Path) -> tuple[Path, Path]:
 
     run, demos = folder / f"{TASK}-base", folder / f"{TASK}-data"
     collect.collect(collect.Args(task=TASK, out=demos, episodes=25, quality="human"))
-    if not (run / "policy.safetensors").exists():
-        train_rl.train(train_rl.Args(out=run, task=TASK, steps=BASE_STEPS))
+    train_rl.train(train_rl.Args(out=run, task=TASK, steps=BASE_STEPS))
     return run, demos
 
 
