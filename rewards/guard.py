@@ -168,7 +168,8 @@ class Guarded:
         self.reward_inside, self.see, self.config, self.say, self.log = reward, see, config, say, log
         self.discriminator = Discriminator(reference, config.hidden, config.seed)
         self.states = torch.zeros(0, reference.shape[1])
-        self._fresh = 0
+        """Those that lessons were about."""
+        self._fresh: list[Tensor] = []
         self.seen, self.lessons, self.chi2, self.alarmed = 0, 0, 0.0, False
         self._paid: list[Tensor] = []
         self._lambda = 0.0
@@ -185,7 +186,7 @@ class Guarded:
     def reward(self, transition: Mapping[str, Tensor], context: Mapping[str, Any]) -> Tensor:
         """See `sinew.protocols.Reward`; the state that a step led to is what is judged."""
         paid = self.reward_inside.reward(transition, context)
-        states = self.see(After(transition)).float()
+        states = self.see(After(transition)).float().cpu()  # where the discriminator is
         finite = torch.isfinite(states).all(1)
         self._remember(states[finite], paid)
         if self.lessons < 2 or not self.config.strength:
@@ -195,16 +196,17 @@ class Guarded:
 
     def _remember(self, states: Tensor, paid: Tensor) -> None:
         config, before = self.config, self.seen
-        self.states = torch.cat((self.states, states))[-config.remember :]
-        self.seen, self._fresh = self.seen + len(paid), self._fresh + len(states)
+        self._fresh.append(states)
+        self.seen += len(paid)
         if not self.lessons:
             self._paid.append(paid.detach().float())
-        if before // config.every == self.seen // config.every or min(len(self.states), self._fresh) < 2:
+        if before // config.every == self.seen // config.every or sum(map(len, self._fresh)) < 2:
             return
         if not self.lessons:
             self._lambda = config.strength * float(torch.cat(self._paid).std())
             self._paid = []
-        fresh, self._fresh = self.states[-self._fresh :], 0
+        fresh, self._fresh = torch.cat(self._fresh), []
+        self.states = torch.cat((self.states, fresh))[-config.remember :]
         if self.lessons:
             self._tell(fresh)
         self.discriminator.learn(self.states, config.updates * (1 if self.lessons else 4))  # the first lesson is from nothing
@@ -262,5 +264,7 @@ class GuardedSettings:
             return torch.cat([obs[key].flatten(1).float() for key in self.keys], 1)
 
         every = max(self.guard.every, situation.num_envs * situation.max_episode_steps)
+        if every > self.guard.every:
+            situation.say(f"the guard counts from step {2 * every:,} on, after two episodes of each of {situation.num_envs} worlds")
         guard = replace(self.guard, every=every, remember=max(self.guard.remember, every))
         return Guarded(inner.build(replace(situation)), reference, see, guard, situation.say, situation.log)

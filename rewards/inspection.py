@@ -131,7 +131,7 @@ def ranking(curves: Sequence[np.ndarray], outcome: Sequence[bool]) -> Finding:
         return Finding("ranking", None, "no failure among the episodes: whether it tells them from successes is not known")
     value = auc(good, bad)
     low, high = auc_interval(value, len(good), len(bad))
-    too_few = value >= LEAST_AUC and low <= 0.5
+    too_few = low <= 0.5 if value >= LEAST_AUC else high >= LEAST_AUC
     holds = None if too_few else value >= LEAST_AUC
     told = f"a success ends higher than a failure in {value:.1%} of pairs ({low:.0%} to {high:.0%}; {len(good)} and {len(bad)} episodes)"
     return Finding("ranking", holds, f"{told}{'; more episodes would tell' if too_few else ''}", value)

@@ -28,7 +28,7 @@ from sinew.errors import InputError, unknown
 
 PARAMETERS = ("armature", "damping", "friction_loss", "servo_stiffness", "servo_damping", "payload", "action_delay", "servo_lag")
 """What can be identified: each of every joint, the last three of the whole robot."""
-PAYLOAD_MAX_KG, LAG_MAX_S = 10.0, 0.3
+PAYLOAD_MAX_KG, LAG_MAX_S = 10.0, 0.15
 SPREAD = np.log(10.0)
 """How far what multiplies is looked for to either side, natural logarithm."""
 PRIOR = {True: SPREAD / 2, False: 0.5}
@@ -191,7 +191,8 @@ def identify(
         wanted: what is looked for.
         fitted: windows that are explained.
         held_out: windows that tell how well others are explained; None for none.
-        lead: steps at the beginning of each window that do not count, while what is not known of its beginning dies away.
+        lead: steps at the beginning of each window that do not count, while what is not known of its beginning dies away; some
+            multiples of `LAG_MAX_S` more where a lag is looked for.
         tell: is told how it goes.
         restarts: directions along which the search begins anew.
 
@@ -231,6 +232,9 @@ class _Problem:
         self.low, self.high = np.array([u.bounds for u in wanted]).T
         self.origin = np.array([u.origin for u in wanted])
         self.steps = np.array([DIFFERENCE[u.log] for u in wanted])
+        for i, u in enumerate(wanted):
+            if u.slot.what == "servo_lag":  # what is shorter than a physics step is none, and shows no slope
+                self.steps[i] = plant.model.opt.timestep / u.high
         self.weight = np.array([PRIOR[u.log] for u in wanted]) ** -2.0
         """(P,) of the prior."""
 

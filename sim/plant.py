@@ -144,6 +144,9 @@ class Plant:
                 drive.delay_steps = values[:, i]
             if slot.what == "servo_lag":
                 drive.lag_s = values[:, i]
+                drive.begin(np.ones(len(command), dtype=bool), command[:, 0])
+                for k in range(1, BEFORE):
+                    drive.targets(command[:, k])
         return drive
 
     def close(self) -> None:
@@ -152,9 +155,12 @@ class Plant:
 
 
 def _in_step(model: mujoco.MjModel, rate_hz: float) -> mujoco.MjModel:
-    """A copy without contacts whose physics step divides the control period: the longest one that is not longer than the model's own."""
+    """A copy without contacts whose physics step divides the control period: the longest one that is not longer than the model's own.
+
+    Where it diverges it does not begin anew.
+    """
     model = copy.copy(model)
-    model.opt.disableflags |= int(mujoco.mjtDisableBit.mjDSBL_CONTACT)
+    model.opt.disableflags |= int(mujoco.mjtDisableBit.mjDSBL_CONTACT) | int(mujoco.mjtDisableBit.mjDSBL_AUTORESET)
     period = 1.0 / rate_hz
     model.opt.timestep = period / np.ceil(period / model.opt.timestep - 1e-6)
     return model

@@ -113,7 +113,7 @@ class Sampler:
         usual = np.array([min(max(slot.usual, slot.low), slot.high) for slot in self.slots])
         grown = reach[self.entries]
         low, high = self._along(usual, self._low, grown[:, 0]), self._along(usual, self._high, grown[:, 1])
-        return np.where(self._whole, np.ceil(low), low), np.where(self._whole, np.floor(high), high)
+        return np.where(self._whole, np.ceil(low - 1e-9), low), np.where(self._whole, np.floor(high + 1e-9), high)
 
     def between(self, low: np.ndarray, high: np.ndarray, share: np.ndarray) -> np.ndarray:
         """Numbers a share (…, P) of the way from low to high."""
@@ -162,6 +162,8 @@ def _slots(scene: Scene, parameter: Parameter, entry: int) -> list[Slot]:
     factor = parameter.unit == FACTOR
     if parameter.what == "texture":
         low, high = np.floor(low), np.floor(high)
+        if parameter.spacing == "log" and low <= 0:
+            raise InputError("texture: a logarithm has no 0: begin at 1, or leave out the spacing")
         if high > PATTERNS:
             raise InputError(f"texture: there are {PATTERNS} patterns, and 0 for none: give a range up to {PATTERNS}")
     found = [("", -1)] if kind.scope == "all" else _named(scene, parameter, kind.scope)

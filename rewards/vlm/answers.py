@@ -45,27 +45,27 @@ def read_answer(text: str, schema: Mapping[str, Any]) -> Any:
     for _ in range(TRIED):
         if start < 0:
             break
-        value, end, problem = _decoded(text, start)
-        problem = problem or _problem(value, schema, "answer")
+        value, end, unread = _decoded(text, start)
+        problem = unread or _problem(value, schema, "answer")
         if problem is None:
             return value
         if end - start > farthest:  # what was meant is what reads farthest, and not an object within it
             farthest, wrong = end - start, problem
-        start = text.find(opening, end)
+        start = text.find(opening, start + 1 if unread else end)
     raise Unreadable(wrong)
 
 
 def _decoded(text: str, start: int) -> tuple[Any, int, str | None]:
-    """The value that begins at a place in the text, where it ends, and what keeps it from being read."""
+    """The value that begins at a place in the text, how far that reads, and what keeps it from being read."""
     try:
         _check_depth(text, start)
         value, end = _DECODER.raw_decode(text, start)
     except Unreadable as problem:
-        return None, start + 1, str(problem)
+        return None, len(text), str(problem)
     except json.JSONDecodeError as problem:
         return None, max(start + 1, problem.pos), f"the answer is no JSON: {str(problem)[:200]}"
-    except (ValueError, RecursionError) as problem:  # an integer of thousands of digits is a ValueError too
-        return None, start + 1, f"the answer is no JSON: {str(problem)[:200]}"
+    except (ValueError, RecursionError) as problem:  # no JSON for what it says, not for how; an integer of thousands of digits, too
+        return None, len(text), f"the answer is no JSON: {str(problem)[:200]}"
     return value, end, None
 
 

@@ -324,9 +324,10 @@ def _practice(
     """The worlds to learn in, with the reward that was asked for."""
     import sim
     from sinew.cli import reward_situation
+    from sinew.cli.room import fitting
 
-    first = first_scene("practice", args.seed)
-    env = sim.worlds(interface, args.num_envs, first, args.backend, args.device, randomised(args)[0])
+    first, drawn = first_scene("practice", args.seed), randomised(args)[0]
+    env = fitting(lambda n: sim.worlds(interface, n, first, args.backend, args.device, drawn), args.num_envs, args.device)
     return reward_situation.rewarded(env, interface, args, gamma, say, log)
 
 

@@ -71,6 +71,8 @@ def show(result: dict[str, Any], console: Console) -> None:
         console.print(f"[{colour}]{mark:<4}[/]", end="")
         console.print(finding["text"], markup=False, highlight=False, soft_wrap=True)
     n = result["episodes"]
-    judged = "can be learned from" if result["passed"] else "should not be learned from as it is"
+    unknown = any(f["name"] == "ranking" and f["holds"] is None for f in result["findings"])
+    judged = "may be learned from, as far as is known" if unknown else "can be learned from"
+    judged = judged if result["passed"] else "should not be learned from as it is"
     told = f"{result['reward']} ({result['kind']}) {judged}, by {n['successes']} successes and {n['failures']} failures"
     console.print(told, markup=False, highlight=False, soft_wrap=True)

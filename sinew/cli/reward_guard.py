@@ -57,6 +57,10 @@ def run(args: Args) -> dict[str, Any]:
     from rewards.latent import save_tensors
     from rewards.progress.predictive import read
 
+    if args.episodes < 1:
+        raise InputError(f"--episodes {args.episodes}: at least 1 is needed")
+    if not 0 <= args.noise <= 2:
+        raise InputError(f"--noise {args.noise}: it lies between 0 and 2, which is the whole range of an action")
     kind, _ = files.load(args.reward)
     if kind == "guarded":
         raise InputError(f"{args.reward} is guarded already")
@@ -95,10 +99,7 @@ def visited(args: Args, keys: Sequence[str]) -> Tensor:
     from sinew.cli.eval import WORLDS, interface_of
     from sinew.cli.scenes import first_scene
 
-    if args.episodes < 1 or args.run is None:
-        raise InputError(f"--episodes {args.episodes}: at least 1 is needed")
-    if not 0 <= args.noise <= 2:
-        raise InputError(f"--noise {args.noise}: it lies between 0 and 2, which is the whole range of an action")
+    assert args.run is not None
     source = open_source(args.run)
     interface = interface_of(source.policy, source.task())
     missing = [key for key in keys if key not in interface.observation_spec]

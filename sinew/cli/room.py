@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 TOLD = ("can't allocate memory", "Failed to allocate", "out of memory")
 """How torch and Warp say it where they have no error of its own for it."""
-MANY, FEW = 4_096, 32
+MANY, FEW = 4_096, 256
 """From so many worlds on it is reckoned first whether the host has room for them, from so many and twice that."""
 Env = TypeVar("Env", bound="VecEnv")
 
@@ -68,23 +69,34 @@ def _refuse_more_than_the_host_has(make: Callable[[int], Env], wanted: int) -> N
 
 
 def _bytes_a_world(make: Callable[[int], Env]) -> float:
-    """What a world takes of the host's memory, less what the first ones take anyway; NumPy tells what it allocates."""
-    held = []
+    """What a world takes of the host's memory, less what the first ones take anyway: what NumPy says that it allocates, or what the process
+    grows by, which counts Warp's arrays too.
+    """
+    told, resident = [], []
     for number in (FEW, 2 * FEW):
         tracemalloc.start()
         env = make(number)
-        held.append(tracemalloc.get_traced_memory()[0])
+        told.append(tracemalloc.get_traced_memory()[0])
         tracemalloc.stop()
+        resident.append(_resident_bytes())
         env.close()
-    return max(held[1] - held[0], 1) / FEW
+    return max(told[1] - told[0], resident[1] - resident[0], 1) / FEW
+
+
+def _resident_bytes() -> int:
+    """Memory of this process, 0 where that is not told."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0
 
 
 def available_bytes() -> int:
-    """What the host has left, files that it keeps in memory for speed included where it tells."""
+    """What the host has left, files that it keeps in memory for speed included; no end of it where the host does not tell."""
     try:
         told = Path("/proc/meminfo").read_text()
     except OSError:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        return sys.maxsize
     return 1024 * int(told.partition("MemAvailable:")[2].split()[0])
 
 

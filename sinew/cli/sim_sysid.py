@@ -66,8 +66,8 @@ def identify(args: Sysid, progress: Progress = SILENT) -> dict[str, Any]:
         InputError: no such robot, the data hold no commands or no positions of its joints, or too few in a row.
     """
     from demos import Dataset
+    from sim.identify import LAG_MAX_S, unknowns
     from sim.identify import identify as search
-    from sim.identify import unknowns
     from sim.plant import windows
     from sinew.rundir import write_json
 
@@ -78,7 +78,8 @@ def identify(args: Sysid, progress: Progress = SILENT) -> dict[str, Any]:
     wanted = unknowns(plant, args.parameters, robot.payload)
     try:
         pieces = _pieces(data, robot, args.episodes)
-        steps = max(round(args.window * data.fps), round(LEAD_S * data.fps) + 2)
+        lead = round((LEAD_S + (4 * LAG_MAX_S if "servo_lag" in args.parameters else 0.0)) * data.fps)
+        steps = max(round(args.window * data.fps), lead + 2)
         every = windows(pieces, steps)
         order = np.random.default_rng(args.seed).permutation(len(every))
         apart = min(round(args.held_out * len(every)), len(every) - 1)
@@ -89,7 +90,7 @@ def identify(args: Sysid, progress: Progress = SILENT) -> dict[str, Any]:
             wanted,
             every[np.sort(fitted)],
             every[np.sort(order[:apart])] if apart else None,
-            round(LEAD_S * data.fps),
+            lead,
             progress.note,
             args.restarts,
         )
@@ -108,6 +109,8 @@ def _check(args: Sysid) -> None:
     for name, (value, low, high) in limits.items():
         if not low <= value <= high:
             raise InputError(f"--{name} {value:g}: from {low:g} to {high:g} is possible")
+    if not args.parameters:
+        raise InputError("--parameters names none: leave it out to look for the usual ones")
 
 
 @dataclass(frozen=True)
@@ -297,4 +300,6 @@ def show(result: dict[str, Any], console: Console) -> None:
     if result["file"]:
         console.print(f"written: {result['file']}; use it with --randomise {result['file']}", highlight=False, soft_wrap=True)
     else:
+        for name, why in result["undetermined"].items():
+            console.print(f"{' '.join(name.split('.'))}: undetermined: {why}", highlight=False)
         console.print("nothing was determined, so no file was written: record faster and wider motions", highlight=False)

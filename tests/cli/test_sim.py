@@ -56,6 +56,7 @@ def test_what_cannot_be_is_told_in_a_line(data: Path, tmp_path: Path, capsys: py
         (["sim", "sysid", "--data", str(data), "--robot", "lift", "--window", "0.1", *out], "--window 0.1: from 0.5 to 60"),
         (["sim", "sysid", "--data", str(data), "--robot", "lift", "--window", "30", *out], "frames; 609 in a row are needed"),
         (["sim", "sysid", "--data", str(data), "--robot", "lift", "--parameters", "dampng", *out], "did you mean 'damping'"),
+        (["sim", "sysid", "--data", str(data), "--robot", "lift", *out, "--parameters"], "--parameters names none"),
         (["collect", "--task", "gym:CartPole-v1", "--randomise", str(file), "--out", str(tmp_path / "x")], ""),
     ):
         assert main(words) == 2

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -97,6 +98,33 @@ def test_killed_and_resumed_is_what_an_uninterrupted_run_is(
     if widening:
         reach = [row["reach"] for row in rows(whole) if "reach" in row]
         assert len(reach) == 3 and reach[0] < reach[-1], reach
+
+
+def test_the_best_policy_so_far_is_there_when_it_is_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    played: list[dict[str, torch.Tensor]] = []
+
+    def outcomes(*won: int) -> None:
+        left = list(won)
+
+        def evaluate(policy: Any, *_: Any, **__: Any) -> SimpleNamespace:
+            if not left:
+                raise KeyboardInterrupt
+            played.append({name: value.clone() for name, value in policy.state_dict().items()})
+            return SimpleNamespace(k=left.pop(0), n=4, successes=[])
+
+        monkeypatch.setattr("policies.evaluate.evaluate", evaluate)
+        with pytest.raises(KeyboardInterrupt):
+            train(arguments(tmp_path / "run", "ppo"))
+
+    def kept() -> int:
+        """Which of those that were measured is on disk."""
+        found = policies.load(tmp_path / "run").state_dict()
+        return next(i for i, one in enumerate(played) if all(torch.equal(value, found[name]) for name, value in one.items()))
+
+    outcomes(0, 3)
+    assert kept() == 1
+    outcomes(2)
+    assert kept() == 1, "also of those that were measured before the interruption"
 
 
 def test_what_is_drawn_is_what_improve_draws_and_the_gate_has_whole_ranges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,4 +50,5 @@ def test_too_few_episodes_are_no_verdict_on_how_a_reward_ranks():
     rises, falls = np.array([0.0, 1.0]), np.array([0.0, -1.0])
     assert ranking([rises] * 2 + [falls], [True, True, False]).holds is None, "two against one prove nothing, however they fall"
     assert ranking([rises] * 20 + [falls] * 20, [True] * 20 + [False] * 20).holds is True
-    assert ranking([falls] * 2 + [rises], [True, True, False]).holds is False
+    assert ranking([rises, falls, np.zeros(2)], [True, True, False]).holds is None, "nor do they disprove anything"
+    assert ranking([falls] * 20 + [rises] * 20, [True] * 20 + [False] * 20).holds is False

@@ -345,6 +345,10 @@ def test_schemas_are_checked_field_by_field():
         ('{"at": [1], "more": 1}', "has a field 'more'"),
         ('see {this}: {"at": [-1], "maybe": {"b": 1}}', r"answer.at\[0\] is -1"),  # not what is wrong with {"b": 1}
         ('{"tile": {"b": 1}, "at": [1, ', "is no JSON"),
+        ('{"at": [1], "at": [2], "tile": {"b": 1}}', "is no JSON: a field is given twice"),
+        ('{"tile": {"b": 1}, "at": [NaN]}', "is no JSON: "),
     ):
         with pytest.raises(Unreadable, match=said):
             read_answer(text, schema)
+    for text in ('"{" then {"at": [1]}', 'As {"at": "x} no; here: {"at": [1]}', '{"thought": "x", "answer": {"at": [1]}'):
+        assert read_answer(text, schema) == {"at": [1]}, text

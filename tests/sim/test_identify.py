@@ -20,7 +20,7 @@ ARM = """<mujoco><option timestep="0.005" integrator="implicitfast"/><worldbody>
 KINDS = ("armature", "friction_loss", "servo_stiffness", "servo_damping", "payload", "action_delay")
 TRUE = {"armature": 1.5, "servo_stiffness": 0.8, "servo_damping": 1.25}
 """Factors of what the model has."""
-HAS = {"friction_loss": 0.6, "payload": 0.5, "action_delay": 1.4}
+HAS = {"friction_loss": 0.6, "payload": 0.5, "action_delay": 1.4, "servo_lag": 0.06}
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +63,19 @@ def test_known_parameters_are_found_again_and_predict_what_was_not_fitted(plant:
     assert before > 5e-3 and after < 1.1 * NOISE_RAD, "what is left is the noise"
     np.testing.assert_allclose(result.noise_rad, NOISE_RAD, rtol=0.1)
     assert result.bursts < 1.2, "which is normal"
+
+
+def test_a_lag_is_found_from_none_and_none_where_there_is_none(plant: Plant) -> None:
+    kinds = ("servo_stiffness", "servo_damping", "armature", "servo_lag")
+    every, true = recorded(plant, kinds, 0)
+    wanted = unknowns(plant, kinds)
+    result = identify(plant, wanted, every, None, round(0.6 * RATE_HZ), restarts=0)
+    assert not result.open
+    for one in result.found:
+        assert abs(one.value - true[one.slot.label]) < 4 * one.error + 1e-6, one
+    at_once, _ = recorded(plant, kinds[:3], 0)
+    (lag,) = [one for one in identify(plant, wanted, at_once, None, round(0.4 * RATE_HZ), restarts=0).found if one.slot.what == "servo_lag"]
+    assert lag.value < 2e-3
 
 
 def test_intervals_hold_the_truth_as_often_as_they_say(plant: Plant) -> None:

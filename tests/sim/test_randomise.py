@@ -124,6 +124,8 @@ def test_patterns_are_drawn_by_whole_numbers_and_both_ends_as_often_as_others() 
     wide, _ = made(Parameter(what="texture", range=(0, 24), unit="number"))
     grown = wide.draw(range(1000), np.array([[0.0, 0.1]]))
     assert sorted(set(grown.ravel())) == [0, 1, 2], "ranges that have grown by a tenth"
+    by_factors, _ = made(Parameter(what="texture", range=(1, 8), unit="number", spacing="log"))
+    assert sorted(set(by_factors.draw(range(1000), np.ones((1, 2))).ravel())) == list(range(1, 9)), "both ends, when they are grown"
 
 
 def test_a_dressed_scene_moves_as_the_bare_one() -> None:
@@ -170,6 +172,7 @@ def test_files_that_cannot_be_are_refused_in_a_line(tmp_path: Path, entry: dict,
         (Parameter(what="friction_loss", of=("joint1",), range=(0.5, 2), unit="factor"), "is 0 in this scene"),
         (Parameter(what="colour", of=("table",), range=(0, 1), unit="1"), "comes from a material"),
         (Parameter(what="texture", range=(0, 99), unit="number"), "there are 24 patterns"),
+        (Parameter(what="texture", range=(0.5, 3), unit="number", spacing="log"), "a logarithm has no 0"),
         (Parameter(what="exposure", of=("rear",), range=(0, 1), unit="stops"), "unknown camera for exposure 'rear'"),
     ],
 )

@@ -168,10 +168,10 @@ def cell(arm: str, seed: int, folder: Path, *, make: bool = True) -> dict[str, A
         return read_json(note) if note.exists() else None
     run, demos = base(folder)
     started, file, guarded = time.process_time(), folder / f"{arm}-{seed}.json", folder / f"{arm}-{seed}-guarded.json"
-    if arm == "honest":
-        reward_propose.run(reward_propose.Args(task=TASK, vlm="oracle", out=file, seed=seed))
-    else:
+    if arm != "honest":
         files.save(file, KIND, StagedSettings(), {})
+    elif not file.exists():
+        reward_propose.run(reward_propose.Args(task=TASK, vlm="oracle", out=file, seed=seed))
     reward_guard.run(reward_guard.Args(reward=file, data=demos, out=guarded, run=run, strength=ARMS[arm], noise=NOISE, seed=seed))
     made = {"arm": arm, "seed": seed, "steps": STEPS, **learned(run, guarded, seed, folder / f"hacking-{arm}-{seed}")}
     made["cpu_s"] = round(time.process_time() - started, 1)

@@ -79,10 +79,11 @@ def _learn(task: str, algorithm: str, seed: int, out: Path) -> dict[str, Any]:
     run = out / f"{task}-{algorithm}-{seed}"
     kept = run.with_suffix(".json")
     if not kept.exists():
+        whole = not run.exists()  # nobody counted what a run that was interrupted had spent
         words = ["train-rl", "--task", task, "--algorithm", algorithm, "--seed", str(seed), "--target", str(TARGET), "--out", str(run)]
         begun = _children_s()
         told = _sinew(words)
-        told["cpu_s"] = _children_s() - begun
+        told["cpu_s"] = _children_s() - begun if whole else None
         told |= {name: value for name, value in _sinew(["eval", str(run), "--episodes", str(SCENES)]).items() if name in ("k", "n")}
         atomic_write(kept, json.dumps(told))
     return json.loads(kept.read_text())
@@ -109,12 +110,13 @@ def learned(task: str, algorithm: str, results: list[dict[str, Any]]) -> Row:
     """
     won, played = (sum(result[key] for result in results) for key in ("k", "n"))
     low, high = wilson(won, played)
-    steps = [result["steps"] for result in results]
+    steps, spent = [result["steps"] for result in results], [result["cpu_s"] for result in results]
     told = f"{won}/{played} test scenes of {len(results)} seeds [{100 * low:.1f}, {100 * high:.1f}] %"
     return Row(
         name=f"{task} from nothing, {algorithm}, 64 worlds: {told}, after {', '.join(f'{n:,}' for n in steps)} steps",
-        unit="core-minutes, median", ours=statistics.median(result["cpu_s"] for result in results) / 60, higher_is_better=False,
-        detail={"steps": steps, "cpu_s": [r["cpu_s"] for r in results], "wall_minutes": [r["minutes"] for r in results],
+        unit="core-minutes, median", ours=None if None in spent else statistics.median(spent) / 60, higher_is_better=False,
+        peer="interrupted, so that its time is not known" if None in spent else "",
+        detail={"steps": steps, "cpu_s": spent, "wall_minutes": [r["minutes"] for r in results],
                 "won": [r["k"] for r in results], "played": [r["n"] for r in results]},
     )  # fmt: skip
 

@@ -118,10 +118,11 @@ def _cost(task: str, worlds: int, device: str, steps: int, cameras: Sequence[str
     work = sim_roofline.work_of(env.physics)
     env.close()
     seen = ", one camera of 64 x 64" if cameras else ""
+    told = f"{physics:,.0f} physics steps{'/s' if cuda else ' per core-second'}"
     wanted = cuda and worlds >= 4_096
     target = "" if not wanted else (f">= {FRAMES_PER_S:g}" if cameras else f">= {STEPS_PER_S / env.scene.substeps:g}")
     return Row(
-        name=f"{task}, Warp on {device}, {counted(worlds)}{seen}: {physics:,.0f} physics steps, {held / worlds / 1024:,.0f} KiB a world",
+        name=f"{task}, Warp on {device}, {counted(worlds)}{seen}: {told}, {held / worlds / 1024:,.0f} KiB a world",
         unit="control steps per second" if cuda else "control steps per core-second", ours=rate, target=target,
         holds=rate >= float(target.split()[1]) if target else None,
         detail={"physics_steps_per_s": physics, "bytes_a_world": held / worlds, "work": asdict(work)},
