@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +15,8 @@ from sinew.progress import SILENT, Progress
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from sinew.protocols import VecEnv
 
 GATE_EPISODES = 100
 """Scenes on which it is decided what is kept."""
@@ -89,7 +91,6 @@ def train(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
         raise InputError(f"--target {args.target:g} is a share of the gate's scenes, above 0 and at most 1")
     import policies
     import sim
-    from policies.evaluate import evaluate
     from policies.parallel import own_device
     from rl.group import torchrun
     from sinew.cli.room import fitting, out_of_memory
@@ -106,7 +107,6 @@ def train(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
     method = METHODS[args.algorithm](policy, interface, args, settings(args.set))
     drawn = None if args.randomise is None else sim.load_randomisation(args.randomise)
     whole = None if drawn is None else replace(drawn, curriculum=None)
-    scenes = range(first_scene("gate"), first_scene("gate") + GATE_EPISODES)
     with ExitStack() as stack:
         group = stack.enter_context(torchrun(device))
         progress = progress if group.leads else SILENT
@@ -117,17 +117,6 @@ def train(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
         stack.callback(env.close)
         practice = rewarded(env, interface, args)
 
-        most = -1
-
-        def measure() -> Mapping[str, int]:
-            """Of the leader; the best policy so far is there for the other verbs while learning goes on, or when it is interrupted."""
-            nonlocal most
-            outcome = evaluate(method.product(), gate, scenes, executor_kwargs={"device": device})
-            if outcome.k >= most:
-                most = outcome.k
-                policies.save(method.product(), args.out)
-            return {"k": outcome.k, "n": outcome.n}
-
         described = {"verb": "train-rl", "task": args.task, "algorithm": args.algorithm, "reward": args.reward, "action": args.action}
         described |= {"num_envs": args.num_envs, "backend": args.backend, "hidden": list(args.hidden), "processes": group.size}
         described |= {args.algorithm: method.config} | ({} if drawn is None else {"randomise": to_json(drawn)})
@@ -136,9 +125,8 @@ def train(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
         group.barrier()
         run = run or RunDir.create(args.out / "learners" / str(group.rank), described)
         stack.enter_context(run.held())
-        most = max((row.get("k", -1) for row in run.metrics()), default=-1)
         with out_of_memory(args.num_envs, where):
-            result = method.learn(practice, run, measure, progress, group)
+            result = method.learn(practice, run, _measured(method.product, gate, device, args.out), progress, group)
         if group.leads:
             policies.save(method.product(), run)
     best, minutes = result.best, list(run.metrics())[-1].get("wall_s", 0.0) / 60
@@ -153,6 +141,27 @@ def train(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
         "gate": {"k": best.k, "n": best.n} if best else None,
         "curve": [[e.step, e.k / e.n, e.n] for e in result.history],
     }
+
+
+def _measured(product: Callable[[], Any], gate: VecEnv, device: Any, out: Path) -> Callable[[], Mapping[str, int]]:
+    """Measures on the gate's scenes; the best policy so far is in `out` for other verbs while learning goes on, or when it stops."""
+    import policies
+    from policies.evaluate import evaluate
+    from sinew.rundir import RunDir
+
+    scenes = range(first_scene("gate"), first_scene("gate") + GATE_EPISODES)
+    most: list[int] = []
+
+    def measure() -> Mapping[str, int]:
+        if not most:
+            most.append(max((row.get("k", -1) for row in RunDir(out).metrics()), default=-1))
+        outcome = evaluate(product(), gate, scenes, executor_kwargs={"device": device})
+        if outcome.k >= most[0]:
+            most[0] = outcome.k
+            policies.save(product(), out)
+        return {"k": outcome.k, "n": outcome.n}
+
+    return measure
 
 
 def settings(texts: tuple[str, ...]) -> dict[str, Any]:

@@ -33,6 +33,9 @@ def test_finished_cells_are_laid_out_and_nothing_is_made(tmp_path):
     rows = improve.rows(True, out=tmp_path)
     assert [row.ours for row in rows] == [50, 50, 50, 50, 98] and rows[-1].holds
     assert "98/100" in rows[-1].name and "2.0 to 2.0 CPU min" in rows[-1].name and "for 2,500 steps" in rows[-1].name
+    (tmp_path / "cell-lift-dsrl-2.json").write_text(json.dumps({**cell, "seed": 2, "curve": curve, "cpu_s": None}))
+    row = improve.rows(True, out=tmp_path)[-1]
+    assert row.holds is None and "2.0 to 2.0 CPU min of 1 that were not interrupted" in row.name
     assert [row.ours for row in improve.rows(True, out=tmp_path / "nothing")] == [None]
     with pytest.raises(InputError, match="dslr"):
         improve.rows(True, ("dslr",), out=tmp_path)

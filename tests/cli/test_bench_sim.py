@@ -29,3 +29,10 @@ def test_seeds_are_pooled_with_their_interval() -> None:
     row = sim_scale.learned("lift", "ppo", results)
     assert "597/600 test scenes of 3 seeds [98.5, 99.8] %, after 199,000, 200,000, 198,000 steps" in row.name
     assert row.ours == 2.0 and row.detail and row.detail["won"] == [199, 200, 198]
+    assert sim_scale.learned("lift", "ppo", [*results, {**results[0], "cpu_s": None}]).ours is None
+
+
+def test_the_time_of_a_run_that_was_interrupted_is_not_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "lift-ppo-3").mkdir()
+    monkeypatch.setattr(sim_scale, "_sinew", lambda words: {"steps": 1_000, "minutes": 2.0, "k": 190, "n": 200})
+    assert sim_scale._learn("lift", "ppo", 3, tmp_path)["cpu_s"] is None

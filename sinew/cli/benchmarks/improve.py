@@ -97,19 +97,21 @@ def _rate(results: Any) -> float:
 def _row(task: str, method: str, cells: Sequence[dict[str, Any]]) -> Row:
     """A method over the seeds that are finished."""
     rate, base = _rate(c["improved"] for c in cells), _rate(c["base"]["sample"] for c in cells)
-    steps, minutes = [c["steps"] for c in cells], [c["cpu_s"] / 60 for c in cells]
+    steps, minutes = [c["steps"] for c in cells], [c["cpu_s"] / 60 for c in cells if c["cpu_s"] is not None]
+    spent = f"{min(minutes):.1f} to {max(minutes):.1f} CPU min" if minutes else "CPU time not known"
+    spent += f" of {len(minutes)} that were not interrupted" if 0 < len(minutes) < len(cells) else ""
     by_seed = ", ".join(f"{c['improved']['k']}/{c['improved']['n']}" for c in sorted(cells, key=lambda c: c["seed"]))
     dips = max(longest_dip(c["curve"]) for c in cells)
-    aimed = method in ("residual", "dsrl")
+    aimed, timely = method in ("residual", "dsrl"), max(minutes) <= MINUTES if len(minutes) == len(cells) else None
     return Row(
-        name=f"{task}: {method}, {by_seed}; {min(steps):,} to {max(steps):,} steps, {min(minutes):.1f} to {max(minutes):.1f} CPU min, "
+        name=f"{task}: {method}, {by_seed}; {min(steps):,} to {max(steps):,} steps, {spent}, "
         f"below base - {DIP_POINTS} for {dips:,} steps",
         unit="%",
         ours=rate,
         peer="the base",
         peer_value=base,
         target=f">= {100 * WANTED:.0f} within {METHODS[method]:,} steps and {MINUTES:g} min" if aimed else "",
-        holds=rate >= 100 * WANTED and max(minutes) <= MINUTES and dips <= DIP_STEPS if aimed else None,
+        holds=rate >= 100 * WANTED and dips <= DIP_STEPS and timely if aimed else None,
         detail={"cells": list(cells)},
     )
 
@@ -173,7 +175,8 @@ def cell(task: str, method: str, seed: int, folder: Path, *, make: bool = True) 
     """One method on one base, from the folder or made now; None where it is not there and shall not be made.
 
     Returns:
-        {"task", "method", "seed", "base" (see `base`), "improved" {"k", "n", "wilson95"}, "paired", "steps", "curve", "cpu_s"}.
+        {"task", "method", "seed", "base" (see `base`), "improved" {"k", "n", "wilson95"}, "paired", "steps", "curve", "cpu_s"
+        (None where it was interrupted)}.
     """
     from sinew.cli import eval, improve
     from sinew.rundir import read_json, write_json
@@ -184,9 +187,10 @@ def cell(task: str, method: str, seed: int, folder: Path, *, make: bool = True) 
         return read_json(note) if note.exists() else None
     run, before = base(task, seed, folder)
     started, out = time.process_time(), folder / f"{task}-{method}-{seed}"
+    whole = not out.exists()  # nobody counted what one that was interrupted had spent
     demos = folder / f"{task}-data-{seed}-human" if method in ("residual", "dsrl", "dsrl-grad", "ibrl", "rlpd") else None
     learned = improve.improve(improve.Args(run=run, out=out, method=method, steps=METHODS[method], seed=seed, demos=demos))  # type: ignore[arg-type]
-    spent_s = round(time.process_time() - started, 1)
+    spent_s = round(time.process_time() - started, 1) if whole else None
     improved = eval.evaluate(eval.Args(run=out, episodes=SCENES))
     told = {"task": task, "method": method, "seed": seed, "base": {k: v for k, v in before.items() if k != "successes"}}
     told |= {"improved": {k: improved[k] for k in ("k", "n", "wilson95")}, "paired": paired(before["successes"], improved["successes"])}
