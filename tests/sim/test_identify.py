@@ -138,7 +138,7 @@ def test_all_drives_of_a_whole_arm_are_found_the_last_one_but_for_a_factor_of_al
     seen = seven.follow([u.slot for u in wanted], np.array([list(true.values())]), whole)[0, 0]
     seen += NOISE_RAD * rng.standard_normal(seen.shape)
     piece = Trajectory(command=command[BEFORE:], position=seen[:-1], velocity=np.gradient(seen, 1 / RATE_HZ, axis=0)[:-1])
-    result = identify(seven, wanted, windows([piece], 100), None, round(0.4 * RATE_HZ))
+    result = identify(seven, wanted, windows([piece], 100), None, round(0.4 * RATE_HZ), restarts=1)
     off = [(one.value - true[one.slot.label]) / one.error for one in result.found]
     assert len(off) >= 18 and np.abs(off).max() < 4.5 and max(result.noise_rad) < 1.2 * NOISE_RAD
     values = {one.slot.label: one.value / true[one.slot.label] for one in (*result.found, *result.open)}
