@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 TOLD = ("can't allocate memory", "Failed to allocate", "out of memory")
 """How torch and Warp say it where they have no error of its own for it."""
-MANY, FEW = 4_096, 256
-"""From so many worlds on it is reckoned first whether the host has room for them, from so many and twice that."""
+MANY, FEW = 4_096, 64
+"""From so many worlds on it is reckoned first whether the host has room for them, from so many and three times that."""
 Env = TypeVar("Env", bound="VecEnv")
 
 
@@ -72,15 +72,20 @@ def _bytes_a_world(make: Callable[[int], Env]) -> float:
     """What a world takes of the host's memory, less what the first ones take anyway: what NumPy says that it allocates, or what the process
     grows by, which counts Warp's arrays too.
     """
-    told, resident = [], []
-    for number in (FEW, 2 * FEW):
-        tracemalloc.start()
-        env = make(number)
-        told.append(tracemalloc.get_traced_memory()[0])
+    held: list[Env] = []
+    tracemalloc.start()
+    try:
+        marks = []
+        for number in (1, FEW, 3 * FEW):  # what is loaded once is loaded with the first
+            held.append(make(number))
+            marks.append((tracemalloc.get_traced_memory()[0], _resident_bytes()))
+    finally:
         tracemalloc.stop()
-        resident.append(_resident_bytes())
-        env.close()
-    return max(told[1] - told[0], resident[1] - resident[0], 1) / FEW
+        for env in held:
+            env.close()
+    first, few, more = marks
+    grown = [(more[i] - few[i]) - (few[i] - first[i]) for i in range(2)]  # less what every set of worlds has once
+    return max(*grown, 1) / (2 * FEW)
 
 
 def _resident_bytes() -> int:

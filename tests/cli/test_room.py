@@ -93,4 +93,4 @@ def test_the_host_is_reckoned_with_before_it_gives_away_what_it_has_not(monkeypa
         NoRoom, match=r"^5000 worlds do not fit on cpu: one takes 800\.\d KiB and 1\.0 GiB are free, enough for 13\d\d; give fewer"
     ):
         fitting(Held, 5_000, "cpu")  # type: ignore[type-var]
-    assert max(made) == 512
+    assert max(made) == 192
