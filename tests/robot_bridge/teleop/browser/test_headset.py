@@ -128,8 +128,8 @@ def test_buttons_are_words_and_the_stick_is_the_stop(worn, until):
 def test_a_headset_without_a_floor_works_too(worn, after):
     device, tab, do = worn(floor="false")
     do(f"press(1, {SQUEEZE}, 1)")
-    after(device, lambda g: True)
-    tab.wait("device.draws > 0")
+    assert after(device, near(0.3, 0, 1)).kind == "pose"
+    tab.wait("device.draws > 0 && device.trouble === 0")
 
 
 def test_a_phone_that_knows_where_it_is_moves_while_a_finger_holds_the_pad(worn, after, gone, until):
