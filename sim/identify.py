@@ -46,7 +46,7 @@ ENOUGH, ROUGHLY = 0.01, 0.5
 """Squared error, in units of what is left of each joint, that a round must gain to be followed by another one: a step of a tenth of the
 standard errors; and of seven tenths where it only matters whether another minimum is better."""
 RESTARTS = 6
-"""Directions along which the search begins anew to both sides, those that are known least; it takes as long as so many more searches."""
+"""Directions along which the search begins anew to both sides, those that are known least: twice as many searches more, rough ones."""
 RESTART_SD = 4.0
 """How far off it begins anew, in standard errors along the direction."""
 DAMPINGS = (0.0, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0)

@@ -164,7 +164,10 @@ def test_what_is_told_is_of_whole_episodes_however_many_worlds_there_are(tmp_pat
     )
     settings = GuardedSettings(inside="inside.json", reference="known.safetensors", keys=("x",))
     for worlds, every in ((4, 500), (64, 2560), (256, 10_240)):
-        place = files.Situation(observation=spec, action=action, gamma=0.99, num_envs=worlds, max_episode_steps=40, folder=tmp_path)
+        said: list[str] = []
+        told = {"num_envs": worlds, "max_episode_steps": 40, "folder": tmp_path, "say": said.append}
+        place = files.Situation(observation=spec, action=action, gamma=0.99, **told)
         built = settings.build(place)
         assert isinstance(built, Guarded)
         assert built.config.every == every and built.config.remember == max(4000, every)
+        assert [f"from step {2 * every:,} on" in line for line in said] == [True] * (every > 500)
