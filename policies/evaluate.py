@@ -64,7 +64,8 @@ def evaluate(
     """Run one episode per seed, in waves over the environment's worlds.
 
     The seed fixes scene, environment noise and policy noise, so the result does not depend on the number of worlds.
-    A world whose episode is over receives mid-range actions and is looked at no more until the wave ends.
+    A world whose episode is over rests, where the environment has `rest(ids)`, or receives mid-range actions; it is looked at no more
+    until the wave ends.
 
     Args:
         policy: its specs must fit the environment.
@@ -112,6 +113,8 @@ def _wave(
     success, lengths = [False] * len(seeds), [0] * len(seeds)
     active = list(range(len(seeds)))
     idle = torch.zeros(env.num_envs, env.action_spec.dim)
+    rest = getattr(env, "rest", lambda ids: None)
+    rest(range(len(seeds), env.num_envs))
     for step in range(env.max_episode_steps + 1):
         _show(on_frame, active, seeds, step, obs)
         whole = len(active) == env.num_envs
@@ -127,6 +130,7 @@ def _wave(
         active = [world for world in active if not over[world]]
         if not active:
             return success, lengths
+        rest(ended)
     raise SinewError(f"the environment runs on after its max_episode_steps = {env.max_episode_steps}: episodes of seeds "
                      f"{[seeds[world] for world in active]} neither terminated nor truncated")
 

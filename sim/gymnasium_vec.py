@@ -54,6 +54,7 @@ class GymnasiumVecEnv:
         self.seeds = np.array([seed + i for i in range(num_envs)], dtype=np.int64)
         self._length = np.zeros(num_envs, dtype=np.int64)
         self._rows: list[dict[str, np.ndarray]] = [{} for _ in range(num_envs)]
+        self._resting = np.zeros(num_envs, dtype=bool)
         self._started = False
         self.reset()
 
@@ -65,19 +66,24 @@ class GymnasiumVecEnv:
         self._started = True
         return _stack(self._rows)
 
+    def rest(self, ids: Sequence[int]) -> None:
+        """Worlds `ids` stand still, and cost nothing, until they are reset: their episodes are over for who asks."""
+        self._resting[list(ids)] = True
+
     def step(self, action: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor, Tensor, dict[str, Any]]:
-        """Step all worlds; see `sinew.protocols.VecEnv`."""
+        """Step all worlds but those that rest; see `sinew.protocols.VecEnv`."""
         values = np.asarray(action, dtype=np.float64)
         if values.shape != (self.num_envs, self.action_spec.dim) or not np.isfinite(values).all():
             raise SpecError(f"finite actions of shape ({self.num_envs}, {self.action_spec.dim}) expected, got shape {values.shape}")
         values = values.clip(self.action_spec.low, self.action_spec.high)
         reward, terminated, truncated, success = (np.zeros(self.num_envs, d) for d in (np.float32, bool, bool, bool))
-        for i, env in enumerate(self._envs):
+        for i in np.flatnonzero(~self._resting):
+            env = self._envs[i]
             space = env.action_space
             observation, reward[i], terminated[i], truncated[i], info = env.step(values[i].reshape(space.shape).astype(space.dtype))
             self._rows[i] = self._flatten(observation)
             success[i] = bool(info.get("success", info.get("is_success", terminated[i])))
-        self._length += 1
+        self._length += ~self._resting
         truncated &= ~terminated
         details = {
             "success": torch.from_numpy(success),
@@ -98,7 +104,7 @@ class GymnasiumVecEnv:
         # Gymnasium's generators take any non-negative integer; some environments pass it on to 32-bit ones.
         observation, _ = self._envs[row].reset(seed=seed % 2**31)
         self._rows[row] = self._flatten(observation)
-        self.seeds[row], self._length[row] = seed, 0
+        self.seeds[row], self._length[row], self._resting[row] = seed, 0, False
 
     def _flatten(self, observation: Any) -> dict[str, np.ndarray]:
         if not isinstance(observation, dict):

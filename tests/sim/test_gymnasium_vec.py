@@ -47,6 +47,24 @@ def test_seeds_follow_the_same_stream_whatever_the_number() -> None:
     assert few.seeds[0] == many.seeds[2]
 
 
+def test_a_resting_world_stands_still_until_it_is_reset() -> None:
+    env, awake = sim.from_gymnasium("Pendulum-v1", 2), sim.from_gymnasium("Pendulum-v1", 2)
+    before = env.reset([1, 2])["observation.state"]
+    awake.reset([1, 2])
+    env.rest([0])
+    stepped = []
+    env._envs[0].step = stepped.append  # type: ignore[method-assign]
+    for _ in range(3):
+        after, _, terminated, truncated, info = env.step(torch.ones(2, 1))
+        wanted = awake.step(torch.ones(2, 1))[0]
+    assert torch.equal(after["observation.state"][0], before[0]) and not stepped and not (terminated | truncated).any()
+    assert torch.equal(after["observation.state"][1], wanted["observation.state"][1])
+    assert info["episode_length"].tolist() == [0, 3]
+    del env._envs[0].step
+    env.reset([1], ids=[0])
+    assert not torch.equal(env.step(torch.ones(2, 1))[0]["observation.state"][0], before[0])
+
+
 def test_what_cannot_be_used_is_refused() -> None:
     with pytest.raises(InputError, match="cannot make 'Pendulmu-v1'"):
         sim.from_gymnasium("Pendulmu-v1", 1)
