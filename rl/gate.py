@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,6 +40,29 @@ class Evaluation:
         if not isinstance(k, int) or not isinstance(n, int) or not 0 <= k <= n or n < 1:
             raise InputError(f"an evaluation must give whole numbers k <= n with n > 0, found k={k!r}, n={n!r}")
         return cls(step, k, n)
+
+
+def eased(history: Sequence[Evaluation], start: int, half_life: int) -> float:
+    """The part of its first cost that leaving the base still has: it halves while success holds, and is four times that after a fall.
+
+    How far an actor may safely go before critics know enough differs by task; evaluations tell. A fall is two standard errors of the
+    difference to the best evaluation before; after each one, halving takes twice as long.
+
+    Args:
+        history: evaluations in order; those at step 0 are of the base.
+        start: step that learning begins at.
+        half_life: steps, at first.
+    """
+    part, slower, best, last = 1.0, 1, history[0] if history else None, start
+    for now in history[1:]:
+        assert best is not None
+        rate = (now.k + best.k) / (now.n + best.n)
+        fell = best.rate - now.rate > 2 * math.sqrt(rate * (1 - rate) * (1 / now.n + 1 / best.n))
+        if now.step > start:
+            part = min(1.0, 4 * part) if fell else part * 0.5 ** ((now.step - last) / (slower * half_life))
+            slower, last = 2 * slower if fell else slower, now.step
+        best = now if now.rate >= best.rate else best
+    return part
 
 
 class Gate:

@@ -10,7 +10,7 @@ import copy
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -157,6 +157,8 @@ class Learner:
         self.target_engine = make_engine(self.critic_target.net, engine)
         self._actor_swap, self._actor_target_swap = Swapped(actor, engine), Swapped(self.actor_target, engine)
         self.judge = judge or Judge(critic, self.engine, lambda frames, u: critic_input(frames, decode(frames, u)))
+        self.output_cost = torch.full((), float(config.output_l2), device=device)
+        """Cost of the actor's mean squared output; on the device, so that it can change under a recorded update."""
         self.log_temperature = torch.full((1,), math.log(config.temperature), device=device, requires_grad=True)
         self.temperature_optimizer = torch.optim.Adam([self.log_temperature], lr=config.temperature_lr, fused=True, capturable=graphed)
         self.updates = 0
@@ -264,7 +266,7 @@ class Learner:
         (grad_out,) = torch.autograd.grad(-value, out)
         grad_x = judge.engine.backward(grad_out, parameters=False, inputs=True)
         size = u.square().mean()
-        beside = self.config.output_l2 * size
+        beside = self.output_cost * size
         if log_p is not None and self.config.target_entropy is not None:
             beside = beside + self.log_temperature.exp().detach() * log_p.mean()
         self.actor_optimizer.zero_grad(set_to_none=True)
@@ -293,10 +295,10 @@ class Learner:
         finally:
             torch._foreach_copy_(actor, kept)  # pyright: ignore[reportPrivateImportUsage]
 
-    def stay_near(self, weight: float, temperature: float) -> None:
+    def stay_near(self, weight: float, temperature: float | None = None) -> None:
         """The actor's output costs `weight` per mean square from now on; a learner that is new begins at this temperature."""
-        self.config = replace(self.config, output_l2=weight)
-        if not self.updates:
+        self.output_cost.fill_(weight)
+        if temperature is not None and not self.updates:
             self.log_temperature.data.fill_(math.log(temperature))
 
     def return_to(self, weights: Mapping[str, Tensor]) -> None:

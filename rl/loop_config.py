@@ -66,6 +66,8 @@ class LoopConfig:
     floor: float | None = 0.1
     """An actor whose success falls further than this below the base's gives way to the best one, and only critics learn for half
     the steps to the next evaluation; None lets it fall."""
+    cost_half_life: int | None = None
+    """Steps in which the cost of the actor's output halves while evaluations see no fall (`rl.gate.eased`); None leaves it as it is."""
     checkpoint_every: int = 5_000
     """Steps between checkpoints."""
     learner: LearnerConfig = field(default_factory=LearnerConfig)

@@ -28,7 +28,7 @@ from torch import Tensor
 from rl.batch import FrameSpec
 from rl.checkpoint import read_state, write_state
 from rl.episodes import check_demos
-from rl.gate import Evaluation, Gate
+from rl.gate import Evaluation, Gate, eased
 from rl.loop_config import LoopConfig, LoopResult
 from rl.memory import Files, Memory, View, make_memory
 from rl.outpost import Outpost
@@ -123,13 +123,13 @@ class Runner:
         if self.demos is not None and self.demos.device != self.memory.place:
             self.demos = self.demos.moved(self.memory.place)
         self.replay_rng = torch.Generator(self.memory.place).manual_seed(config.seed + 2)
-        self.draw_through(None)
+        self.draw_through(getattr(self.method, "view", None))
         if saved is None or acting is None:
             self._trim_metrics()
             self.group.attach(self.learner)
             return
         self.learner.load_state(saved[0], saved[1]["learner"])
-        self._anchor()
+        self._charge()
         self.group.attach(self.learner)
         self.replay_rng.set_state(saved[0]["replay_rng"])
         if not self.finished:
@@ -338,6 +338,7 @@ class Runner:
             row |= {"k": evaluation.k, "n": evaluation.n, "success": evaluation.rate, "kept": self.gate.best is evaluation}
             shown["success"] = evaluation.rate
             row |= self._hold_floor(evaluation)
+            self._charge()
             self.stop_count = self.stop_count + 1 if evaluation.rate >= config.stop_success else 0
             if self.stop_count >= config.stop_evaluations:
                 self.reason = f"success {evaluation.k}/{evaluation.n} reached {config.stop_success:.2f} after {self.step} steps"
@@ -382,11 +383,16 @@ class Runner:
             start = self._evaluate()
             self.actor.active.fill_(False)  # type: ignore[operator, union-attr]
             self._log(step=0, k=start.k, n=start.n, success=start.rate, kept=self.gate.best is start)
-            self._anchor()
+            self._charge()
 
-    def _anchor(self) -> None:
-        if self.method.anchor is not None and len(self.history) > 1:
-            self.method.anchor(self.learner, self.history[1].rate - self.history[0].rate)
+    def _charge(self) -> None:
+        """What the actor's output costs from now on, by what evaluations have said."""
+        config, anchor = self.config, self.method.anchor
+        if anchor is not None and len(self.history) > 1:
+            anchor(self.learner, self.history[1].rate - self.history[0].rate)
+        if config.cost_half_life is not None:
+            first = self.learner.output_cost.fill_(config.learner.output_l2) if anchor is None else self.learner.output_cost
+            first.mul_(eased(self.history, config.random_steps, config.cost_half_life))
 
     def _write_actor(self) -> None:
         atomic_write(self.run / ACTOR_FILE, save({k: v.cpu().contiguous() for k, v in self.gate.weights.items()}))

@@ -204,9 +204,9 @@ def improve(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
         gate_env = sim.worlds(interface, WORLDS, backend=args.backend, device=args.device, randomisation=whole)
         stack.callback(gate_env.close)
 
-        def measure(policy: PolicyModule) -> dict[str, int]:
+        def measure(policy: PolicyModule, steps: int | None = None) -> dict[str, int]:
             scenes = range(first, first + GATE_EPISODES)
-            outcome = evaluate(policy.to(device), gate_env, scenes, executor_kwargs={"device": device, **told})
+            outcome = evaluate(policy.to(device), gate_env, scenes, executor_kwargs={"device": device, "steps": steps, **told})
             return {"k": outcome.k, "n": outcome.n}
 
         args = with_best_plan(args, base, measure, progress)

@@ -36,6 +36,8 @@ LARGEST_BATCH = 16_384
 """Transitions in a batch at most, where there are many worlds."""
 Learn = Callable[["VecEnv", "RunDir", Callable[[], Mapping[str, Any]], Progress], "LoopResult"]
 """(worlds, run, gate, progress) → result."""
+Measure = Callable[["PolicyModule", "int | None"], Mapping[str, int]]
+"""(policy, sampling steps) → {"k": successes, "n": episodes}."""
 MakeMethod = Callable[[], "tuple[Method, Ring | None]"]
 """→ what acts and learns, and recorded episodes."""
 
@@ -71,7 +73,7 @@ def planning(base: PolicyModule, args: Args) -> PolicyModule:
     return Planned(base, args.act_steps or max(1, base.spec.horizon // 2), zero_noise=args.base_noise == "zero")
 
 
-def with_best_plan(args: Args, base: PolicyModule, measure: Callable[[PolicyModule], Mapping[str, int]], progress: Progress) -> Args:
+def with_best_plan(args: Args, base: PolicyModule, measure: Measure, progress: Progress) -> Args:
     """`--base-noise auto` and `--act-steps`, where they are left open, as the base succeeds most often.
 
     A policy that plans anew more often reacts sooner, but may never get to the end of a motion; which of the two weighs more is tried.
@@ -79,7 +81,7 @@ def with_best_plan(args: Args, base: PolicyModule, measure: Callable[[PolicyModu
     Args:
         args: of the command line.
         base: the policy.
-        measure: a policy's successes, {"k", "n"}.
+        measure: the successes of a policy, in so many sampling steps or its own.
         progress: is told what was found.
     """
     plans = args.method in ("residual", "decorator")
@@ -91,7 +93,7 @@ def with_best_plan(args: Args, base: PolicyModule, measure: Callable[[PolicyModu
     open_ = [replace(args, act_steps=length, base_noise=noise) for length in lengths for noise in noises]
     if len(open_) == 1:
         return open_[0]
-    found = [measure(planning(base, each)) for each in open_]
+    found = [measure(planning(base, each), None if plans else args.sampling_steps) for each in open_]
     told = (f"{r['k']}/{r['n']} with {e.act_steps} steps of a chunk from {e.base_noise} noise" for e, r in zip(open_, found, strict=True))
     progress.note(f"the policy alone: {', '.join(told)}; the best is improved")
     return open_[max(range(len(open_)), key=lambda i: found[i]["k"])]
@@ -367,6 +369,7 @@ def _steered_past(root: Path, policy: Any, args: Args, steering: Any, rewards: R
 
     from demos import Dataset
     from rl.episodes import add_frames, walk_along
+    from rl.noise_judge import unchosen
     from rl.replay import Ring
 
     data = Dataset(root)
@@ -374,7 +377,7 @@ def _steered_past(root: Path, policy: Any, args: Args, steering: Any, rewards: R
 
     def look(obs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         frames = steering.frames(obs)
-        return {**frames, "u": frames["features"].new_zeros(len(frames["features"]), policy.actor.size)}
+        return {**frames, **unchosen(frames["features"], policy.actor.size)}
 
     with torch.no_grad():
         walked = walk_along(look, lambda: steering.reset(None), episodes, WORLDS_PLANNED)

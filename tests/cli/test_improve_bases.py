@@ -80,7 +80,8 @@ def test_what_was_learned_beside_a_base_is_saved_evaluated_and_compared(folder, 
 def test_what_is_left_open_of_how_a_policy_plans_is_what_succeeds_most_often(folder, options, best, tried):
     successes, seen = {(4, False): 30, (4, True): 20, (8, False): 30, (8, True): 40}, []
 
-    def measure(policy: Any) -> dict[str, int]:
+    def measure(policy: Any, steps: int | None) -> dict[str, int]:
+        assert steps == (5 if options.get("method") == "dsrl" else None)  # as it will act
         seen.append((policy.spec.horizon, policy.config.zero_noise))
         return {"k": successes[seen[-1]], "n": 50}
 

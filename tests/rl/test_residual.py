@@ -12,7 +12,7 @@ import point_mass
 import pytest
 import torch
 
-from rl.gate import Evaluation, Gate
+from rl.gate import Evaluation, Gate, eased
 from rl.learner import LearnerConfig
 from rl.residual import ACTOR_FILE, STATE_FILE, ResidualConfig, train_residual
 from sinew.errors import DataError, InputError
@@ -152,6 +152,19 @@ def test_the_best_weights_come_back_and_are_in_the_run(tmp_path):
     written = load_file(tmp_path / "run" / ACTOR_FILE)
     for key, value in actor.state_dict().items():
         assert torch.equal(value, kept[2][key]) and torch.equal(written[key], kept[2][key])
+
+
+def test_the_cost_of_leaving_the_base_halves_while_success_holds_and_comes_back_after_a_fall():
+    base, start = Evaluation(0, 60, 100), 1_000
+    assert eased([], start, 500) == eased([base], start, 500) == eased([base, Evaluation(1_000, 10, 100)], start, 500) == 1.0
+    held = [base, Evaluation(1_500, 58, 100), Evaluation(2_500, 90, 100)]
+    assert eased(held, start, 500) == pytest.approx(0.5**3)
+    fell = [*held, Evaluation(3_000, 75, 100)]  # 15 points; two standard errors of the difference are 10.7
+    assert eased(fell, start, 500) == pytest.approx(0.5)
+    assert eased([*fell, Evaluation(4_000, 90, 100)], start, 500) == pytest.approx(0.25)  # it takes twice as long from then on
+    assert eased([*fell, Evaluation(3_500, 50, 100)], start, 500) == 1.0  # never more than at first
+    assert eased([*held, Evaluation(3_000, 80, 100)], start, 500) == pytest.approx(0.5**4)
+    assert eased([*held, Evaluation(3_000, 8, 10)], start, 500) == pytest.approx(0.5**4)  # ten episodes say too little
 
 
 def test_gate_prefers_the_base_in_a_tie_and_the_later_candidate_otherwise():
