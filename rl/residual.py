@@ -38,6 +38,7 @@ class ResidualConfig(LoopConfig):
     steps: int = 25_000
     random_steps: int = 3_000
     n_step: int = 5
+    cost_half_life: int | None = 2_500
     learner: LearnerConfig = field(default_factory=lambda: LearnerConfig(smoothing_std=0.03, smoothing_clip=0.06, output_l2=15.0))
     random_scale: float = 0.05
     """That noise is in plus or minus this, in units of the normalised action."""
