@@ -20,8 +20,7 @@ from rl.batch import Batch, FrameSpec
 from rl.critic import Critic
 from rl.learner import Frames, Learner, LearnerConfig, features_and_action
 from rl.loop_config import LoopConfig, LoopResult
-from rl.noise_judge import BEGUN, NoiseJudge, unchosen, with_executed
-from rl.overlapping import Overlapping
+from rl.noise_judge import NoiseJudge, with_executed
 from rl.replay import Ring
 from rl.runner import Runner
 from sinew.errors import SpecError
@@ -54,7 +53,6 @@ class DsrlMethod:
     def __init__(self, steering: Steering, num_envs: int, action_dim: int, config: DsrlConfig) -> None:
         self.steering, self.actor, self.config = steering, steering.actor, config
         self.stride, self.action_dim = steering.act_steps, action_dim
-        self.view = None if config.variant == "sac" else Overlapping
         place = next(self.actor.parameters()).device
         self._queue = torch.zeros(num_envs, self.stride, action_dim, device=place)
         self._u = torch.zeros(num_envs, self.actor.size, device=place)
@@ -71,7 +69,7 @@ class DsrlMethod:
             learner.stay_near(self.config.anchor * gained, temperature=1e-3)
 
     def look(self, obs: Obs, step: int, generator: torch.Generator) -> dict[str, Tensor]:
-        """Frames, with the noise behind the chunk of each world, whether it begins here, and its action for this tick."""
+        """Frames, with the noise behind the chunk of each world and its action for this tick."""
         frames = self.steering.frames(obs)
         due = torch.nonzero(self._used >= self.stride)[:, 0]
         if len(due):
@@ -80,7 +78,7 @@ class DsrlMethod:
             self._queue[due], self._u[due], self._used[due] = self.steering.decode(asked, u), u, 0
         action = self._queue[torch.arange(len(self._used), device=self._used.device), self._used]
         self._used += 1
-        return {**frames, "u": self._u.clone(), BEGUN: (self._used == 1).to(self._u), "action": action}
+        return {**frames, "u": self._u.clone(), "action": action}
 
     def _choose(self, features: Tensor, step: int, generator: torch.Generator) -> Tensor:
         normal = torch.randn(len(features), self.actor.size, generator=generator).to(features)
@@ -94,7 +92,7 @@ class DsrlMethod:
     def look_last(self, obs: Obs, ids: Sequence[int]) -> dict[str, Tensor]:
         """Frames alone: nothing is chosen any more."""
         frames = self.steering.frames(obs, ids, remember=False)
-        return {**frames, **unchosen(frames["features"], self.actor.size)}
+        return {**frames, "u": frames["features"].new_zeros(len(ids), self.actor.size)}
 
     def act(self, frames: Frames, step: int, generator: torch.Generator) -> Tensor:
         """The action of this tick."""

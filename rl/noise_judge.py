@@ -19,12 +19,10 @@ from rl.critic import Critic
 from rl.engine import make_engine
 from rl.learner import Frames, Judge, Learner
 
-BEGUN = "begun"
-"""Frame key of whether the chunk that the stored noise led to begins at this step, (B,), or goes on, or is nobody's."""
 EXECUTED = "executed"
 """Frame key of the chunk that was executed, (B, stride * A)."""
 OWN = "own"
-"""Frame key of whether the policy made that chunk of the stored noise, (B,): 1, or 0 where it began before, or somebody acted."""
+"""Frame key of whether the policy made that chunk of the stored noise, (B,): 1, or 0 where somebody took over or demonstrated."""
 FRESH = 0.25
 """Part of every fit that is noise of the prior, for which the policy is asked; the rest costs nothing."""
 
@@ -32,13 +30,8 @@ FRESH = 0.25
 def with_executed(batch: Batch) -> Batch:
     """The batch with its action in one vector, and that vector beside the noise it came of."""
     executed = batch.action.flatten(1)
-    own = ((batch.source & (HUMAN | DEMO)) == 0).to(executed) * batch.frames[BEGUN]
+    own = ((batch.source & (HUMAN | DEMO)) == 0).to(executed)
     return replace(batch, action=executed, frames={**batch.frames, EXECUTED: executed, OWN: own})
-
-
-def unchosen(features: Tensor, size: int) -> dict[str, Tensor]:
-    """What stands for noise beside features (N, D) where none was chosen."""
-    return {"u": features.new_zeros(len(features), size), BEGUN: features.new_zeros(len(features))}
 
 
 class NoiseJudge(Judge):

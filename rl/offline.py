@@ -7,18 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from rl.batch import Batch, FrameSpec, Sampler
+from rl.batch import Batch, FrameSpec, Sampler, Way
 from rl.checkpoint import read_state, write_state
 from rl.gate import Evaluation, Gate
 from rl.learner import Frames, Learner
 from rl.loop_config import LoopConfig, LoopResult
-from rl.overlapping import Overlapping
 from rl.replay import Ring
 from rl.runner import ACTOR_FILE, Runner
 from sinew.config import to_json
@@ -81,7 +80,6 @@ class OfflineMethod:
         stride: int = 1,
     ) -> None:
         self.actor, self.observe, self.action_dim, self.config, self.stride = actor, observe, action_dim, config, stride
-        self.view = Overlapping if stride > 1 else None
         self.learner: Learner | None = None
         self._queue = torch.zeros(num_envs, stride, action_dim)
         self._used = torch.full((num_envs,), stride)
@@ -133,6 +131,42 @@ class OfflineMethod:
         return batch
 
 
+class Overlapping:
+    """A ring whose chunks may start at any step of an episode, not only where its own plans did."""
+
+    def __init__(self, ring: Ring) -> None:
+        self.ring = ring
+        self._known: tuple[tuple[int, int], Tensor] | None = None
+
+    def __len__(self) -> int:
+        """Frames that are held."""
+        return len(self.ring)
+
+    def sample(self, batch_size: int, *, updates: int = 1, generator: torch.Generator | None = None, **way: Unpack[Way]) -> list[Batch]:
+        """As `Ring.sample`; a chunk that the episode's end cuts short keeps its true `span`."""
+        window = way.get("n_step", 1) * way.get("stride", 1)
+        pool = self._starts(window)
+        if not len(pool):
+            raise InputError(f"the replay holds no {window} steps in a row; add more before sampling")
+        start = pool[torch.randint(len(pool), (batch_size * updates,), generator=generator, device=pool.device)]
+        batch = self.ring.gather(start, **way)
+        return [batch.map(lambda x, i=i: x[i * batch_size : (i + 1) * batch_size]) for i in range(updates)]
+
+    def _starts(self, window: int) -> Tensor:
+        """Steps whose next `window` steps, or all until their episode's end, are there."""
+        ring, key = self.ring, (self.ring.count, window)
+        if self._known is None or self._known[0] != key:
+            pool, N = ring.starts(), ring.num_envs
+            first = max(ring.count - window, ring.count - len(ring) // N)
+            times = torch.arange(first, ring.count, device=ring.device)
+            ended = (ring.terminated | ring.truncated).view(-1, N)
+            ended = ended[times % len(ended)]
+            ends_later = ended.flip(0).cumsum(0).flip(0) > 0
+            time, world = pool // N, pool % N
+            self._known = key, pool[(time < first) | ends_later[(time - first).clamp(min=0), world]]
+        return self._known[1]
+
+
 def train_offline(
     method: OfflineMethod,
     data: Ring,
@@ -162,13 +196,16 @@ def train_offline(
     """
     if not len(data):
         raise InputError("the data hold no step to learn from; record or collect episodes first")
-    sampler = data if method.view is None else method.view(data)
+    sampler = Overlapping(data) if method.stride > 1 else data
     folder = run if env is None else RunDir(run / FOLDER)
     folder.path.mkdir(parents=True, exist_ok=True)
     result = _Offline(method, data, sampler, folder, config, base, evaluate, progress).run_to_end()
     if env is None:
         return result
-    return Runner(env, method, run, config, data, evaluate, progress).run_to_end()
+    runner = Runner(env, method, run, config, data, evaluate, progress)
+    if method.stride > 1:
+        runner.draw_through(Overlapping)
+    return runner.run_to_end()
 
 
 class _Offline:

@@ -1,8 +1,9 @@
 """Residual off-policy reinforcement learning on a frozen, chunked base policy.
 
 The base plans an action for every tick; a small actor adds a bounded correction, and critics learn from what was executed,
-clip(base + correction, -1, 1). The planned action is stored with every frame, so no update asks the base again. Method of
-"Residual Off-Policy RL for Finetuning Behavior Cloning Policies" (arXiv 2509.19301), with TD3-style smoothing.
+clip(base + correction, -1, 1). The planned action is stored with every frame, so no update asks the base again.
+
+Source: ResFiT, arXiv:2509.19301, with TD3-style smoothing; the cost of a correction and how it is eased are ours.
 """
 
 from __future__ import annotations
@@ -30,9 +31,8 @@ __all__ = ["ACTOR_FILE", "STATE_FILE", "ResidualConfig", "make_learner", "train_
 class ResidualConfig(LoopConfig):
     """Settings of residual learning; the warm-up acts by base + uniform noise.
 
-    Little noise, and a weight on the correction itself. A policy that closes its own loop stalls when it is pushed around: on
-    handover a correction of 0.05, drawn at every tick, costs a quarter of the successes, one that is held for twelve ticks half of
-    them. Corrections that are not worth anything would drift that far while critics know nothing yet.
+    Little noise, and a cost of the correction itself. A policy that closes its own loop stalls when it is pushed around (on handover a
+    correction of 0.05 at every tick costs a quarter of the successes), and corrections drift that far while critics know nothing yet.
     """
 
     steps: int = 25_000

@@ -123,7 +123,7 @@ class Runner:
         if self.demos is not None and self.demos.device != self.memory.place:
             self.demos = self.demos.moved(self.memory.place)
         self.replay_rng = torch.Generator(self.memory.place).manual_seed(config.seed + 2)
-        self.draw_through(getattr(self.method, "view", None))
+        self.draw_through(None)
         if saved is None or acting is None:
             self._trim_metrics()
             self.group.attach(self.learner)

@@ -25,8 +25,7 @@ class Method(Protocol):
 
     Where worlds are in processes of their own, each has a copy of the method, and the weights of `actor` are brought there. A
     method that needs more to act also has an attribute `acting`, a module with all that it needs, made by `make_learner`. One that has
-    no policy to begin with says so by an attribute `from_scratch`, which is true. One whose batches are drawn in another way than uniformly
-    from where chunks were planned has an attribute `view`, a function of the replay (`rl.overlapping`).
+    no policy to begin with says so by an attribute `from_scratch`, which is true.
     """
 
     actor: nn.Module

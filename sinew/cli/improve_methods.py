@@ -369,7 +369,6 @@ def _steered_past(root: Path, policy: Any, args: Args, steering: Any, rewards: R
 
     from demos import Dataset
     from rl.episodes import add_frames, walk_along
-    from rl.noise_judge import unchosen
     from rl.replay import Ring
 
     data = Dataset(root)
@@ -377,7 +376,7 @@ def _steered_past(root: Path, policy: Any, args: Args, steering: Any, rewards: R
 
     def look(obs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         frames = steering.frames(obs)
-        return {**frames, **unchosen(frames["features"], policy.actor.size)}
+        return {**frames, "u": frames["features"].new_zeros(len(frames["features"]), policy.actor.size)}
 
     with torch.no_grad():
         walked = walk_along(look, lambda: steering.reset(None), episodes, WORLDS_PLANNED)

@@ -16,7 +16,6 @@ from rl.batch import Batch
 from rl.dsrl import DsrlConfig, DsrlMethod, train_dsrl
 from rl.learner import Learner
 from rl.noise_judge import FRESH
-from rl.overlapping import Overlapping
 from rl.policy_decorator import DecoratorMethod
 from rl.replay import Ring
 from rl.residual import make_learner
@@ -90,21 +89,6 @@ def test_a_chunk_that_an_end_cuts_short_keeps_its_length_its_discount_and_its_bo
     torch.testing.assert_close(batch.next_frames["features"][:, :2], place)  # the state where it ended, not that of the next episode
 
 
-def test_chunks_are_judged_from_every_step_and_noise_only_where_its_chunk_begins(tmp_path):
-    ring, _ = steered(tmp_path, Recorded(2, max_episode_steps=6))
-    method = DsrlMethod(test_dsrl.Steering(), 2, 2, DSRL)
-    assert method.view is Overlapping and DsrlMethod(test_dsrl.Steering(), 2, 2, replace(DSRL, variant="sac")).view is None
-    raw = Overlapping(ring).sample(512, stride=CHUNK, n_step=1, generator=torch.Generator().manual_seed(0))[0]
-    age = ring.episode_step[raw.slot]
-    assert set(age.tolist()) == set(range(6))
-    batch = method.prepare(raw)
-    own, whole = batch.frames["own"] > 0, raw.span == CHUNK
-    assert torch.equal(own, age % CHUNK == 0)
-    made = test_dsrl.Steering().decode(batch.frames, batch.frames["u"]).flatten(1)
-    torch.testing.assert_close(batch.action[own & whole], made[own & whole], atol=1e-6, rtol=0)
-    assert not torch.isclose(batch.action, made).all(1)[~own & whole].all()
-
-
 def test_rewards_within_a_chunk_are_discounted_by_their_own_step():
     ring = Ring(8, 1, FRAME, 2)
     no = torch.zeros(1, dtype=torch.bool)
@@ -132,8 +116,7 @@ def dsrl_learner(**settings) -> tuple[DsrlMethod, Learner]:
 def chunks(seed: int = 0, variant: str = "na") -> Batch:
     """Transitions of latent steering, as the learner takes them."""
     g = torch.Generator().manual_seed(seed)
-    features, u = ([made(16, size, generator=g) for _ in range(2)] for made, size in ((torch.rand, 4), (torch.randn, 2)))
-    frames = [{"features": f - 0.5, "u": n, "begun": torch.ones(16)} for f, n in zip(features, u, strict=True)]
+    frames = [{"features": torch.rand(16, 4, generator=g) - 0.5, "u": torch.randn(16, 2, generator=g)} for _ in range(2)]
     action, flat = torch.rand(16, CHUNK, 2, generator=g) * 2 - 1, torch.zeros(16, dtype=torch.int64)
     reward, discount = torch.rand(16, generator=g), torch.full((16,), 0.9)
     batch = Batch(frames[0], action, reward, discount, frames[1], flat + CHUNK, flat.to(torch.uint8), flat)
