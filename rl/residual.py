@@ -134,8 +134,7 @@ class ResidualMethod:
             u = propose(self.actor, frames)
         u = u + config.exploration_std * torch.randn(u.shape, generator=generator).to(u)
         if config.progressive_steps:
-            share = min(1.0, (step - config.random_steps) / config.progressive_steps)
-            u = u * (torch.rand(len(u), 1, generator=generator).to(u) < share)
+            u = u * (torch.rand(len(u), 1, generator=generator).to(u) * config.progressive_steps < step - config.random_steps)
         return u
 
     def layout(self, frames: Frames) -> FrameSpec:
