@@ -295,10 +295,10 @@ class Learner:
         finally:
             torch._foreach_copy_(actor, kept)  # pyright: ignore[reportPrivateImportUsage]
 
-    def stay_near(self, weight: float, temperature: float | None = None) -> None:
+    def stay_near(self, weight: float, temperature: float) -> None:
         """The actor's output costs `weight` per mean square from now on; a learner that is new begins at this temperature."""
         self.output_cost.fill_(weight)
-        if temperature is not None and not self.updates:
+        if not self.updates:
             self.log_temperature.data.fill_(math.log(temperature))
 
     def return_to(self, weights: Mapping[str, Tensor]) -> None:

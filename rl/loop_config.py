@@ -83,6 +83,8 @@ class LoopConfig:
                 f"gamma {self.gamma} must be in (0, 1], demo_fraction {self.demo_fraction} in [0, 1], "
                 f"updates_per_step {self.updates_per_step} must not be negative"
             )
+        if self.cost_half_life is not None and self.cost_half_life < 1:
+            raise InputError(f"cost_half_life is {self.cost_half_life}; it must be at least 1, or None")
         if self.floor is not None and not 0 <= self.floor <= 1:
             raise InputError(f"floor {self.floor} is a difference of success rates, between 0 and 1")
         self._head()  # refuses what cannot be

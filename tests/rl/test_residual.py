@@ -299,7 +299,7 @@ def test_never_succeeding_is_said_with_what_to_try(tmp_path):
 
 def test_settings_that_cannot_be_are_refused():
     bad: dict[str, Any]
-    for bad in ({"steps": 0}, {"gamma": 0.0}, {"demo_fraction": 2.0}, {"n_step": 0}):
+    for bad in ({"steps": 0}, {"gamma": 0.0}, {"demo_fraction": 2.0}, {"n_step": 0}, {"cost_half_life": 0}):
         with pytest.raises(InputError):
             ResidualConfig(**bad)
     with pytest.raises(InputError):
