@@ -71,6 +71,15 @@ def read_json(path: Path | str) -> Any:
         raise DataError(f"{path} cannot be read as JSON: {e}") from None
 
 
+def difference(there: Any, here: Any, name: str = "") -> str | None:
+    """The first field, by name and `verb` before all others, in which two JSON objects differ, with both values; None if none does."""
+    if isinstance(there, Mapping) and isinstance(here, Mapping):
+        keys = sorted({*there, *here}, key=lambda key: (key != "verb", key))
+        found = (difference(there.get(key), here.get(key), f"{name}.{key}" if name else key) for key in keys)
+        return next((told for told in found if told is not None), None)
+    return None if there == here else f"{name} is {there!r} there, {here!r} here"
+
+
 class RunDir:
     """A run directory.
 
@@ -118,11 +127,8 @@ class RunDir:
         if (run / "meta/info.json").exists():
             raise InputError(f"{path} holds a dataset; choose another folder for the run")
         if (run / "config.json").exists():
-            found = read_json(run / "config.json")
-            for key in sorted(set(wanted) | set(found)):
-                if wanted.get(key) != found.get(key):
-                    there, here = repr(found.get(key)), repr(wanted.get(key))
-                    raise InputError(f"{path} holds another run: {key} is {there} there, {here} here; choose another --out")
+            if (differs := difference(read_json(run / "config.json"), wanted)) is not None:
+                raise InputError(f"{path} holds another run: {differs}; choose another --out")
             return run
         write_json(run / "provenance.json", provenance(seeds or {}, inputs or {}))
         write_json(run / "config.json", wanted)

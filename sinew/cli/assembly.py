@@ -261,15 +261,27 @@ def data_of(source: Source) -> Path:
     Raises:
         InputError: it names none, several, or one that is not there.
     """
+    name, place = named_data(source)
+    if name is None:
+        raise InputError(f"{source.name} does not name one dataset that it was trained on: name it with --data DIR")
+    if place is None:
+        raise InputError(f"{source.name} was trained on {name}, which is not there: name it with --data DIR")
+    return place
+
+
+def named_data(source: Source) -> tuple[str | None, Path | None]:
+    """The dataset that a run names as what it was trained on, or improved with, and where that is.
+
+    A relative path, as it was given in the folder that the run was made from, is looked for in every folder above the run, too.
+    """
     from sinew.rundir import read_json
 
     config = {} if source.run is None else read_json(source.run / "config.json")
-    found = config.get("data") or config.get("demos")
-    if not isinstance(found, str):
-        raise InputError(f"{source.name} does not name one dataset that it was trained on: name it with --data DIR")
-    if not Path(found).is_dir():
-        raise InputError(f"{source.name} was trained on {found}, which is not there: name it with --data DIR")
-    return Path(found)
+    name = config.get("data") or config.get("demos")
+    if source.run is None or not isinstance(name, str):
+        return None, None
+    places = (Path(name), *(above / name for above in source.run.path.resolve().parents))
+    return name, next((place for place in places if place.is_dir()), None)
 
 
 def value_of(sources: Sequence[Source]) -> Value:

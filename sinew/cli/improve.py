@@ -21,12 +21,15 @@ if TYPE_CHECKING:
     from policies import PolicyModule
     from sim import GymnasiumTask, Randomisation, TaskInterface
     from sinew.cli.assembly import Source
+    from sinew.cli.improve_methods import Chosen
     from sinew.protocols import VecEnv
 
 RECORDED = ("iql", "td3-bc", "fql", "qc", "recap")
 """Methods that learn from recorded episodes (`sinew.cli.improve_offline`)."""
 REMEMBERING = ("residual", "dsrl", "dsrl-grad", "decorator", "ibrl", "rlpd", "ppo-denoise", *RECORDED)
 """Methods that learn from demonstrations too, where there are some."""
+COUNTED = ("steps", "act_steps", "sampling_steps", "num_envs", "evaluate_every", "updates", "rounds", "rollouts", "gate_episodes")
+"""Options of which there must be one at least."""
 GATE_EPISODES = 100
 """Scenes on which the gate decides; apart from training scenes and from the test scenes of `sinew eval`."""
 
@@ -180,6 +183,7 @@ def improve(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
         return improve_robot(args, progress)
     import policies
     import sim
+    from demos import Dataset
     from policies.evaluate import evaluate
     from policies.parallel import own_device
     from sinew.cli import calibrated, improve_actors, reward_heard, reward_situation
@@ -192,13 +196,15 @@ def improve(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
     source = open_source(args.run, args.task, args.action)
     base, task = source.policy, args.task or source.task()
     interface = _interface(base, task)
-    demos = (args.demos or _own_demos(source, args.method)) if args.method in REMEMBERING else None
-    if args.method == "rlpd" and demos is None:
-        raise InputError(f"--method rlpd learns from demonstrations beside its own steps, and {args.run} names none: give --demos DIR")
+    demos = (args.demos or _own_demos(source, args.method, progress.note)) if args.method in REMEMBERING else None
+    if demos is not None:
+        Dataset(demos)  # refused before anything is measured if it cannot be read
+    elif args.method == "rlpd":
+        raise InputError("--method rlpd learns from demonstrations beside its own steps, and there are none: give --demos DIR")
     heard = reward_heard.Heard(progress.note)
     args = reward_situation.chosen(args, interface, Path(demos) if demos else None, heard.say)
     device, told = own_device(args.device), {"instruction": interface.task_text}
-    drawn, whole = randomised(args)
+    (drawn, whole), apart = randomised(args), improve_actors.described(args)
     first = first_scene("gate")
     with ExitStack() as stack:
         gate_env = sim.worlds(interface, WORLDS, backend=args.backend, device=args.device, randomisation=whole)
@@ -209,13 +215,16 @@ def improve(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
             outcome = evaluate(policy.to(device), gate_env, scenes, executor_kwargs={"device": device, "steps": steps, **told})
             return {"k": outcome.k, "n": outcome.n}
 
-        args = with_best_plan(args, base, measure, progress)
-        method = METHODS[args.method](base, interface, args, demos, device)
+        def make(chosen: Args) -> Chosen:
+            return METHODS[args.method](base, interface, chosen, demos, device)
+
+        args = with_best_plan(args, base, make, measure, progress)
+        method = make(args)
         env = _practice(interface, args, method.config.gamma, heard.say, heard.log)
         stack.callback(env.close)
         described = {"verb": "improve", "task": task, "base": str(args.run), "demos": str(demos) if demos else None}
         described |= {} if drawn is None else {"randomise": to_json(drawn)}
-        described |= {**reward_situation.described(args), "num_envs": args.num_envs, **improve_actors.described(args), **method.described}
+        described |= {**reward_situation.described(args), "num_envs": args.num_envs, **apart, **method.described}
         _check_kept(method.policy)
         learn = method.prepare()
         stack.enter_context(improve_actors.reached(args))
@@ -259,11 +268,14 @@ def randomised(args: Args) -> tuple[Randomisation | None, Randomisation | None]:
 
 
 def _refuse_combinations(args: Args) -> None:
-    """Refuse options that do not go together.
+    """Refuse options that cannot be, or do not go together.
 
     Raises:
         InputError: names them.
     """
+    for name in COUNTED:
+        if (value := getattr(args, name)) is not None and value < 1:
+            raise InputError(f"--{name.replace('_', '-')} {value}: at least 1 is needed")
     if args.robot is None:
         _refuse_robot_options(args)
     elif args.actors or args.address:
@@ -331,20 +343,21 @@ def _practice(
     return reward_situation.rewarded(env, interface, args, gamma, say, log)
 
 
-def _own_demos(source: Source, method: str) -> Path | None:
+def _own_demos(source: Source, method: str, say: Callable[[str], None] = lambda text: None) -> Path | None:
     """The dataset that a run was trained on, or improved with, where it is there; the decorator's own method has none.
 
     Nor has steering a policy that reads: what it sees of every frame is too large to be kept unasked.
     """
     from policies.language import LANGUAGE
-    from sinew.rundir import read_json
+    from sinew.cli.assembly import named_data
 
     reads = method.startswith("dsrl") and LANGUAGE in source.policy.spec.capabilities
     if source.run is None or method == "decorator" or reads:
         return None
-    config = read_json(source.run / "config.json")
-    path = config.get("data") or config.get("demos")
-    return Path(path) if isinstance(path, str) and Path(path).is_dir() else None
+    name, place = named_data(source)
+    if name is not None and place is None:
+        say(f"{source.name} was trained on {name}, which is not there; --demos DIR would say where it is")
+    return place
 
 
 def _check_kept(policy: PolicyModule) -> None:

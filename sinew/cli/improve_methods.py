@@ -12,6 +12,7 @@ import numpy as np
 from sinew.cli import reward_situation
 from sinew.errors import InputError
 from sinew.progress import Progress
+from sinew.rundir import read_json
 
 if TYPE_CHECKING:
     import torch
@@ -73,30 +74,44 @@ def planning(base: PolicyModule, args: Args) -> PolicyModule:
     return Planned(base, args.act_steps or max(1, base.spec.horizon // 2), zero_noise=args.base_noise == "zero")
 
 
-def with_best_plan(args: Args, base: PolicyModule, measure: Measure, progress: Progress) -> Args:
+def with_best_plan(args: Args, base: PolicyModule, make: Callable[[Args], Chosen], measure: Measure, progress: Progress) -> Args:
     """`--base-noise auto` and `--act-steps`, where they are left open, as the base succeeds most often.
 
-    A policy that plans anew more often reacts sooner, but may never get to the end of a motion; which of the two weighs more is tried.
+    A policy that plans anew more often reacts sooner, but may never get to the end of a motion; which of the two weighs more is tried,
+    once: a run that goes on keeps what it began with.
 
     Args:
         args: of the command line.
         base: the policy.
+        make: the method for arguments, asked once before anything is measured, so that it refuses what cannot be.
         measure: the successes of a policy, in so many sampling steps or its own.
         progress: is told what was found.
     """
     plans = args.method in ("residual", "decorator")
     if not (plans or args.method.startswith("dsrl")) or "noise" not in base.spec.capabilities:
         return replace(args, base_noise="sample") if args.base_noise == "auto" else args
-    whole = base.spec.horizon
+    args, whole = _as_begun(args), base.spec.horizon
     lengths = (args.act_steps,) if args.act_steps else dict.fromkeys((max(1, whole // 2), whole))
     noises = (args.base_noise,) if plans and args.base_noise != "auto" else ("sample", "zero") if plans else ("zero",)
     open_ = [replace(args, act_steps=length, base_noise=noise) for length in lengths for noise in noises]
     if len(open_) == 1:
         return open_[0]
+    make(open_[0])
     found = [measure(planning(base, each), None if plans else args.sampling_steps) for each in open_]
     told = (f"{r['k']}/{r['n']} with {e.act_steps} steps of a chunk from {e.base_noise} noise" for e, r in zip(open_, found, strict=True))
     progress.note(f"the policy alone: {', '.join(told)}; the best is improved")
     return open_[max(range(len(open_)), key=lambda i: found[i]["k"])]
+
+
+def _as_begun(args: Args) -> Args:
+    """With what a run at --out has found for what is left open."""
+    path = args.out / "config.json"
+    begun = read_json(path) if path.exists() else {}
+    if args.act_steps is None and isinstance(begun.get("act_steps"), int):
+        args = replace(args, act_steps=begun["act_steps"])
+    if args.base_noise == "auto" and begun.get("base_noise") in ("sample", "zero"):
+        args = replace(args, base_noise=begun["base_noise"])
+    return args
 
 
 def for_many(config: Any, args: Args) -> Any:
@@ -135,8 +150,7 @@ def residual(base: PolicyModule, interface: TaskInterface, args: Args, demos: Pa
         ResidualConfig(steps=args.steps or ResidualConfig.steps, learner=_learner(ResidualConfig, args), **_shared(args)), args
     )
     make_method = _at_every_tick(policy, policy.actor, ResidualMethod, config, interface, args, demos, device)
-    shape = {"scale": args.scale, "act_steps": policy.spec.horizon, "base_noise": args.base_noise, "relative": args.relative}
-    return Chosen(policy, config, {**shape, "residual": config}, _learning(make_method, config), make_method)
+    return Chosen(policy, config, {**_corrected(policy, args), "residual": config}, _learning(make_method, config), make_method)
 
 
 def dsrl(base: PolicyModule, interface: TaskInterface, args: Args, demos: Path | None, device: torch.device) -> Chosen:
@@ -244,7 +258,7 @@ def decorator(base: PolicyModule, interface: TaskInterface, args: Args, demos: P
         torch.manual_seed(args.seed)
         policy = Decorated(seen_finely(planning(base, args), args), scale=args.scale).to(device)
     make_method = _at_every_tick(policy, policy.actor, DecoratorMethod, config, interface, args, demos, device)
-    return Chosen(policy, config, {"scale": args.scale, "decorator": config}, _learning(make_method, config))
+    return Chosen(policy, config, {**_corrected(policy, args), "decorator": config}, _learning(make_method, config))
 
 
 def ppo_denoise(*arguments: Any) -> Chosen:
@@ -279,6 +293,11 @@ METHODS: dict[str, Callable[..., Chosen]] = {
     "recap": recorded,
 }
 """How each method of the command line is made."""
+
+
+def _corrected(policy: PolicyModule, args: Args) -> dict[str, Any]:
+    """What a run's config says of a correction and of the plans that it is of."""
+    return {"scale": args.scale, "act_steps": policy.spec.horizon, "base_noise": args.base_noise, "relative": args.relative}
 
 
 def _shared(args: Args) -> dict[str, Any]:

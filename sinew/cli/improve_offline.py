@@ -49,7 +49,7 @@ def from_data(base: PolicyModule, interface: Interface, args: Args, demos: Path 
     import torch
 
     if demos is None:
-        raise InputError(f"--method {args.method} learns from recorded episodes, and {args.run} names none: give --demos DIR")
+        raise InputError(f"--method {args.method} learns from recorded episodes, and {args.run} names none that is there: give --demos DIR")
     if args.candidates and args.method not in ("fql", "qc"):
         raise InputError(f"--candidates {args.candidates}: chunks to choose from are drawn by fql and qc, not by {args.method}")
     with torch.random.fork_rng(devices=[]):

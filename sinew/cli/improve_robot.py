@@ -73,7 +73,7 @@ def improve_robot(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
         raise InputError(f"--robot {args.robot}: {task} is a world of Gymnasium and no robot's task")
     interface, device = interface_of(source.policy, task), own_device(args.device)
     args = replace(args, num_envs=1, base_noise="sample" if args.base_noise == "auto" else args.base_noise)
-    demos, heard = _demos(args, source), reward_heard.Heard(progress.note)
+    demos, heard = _demos(args, source, progress.note), reward_heard.Heard(progress.note)
     args, needs = reward_on_robot.asked(args, interface, tuple(source.policy.spec.observation), demos, heard.say)
     wanted = _wanted(args, interface, tuple(source.policy.spec.observation), needs)
     detector = None if args.success is None else Detector(args.success, wanted)
@@ -180,14 +180,14 @@ def _check(args: Args) -> None:
         raise InputError(f"--gate-episodes {args.gate_episodes}: at least 1 is needed")
 
 
-def _demos(args: Args, source: Any) -> Path | None:
+def _demos(args: Args, source: Any, say: Callable[[str], None]) -> Path | None:
     from sinew.cli.improve import _own_demos
 
     if args.method != "residual":
         if args.demos is not None:
             raise InputError(f"--demos {args.demos}: {args.method} learns from what is done here; leave it out, or use --method residual")
         return None
-    return args.demos or _own_demos(source, args.method)
+    return args.demos or _own_demos(source, args.method, say)
 
 
 @contextmanager

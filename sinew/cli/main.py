@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import importlib
+import io
 import json
 import math
 import os
@@ -89,9 +90,7 @@ def usage() -> str:
 
 def run_verb(module: ModuleType, argv: list[str]) -> int:
     """Parse the arguments of a verb and run it; with --json nothing but its result goes to standard output."""
-    import tyro
-
-    args: Any = tyro.cli(module.Args, args=argv[1:], prog=f"sinew {argv[0]}", description=module.__doc__)
+    args = parse(module.Args, argv[1:], f"sinew {argv[0]}", module.__doc__)
     check_numbers(args)
     check_repeated(args, argv[1:])
     # Torch takes every core it sees and spins on them; a small policy on a small machine is faster with one.
@@ -108,6 +107,42 @@ def run_verb(module: ModuleType, argv: list[str]) -> int:
     if os.environ.get("RANK", "0") == "0":  # under torchrun one process speaks
         print(json.dumps(result, allow_nan=False), file=out)
     return exit_code(module, result)
+
+
+def parse(kind: type, words: list[str], prog: str, description: str | None) -> Any:
+    """Arguments from words; `--help` is told and ends the process.
+
+    Raises:
+        InputError: they do not fit; one line, where the parser has a box.
+    """
+    import tyro
+
+    from sinew.errors import InputError
+
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(kind, args=words, prog=prog, description=description)
+    except SystemExit as e:
+        if not e.code:
+            raise
+        raise InputError(f"{in_one_line(said.getvalue())}; {prog} --help tells its arguments") from None
+
+
+def in_one_line(box: str) -> str:
+    """What the parser's box says, without its frame, the help of options and where to find more of it."""
+    rows = [row.strip("│|")[1:].rstrip() for row in box.splitlines() if row.startswith(("│", "|"))] or box.splitlines()
+    parts: list[list[str]] = [[]]
+    explained = True
+    for row in rows:
+        text = row.strip().removesuffix("(required)").rstrip(" .")
+        if set(text) in ({"─"}, {"-"}):  # drawn plainly where the terminal speaks no UTF-8
+            parts.append([])
+        elif explained or not row.startswith(" " * 8):
+            explained = not text.startswith("--")  # an option explains itself; what has no name needs its help
+            parts[-1].append(text)
+    told = (" ".join(part) for part in parts if part and not part[0].startswith(("For full helptext", "Argument helptext")))
+    return "; ".join(told)
 
 
 def check_numbers(args: Any) -> None:

@@ -98,11 +98,6 @@ def test_wrong_input_is_one_line_and_exit_code_2(arguments: list[str], message: 
         assert message in done.stderr and "Traceback" not in done.stderr
 
 
-def test_wrong_flags_end_with_2_too() -> None:
-    assert sinew("tasks", "--colour", "red").returncode == 2
-    assert sinew("data").returncode == 2
-
-
 def test_tasks_json_is_one_object_with_specs() -> None:
     done = sinew("tasks", "lift", "--json")
     assert done.returncode == 0, done.stderr
@@ -117,3 +112,23 @@ def test_output_may_be_cut_short_by_a_closed_pipe() -> None:
         f"{sys.executable} -m sinew tasks lift | head -1", shell=True, cwd=ROOT, capture_output=True, text=True, timeout=120
     )
     assert "Traceback" not in done.stderr and done.stdout.startswith("lift")
+
+
+@pytest.mark.parametrize("drawn", ["utf-8", "ascii"])
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["improve", "a", "--out", "b", "--backend", "nothing"], "invalid choice 'nothing' for argument '--backend'"),
+        (["improve", "a"], "Missing from sinew improve: --out PATH; sinew improve --help"),
+        (["improve", "--out", "b"], "Missing from sinew improve: STR|PATH Run of the policy to improve"),
+        (["eval", "x", "--episodes", "abc"], "--episodes: invalid literal"),
+        (["tasks", "--whatever"], "Unrecognized options: --whatever"),
+        (["data"], "Expected one of {info, check"),
+        (["data", "nothing"], "Available subcommands: info, check"),
+    ],
+)
+def test_words_that_do_not_fit_get_one_line(words: list[str], told: str, drawn: str) -> None:
+    done = sinew(*words, PYTHONIOENCODING=drawn)
+    said = done.stderr
+    assert done.returncode == 2 and said.startswith("sinew: ") and told in said and said.count("\n") == 1
+    assert not set("│╭─|") & set(said.replace("STR|PATH", "")) and "---" not in said

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 import policies
 import sim
 from sinew.cli import collect, eval, improve, train
+from sinew.cli.assembly import data_of, open_source
 from sinew.cli.improve_methods import with_best_plan
 from sinew.errors import InputError, MissingDependency
 from sinew.progress import Progress
@@ -86,8 +88,55 @@ def test_what_is_left_open_of_how_a_policy_plans_is_what_succeeds_most_often(fol
         return {"k": successes[seen[-1]], "n": 50}
 
     args = improve.Args(run=folder / "bc", out=folder / "never", **options)
-    found = with_best_plan(args, policies.load(folder / "bc"), measure, Progress())
+    made: list[improve.Args] = []
+    found = with_best_plan(args, policies.load(folder / "bc"), made.append, measure, Progress())  # type: ignore[arg-type]
     assert (found.act_steps, found.base_noise) == best and len(seen) == tried
+    assert len(made) == (tried > 0)  # what cannot be is refused before anything is measured
+
+
+def test_a_run_that_goes_on_keeps_its_plan_without_measuring_again(folder, short, monkeypatch):
+    notes: list[str] = []
+
+    class Told(Progress):
+        def note(self, text: str) -> None:
+            notes.append(text)
+
+    args = improve.Args(run=folder / "bc", out=folder / "planned", steps=120)
+    made = improve.improve(args, Told())
+    assert "the best is improved" in notes[0]
+    assert improve.improve(args, Told()) == made and len([note for note in notes if "the best is improved" in note]) == 1
+
+
+def test_a_dataset_is_found_from_another_folder_and_told_of_where_it_is_gone(folder, short, monkeypatch):
+    named = json.loads((folder / "bc/config.json").read_text())
+    (folder / "elsewhere").mkdir()
+    for name, data in (("near", f"{folder.name}/data"), ("gone", "nowhere/data")):
+        shutil.copytree(folder / "bc", folder / name)
+        (folder / name / "config.json").write_text(json.dumps(named | {"data": data}))
+    monkeypatch.chdir(folder / "elsewhere")
+    assert data_of(open_source(folder / "near")).samefile(folder / "data")
+    notes: list[str] = []
+    assert improve._own_demos(open_source(folder / "gone"), "residual", notes.append) is None
+    assert len(notes) == 1 and "was trained on nowhere/data, which is not there" in notes[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"steps": 0}, "--steps 0: at least 1 is needed"),
+        ({"act_steps": 0}, "--act-steps 0"),
+        ({"num_envs": -1}, "--num-envs -1"),
+        ({"scale": 0.0}, "residual scale 0.0"),
+        ({"actors": -1}, "--actors -1"),
+        ({"demos": Path("/nowhere")}, "no dataset at /nowhere"),
+        ({"method": "dsrl", "knots": 99}, "99 knots"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_measured(folder, monkeypatch, options, told):
+    monkeypatch.setattr("policies.evaluate.evaluate", lambda *args, **kwargs: pytest.fail("measured"))
+    with pytest.raises(InputError, match=told):
+        improve.improve(improve.Args(run=folder / "bc", out=folder / "never", **options))
+    assert not (folder / "never").exists()
 
 
 def test_options_that_do_not_go_together_leave_the_folder_free(folder):

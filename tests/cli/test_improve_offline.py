@@ -156,7 +156,7 @@ def test_what_cannot_be_learned_from_is_told(folder, short, tmp_path):
     for name in ("policy.json", "policy.safetensors"):
         (tmp_path / "bare" / name).write_bytes((folder / "bc" / name).read_bytes())
     (tmp_path / "bare" / "config.json").write_text(json.dumps({**config, "data": "gone"}))
-    with pytest.raises(InputError, match="names none: give --demos DIR"):
+    with pytest.raises(InputError, match="names none that is there: give --demos DIR"):
         improve.improve(improve.Args(run=tmp_path / "bare", out=tmp_path / "a", method="td3-bc"))
     assert not (tmp_path / "a").exists()
 

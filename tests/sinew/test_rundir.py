@@ -128,6 +128,11 @@ def test_another_config_is_refused_with_the_difference(tmp_path: Path) -> None:
         RunDir.create(tmp_path / "run", Config(20))
     with pytest.raises(InputError, match="extra is None there, 1 here"):
         RunDir.create(tmp_path / "run", {"steps": 10, "rate": 0.5, "extra": 1})
+    with pytest.raises(InputError, match="verb is None there, 'improve' here"):
+        RunDir.create(tmp_path / "run", {"base": "x", "verb": "improve"})
+    RunDir.create(tmp_path / "deep", {"residual": {"gamma": 0.99, "learner": {"tau": 0.1, "rate": [1, 2]}}})
+    with pytest.raises(InputError, match=r"another run: residual.learner.rate is \[1, 2\] there, \[1, 3\] here; choose"):
+        RunDir.create(tmp_path / "deep", {"residual": {"gamma": 0.99, "learner": {"tau": 0.1, "rate": [1, 3]}}})
 
 
 def test_open_names_the_runs_beside_a_missing_one(tmp_path: Path) -> None:
