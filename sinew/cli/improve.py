@@ -188,6 +188,7 @@ def improve(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
     from policies.parallel import own_device
     from sinew.cli import calibrated, improve_actors, reward_heard, reward_situation
     from sinew.cli.assembly import open_source
+    from sinew.cli.best_so_far import keeping
     from sinew.cli.eval import WORLDS
     from sinew.cli.improve_methods import METHODS, with_best_plan
     from sinew.config import to_json
@@ -234,7 +235,8 @@ def improve(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
         heard.keep(run)
         calibrated.keep(source, args.out)
         worlds = stack.enter_context(improve_actors.worlds(args, env, run))
-        result = learn(worlds, run, lambda: measure(method.policy), progress)  # type: ignore[arg-type]  # a source stands for its worlds
+        measured = keeping(lambda: measure(method.policy), method.so_far or (lambda: method.policy), args.out)
+        result = learn(worlds, run, measured, progress)  # type: ignore[arg-type]  # a source stands for its worlds
         policies.save(method.policy, run)
         heard.end(run)
     best = result.best

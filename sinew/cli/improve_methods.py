@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -56,6 +57,8 @@ class Chosen:
     """Does what takes time before the run's folder is made."""
     make_method: MakeMethod | None = None
     """What acts and learns, and recorded episodes as replay, for methods that a loop of another kind may run."""
+    so_far: Callable[[], PolicyModule] | None = None
+    """The policy as it is now, where `policy` cannot be saved while it learns."""
 
 
 def seen_finely(base: PolicyModule, args: Args) -> PolicyModule:
@@ -243,7 +246,12 @@ def fast_td3(base: PolicyModule, interface: TaskInterface, args: Args, demos: Pa
         policy.actor = actor.fold()
         return result
 
-    return Chosen(policy, config, {"fasttd3": config}, lambda: learn)
+    def so_far() -> PolicyModule:
+        now = copy.deepcopy(policy)
+        now.actor = now.actor.fold()  # type: ignore[attr-defined, operator]
+        return now
+
+    return Chosen(policy, config, {"fasttd3": config}, lambda: learn, so_far=so_far)
 
 
 def decorator(base: PolicyModule, interface: TaskInterface, args: Args, demos: Path | None, device: torch.device) -> Chosen:

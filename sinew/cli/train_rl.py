@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -93,6 +93,7 @@ def train(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
     import sim
     from policies.parallel import own_device
     from rl.group import torchrun
+    from sinew.cli.best_so_far import keeping
     from sinew.cli.room import fitting, out_of_memory
     from sinew.cli.train_rl_methods import METHODS, fresh_policy, potential, rewarded
     from sinew.config import to_json
@@ -126,7 +127,8 @@ def train(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
         run = run or RunDir.create(args.out / "learners" / str(group.rank), described)
         stack.enter_context(run.held())
         with out_of_memory(args.num_envs, where):
-            result = method.learn(practice, run, _measured(method.product, gate, device, args.out), progress, group)
+            measured = keeping(lambda: _measure(method.product(), gate, device), method.product, args.out)
+            result = method.learn(practice, run, measured, progress, group)
         if group.leads:
             policies.save(method.product(), run)
     best, minutes = result.best, list(run.metrics())[-1].get("wall_s", 0.0) / 60
@@ -143,25 +145,13 @@ def train(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
     }
 
 
-def _measured(product: Callable[[], Any], gate: VecEnv, device: Any, out: Path) -> Callable[[], Mapping[str, int]]:
-    """Measures on the gate's scenes; the best policy so far is in `out` for other verbs while learning goes on, or when it stops."""
-    import policies
+def _measure(policy: Any, gate: VecEnv, device: Any) -> Mapping[str, int]:
+    """Successes on the gate's scenes."""
     from policies.evaluate import evaluate
-    from sinew.rundir import RunDir
 
     scenes = range(first_scene("gate"), first_scene("gate") + GATE_EPISODES)
-    most: list[int] = []
-
-    def measure() -> Mapping[str, int]:
-        if not most:
-            most.append(max((row.get("k", -1) for row in RunDir(out).metrics()), default=-1))
-        outcome = evaluate(product(), gate, scenes, executor_kwargs={"device": device})
-        if outcome.k >= most[0]:
-            most[0] = outcome.k
-            policies.save(product(), out)
-        return {"k": outcome.k, "n": outcome.n}
-
-    return measure
+    outcome = evaluate(policy, gate, scenes, executor_kwargs={"device": device})
+    return {"k": outcome.k, "n": outcome.n}
 
 
 def settings(texts: tuple[str, ...]) -> dict[str, Any]:

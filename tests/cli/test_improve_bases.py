@@ -36,13 +36,14 @@ def folder(tmp_path_factory) -> Path:
 def short(monkeypatch):
     """Learning that is over in seconds, with a gate of a few scenes."""
     import rl.dsrl
+    import rl.fast_td3
     import rl.ibrl
     import rl.policy_decorator
     import rl.residual
 
     monkeypatch.setattr(improve, "GATE_EPISODES", 4)
     named = ((rl.ibrl, "IbrlConfig"), (rl.policy_decorator, "DecoratorConfig"), (rl.residual, "ResidualConfig"), (rl.dsrl, "DsrlConfig"))
-    for module, name in named:
+    for module, name in (*named, (rl.fast_td3, "FastTd3Config")):
         kind = getattr(module, name)
         small = {"random_steps": 40, "critic_only_updates": 10, "updates_per_step": 0.1, "batch_size": 16, "critic_hidden": (16,)}
 
@@ -94,7 +95,7 @@ def test_what_is_left_open_of_how_a_policy_plans_is_what_succeeds_most_often(fol
     assert len(made) == (tried > 0)  # what cannot be is refused before anything is measured
 
 
-def test_a_run_that_goes_on_keeps_its_plan_without_measuring_again(folder, short, monkeypatch):
+def test_a_run_that_goes_on_keeps_its_plan_without_measuring_again(folder, short):
     notes: list[str] = []
 
     class Told(Progress):
@@ -105,6 +106,27 @@ def test_a_run_that_goes_on_keeps_its_plan_without_measuring_again(folder, short
     made = improve.improve(args, Told())
     assert "the best is improved" in notes[0]
     assert improve.improve(args, Told()) == made and len([note for note in notes if "the best is improved" in note]) == 1
+
+
+@pytest.mark.parametrize("method", ["residual", "dsrl", "fasttd3"])
+def test_the_best_so_far_is_there_for_other_verbs_when_learning_is_interrupted(folder, short, method):
+    stop_at: list[int] = [200]
+
+    class Interrupted(Progress):
+        done = 0
+
+        def advance(self, amount: int = 1, **values: float) -> None:
+            self.done += amount
+            if stop_at and self.done >= stop_at[0]:
+                raise KeyboardInterrupt
+
+    args = improve.Args(run=folder / "bc", out=folder / f"cut-{method}", method=method, steps=400, act_steps=4, base_noise="sample")
+    with pytest.raises(KeyboardInterrupt):
+        improve.improve(args, Interrupted())
+    assert eval.evaluate(eval.Args(run=args.out, episodes=2))["n"] == 2
+    stop_at.clear()
+    assert improve.improve(args, Interrupted())["steps"] == 400
+    assert eval.evaluate(eval.Args(run=args.out, episodes=2))["n"] == 2
 
 
 def test_a_dataset_is_found_from_another_folder_and_told_of_where_it_is_gone(folder, short, monkeypatch):
