@@ -1,4 +1,4 @@
-"""Improve a trained policy with off-policy RL in simulation."""
+"""Improve a trained policy by reinforcement learning, in simulation or on a robot."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ GATE_EPISODES = 100
 
 @dataclass(frozen=True, kw_only=True)
 class Args:
-    """Improve a trained policy with off-policy RL in simulation."""
+    """Improve a trained policy by reinforcement learning, in simulation or on a robot."""
 
     run: Annotated[str | Path, tyro.conf.Positional]
     """Run of the policy to improve, which is not changed, or hf:<folder or hub id> for a policy of LeRobot."""

@@ -24,7 +24,7 @@ VERBS = {
     "eval": "success rate of a run on fixed seeds, with its interval",
     "compare": "two runs on the same seeds: is one better, and how sure is that",
     "distill": "distil a trained policy into one that samples in a single step",
-    "improve": "improve a trained policy with residual off-policy RL",
+    "improve": "improve a trained policy, in simulation or on a robot: correct its actions, choose its noise, and more",
     "sim": "make simulation and robot agree: identify a robot from its recordings, look at what a randomisation draws",
     "reward": "dense rewards as files: propose one from a sentence and a picture, look at it, check it",
     "calibrate": "where cameras are: a board to print, the lens, the camera on or beside the robot, and whether it is still true",
@@ -32,7 +32,7 @@ VERBS = {
     "deploy": "run a policy on a robot, through the safety gate",
     "serve": "serve a policy to robots and evaluations elsewhere, over websockets",
     "export": "write a policy as ONNX or torch.export graphs, checked against it",
-    "bench": "measure: demo, sim, data, policies, rl, loop; ours beside the peer's",
+    "bench": "measure ours beside the peer's: policies, learning, simulation, data, the control loop, and more",
 }
 """Every verb with the line that `sinew --help` shows; each has a module of that name, with _ for -, beside this file."""
 
