@@ -16,12 +16,13 @@ from sinew.errors import InputError
 from sinew.progress import SILENT, Progress
 
 if TYPE_CHECKING:
+    import torch
     from rich.console import Console
 
     from policies import PolicyModule
     from sim import GymnasiumTask, Randomisation, TaskInterface
     from sinew.cli.assembly import Source
-    from sinew.cli.improve_methods import Chosen
+    from sinew.cli.improve_methods import Chosen, Measure
     from sinew.protocols import VecEnv
 
 RECORDED = ("iql", "td3-bc", "fql", "qc", "recap")
@@ -182,14 +183,11 @@ def improve(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
 
         return improve_robot(args, progress)
     import policies
-    import sim
     from demos import Dataset
-    from policies.evaluate import evaluate
     from policies.parallel import own_device
     from sinew.cli import calibrated, improve_actors, reward_heard, reward_situation
     from sinew.cli.assembly import open_source
     from sinew.cli.best_so_far import keeping
-    from sinew.cli.eval import WORLDS
     from sinew.cli.improve_methods import METHODS, with_best_plan
     from sinew.config import to_json
     from sinew.rundir import RunDir
@@ -204,17 +202,10 @@ def improve(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
         raise InputError("--method rlpd learns from demonstrations beside its own steps, and there are none: give --demos DIR")
     heard = reward_heard.Heard(progress.note)
     args = reward_situation.chosen(args, interface, Path(demos) if demos else None, heard.say)
-    device, told = own_device(args.device), {"instruction": interface.task_text}
+    device = own_device(args.device)
     (drawn, whole), apart = randomised(args), improve_actors.described(args)
-    first = first_scene("gate")
     with ExitStack() as stack:
-        gate_env = sim.worlds(interface, WORLDS, backend=args.backend, device=args.device, randomisation=whole)
-        stack.callback(gate_env.close)
-
-        def measure(policy: PolicyModule, steps: int | None = None) -> dict[str, int]:
-            scenes = range(first, first + GATE_EPISODES)
-            outcome = evaluate(policy.to(device), gate_env, scenes, executor_kwargs={"device": device, "steps": steps, **told})
-            return {"k": outcome.k, "n": outcome.n}
+        measure = _gate(interface, args, device, whole, stack)
 
         def make(chosen: Args) -> Chosen:
             return METHODS[args.method](base, interface, chosen, demos, device)
@@ -235,7 +226,7 @@ def improve(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
         heard.keep(run)
         calibrated.keep(source, args.out)
         worlds = stack.enter_context(improve_actors.worlds(args, env, run))
-        measured = keeping(lambda: measure(method.policy), method.so_far or (lambda: method.policy), args.out)
+        measured = keeping(lambda: measure(method.policy, None), method.so_far or (lambda: method.policy), args.out)
         result = learn(worlds, run, measured, progress)  # type: ignore[arg-type]  # a source stands for its worlds
         policies.save(method.policy, run)
         heard.end(run)
@@ -251,6 +242,23 @@ def improve(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
         "curve": [[e.step, e.k / e.n, e.n] for e in result.history],
         "reward": {"name": args.reward, **reward_heard.told(run)},
     }
+
+
+def _gate(interface: TaskInterface | GymnasiumTask, args: Args, device: torch.device, ranges: Any, stack: ExitStack) -> Measure:
+    """What measures on the gate's scenes, in worlds that are closed with the stack."""
+    import sim
+    from policies.evaluate import evaluate
+    from sinew.cli.eval import WORLDS
+
+    env = sim.worlds(interface, WORLDS, backend=args.backend, device=args.device, randomisation=ranges)
+    stack.callback(env.close)
+    first, told = first_scene("gate"), {"device": device, "instruction": interface.task_text}
+
+    def measure(policy: PolicyModule, steps: int | None) -> dict[str, int]:
+        outcome = evaluate(policy.to(device), env, range(first, first + GATE_EPISODES), executor_kwargs={"steps": steps, **told})
+        return {"k": outcome.k, "n": outcome.n}
+
+    return measure
 
 
 def randomised(args: Args) -> tuple[Randomisation | None, Randomisation | None]:
