@@ -281,12 +281,7 @@ class _Offline:
         tensors, state = read_state(self.run / STATE_FILE)
         if "described" not in state:
             raise DataError(f"{self.run / STATE_FILE} is no state of learning from data; choose another --out")
-        for name in sorted(set(self.described) | set(state["described"])):
-            there, here = state["described"].get(name), self.described.get(name)
-            if there != here:
-                raise InputError(
-                    f"{self.run.path} holds learning with another {name}: {there!r} there, {here!r} here; choose another --out"
-                )
+        self.run.check_same(state["described"], self.described)
         self.learner.load_state(tensors, state["learner"])
         self.rng.set_state(tensors["replay_rng"])
         self.history, self.finished = [Evaluation(**e) for e in state["history"]], state["finished"]

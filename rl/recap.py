@@ -141,9 +141,7 @@ def _save(gate: Gate, history: list[Evaluation], done: dict[str, int], run: RunD
 
 def _load(gate: Gate, run: RunDir, config: RecapConfig) -> tuple[list[Evaluation], dict[str, int]]:
     weights, state = read_state(run / STATE_FILE)
-    for name, value in to_json(config).items():
-        if name != "rounds" and state["config"].get(name) != value:
-            raise InputError(f"{run.path} holds learning with another {name}: {state['config'].get(name)!r} there, {value!r} here")
+    run.check_same(state["config"] | {"rounds": config.rounds}, to_json(config))
     history = [Evaluation(**e) for e in state["history"]]
     gate.base, gate.best = history[0], history[state["best"]]
     gate.weights |= {k: v.to(gate.weights[k]) for k, v in weights.items()}

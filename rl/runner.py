@@ -39,7 +39,7 @@ from sinew.config import to_json
 from sinew.errors import InputError, unknown
 from sinew.progress import Progress
 from sinew.protocols import VecEnv
-from sinew.rundir import RunDir, atomic_write, difference, read_json
+from sinew.rundir import RunDir, atomic_write, read_json
 
 __all__ = ["ACTOR_FILE", "STATE_FILE", "Method", "Runner"]
 
@@ -158,8 +158,7 @@ class Runner:
         Raises:
             InputError: it is of learning with other settings; the first that differs is named.
         """
-        if (differs := difference(state["config"], to_json(self.config))) is not None:
-            raise InputError(f"{self.run.path} holds learning with other settings: {differs}; choose another --out")
+        self.run.check_same(state["config"], to_json(self.config))
         for name in _NUMBERS:
             setattr(self, name, state[name])
         self.history = [Evaluation(**e) for e in state["history"]]

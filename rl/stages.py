@@ -15,7 +15,6 @@ from rl.decisions import Decisions
 from rl.gate import Evaluation, Gate
 from rl.loop_config import LoopResult
 from sinew.config import to_json
-from sinew.errors import InputError
 from sinew.progress import Progress
 from sinew.rundir import RunDir, atomic_write
 
@@ -155,13 +154,7 @@ class Stages:
             self._trim()
             return False
         tensors, state = read_state(path)
-        config = to_json(self.config)
-        for name in sorted(set(config) | set(state["config"])):
-            if config.get(name) != state["config"].get(name):
-                raise InputError(
-                    f"{self.run.path} holds learning with another {name}: {state['config'].get(name)!r} there, {config.get(name)!r} here; "
-                    "choose another --out"
-                )
+        self.run.check_same(state["config"], to_json(self.config))
         for name in _NUMBERS:
             setattr(self, name, state[name])
         load_module_state("policy", self.policy, tensors)

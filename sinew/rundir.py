@@ -71,15 +71,6 @@ def read_json(path: Path | str) -> Any:
         raise DataError(f"{path} cannot be read as JSON: {e}") from None
 
 
-def difference(there: Any, here: Any, name: str = "") -> str | None:
-    """The first field, by name and `verb` before all others, in which two JSON objects differ, with both values; None if none does."""
-    if isinstance(there, Mapping) and isinstance(here, Mapping):
-        keys = sorted({*there, *here}, key=lambda key: (key != "verb", key))
-        found = (difference(there.get(key), here.get(key), f"{name}.{key}" if name else key) for key in keys)
-        return next((told for told in found if told is not None), None)
-    return None if there == here else f"{name} is {there!r} there, {here!r} here"
-
-
 class RunDir:
     """A run directory.
 
@@ -127,12 +118,24 @@ class RunDir:
         if (run / "meta/info.json").exists():
             raise InputError(f"{path} holds a dataset; choose another folder for the run")
         if (run / "config.json").exists():
-            if (differs := difference(read_json(run / "config.json"), wanted)) is not None:
-                raise InputError(f"{path} holds another run: {differs}; choose another --out")
+            run.check_same(read_json(run / "config.json"), wanted)
             return run
         write_json(run / "provenance.json", provenance(seeds or {}, inputs or {}))
         write_json(run / "config.json", wanted)
         return run
+
+    def check_same(self, there: Any, here: Any) -> None:
+        """Check that what a run was made with is what is wanted now.
+
+        Args:
+            there: its settings, as JSON.
+            here: the settings that it would go on with.
+
+        Raises:
+            InputError: the first setting that differs, with both values.
+        """
+        if (differs := _difference(there, here)) is not None:
+            raise InputError(f"{self.path} holds another run: {differs}; choose another --out")
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
@@ -179,6 +182,15 @@ class RunDir:
             for line in path.read_bytes().splitlines():
                 with contextlib.suppress(ValueError):  # of JSON and of UTF-8 alike
                     yield json.loads(line)
+
+
+def _difference(there: Any, here: Any, name: str = "") -> str | None:
+    """The first field, by name and `verb` before all others, in which two JSON objects differ, with both values; None if none does."""
+    if isinstance(there, Mapping) and isinstance(here, Mapping):
+        keys = sorted({*there, *here}, key=lambda key: (key != "verb", key))
+        found = (_difference(there.get(key), here.get(key), f"{name}.{key}" if name else key) for key in keys)
+        return next((told for told in found if told is not None), None)
+    return None if there == here else f"{name} is {there!r} there, {here!r} here"
 
 
 def provenance(seeds: Mapping[str, int], inputs: Mapping[str, str]) -> dict[str, Any]:

@@ -408,7 +408,7 @@ def test_a_fall_goes_back_to_the_best_and_smaller_steps(tmp_path):
 def test_another_config_or_no_data_is_refused(tmp_path):
     with pytest.raises(KilledError):
         learn(tmp_path / "run", Stop(1))
-    with pytest.raises(InputError, match=r"another gamma: 0\.97 there, 0\.9 here"):
+    with pytest.raises(InputError, match=r"another run: gamma is 0\.97 there, 0\.9 here"):
         learn(tmp_path / "run", config=replace(SMALL, gamma=0.9))
     with pytest.raises(InputError, match="neither demonstrations nor rollouts"):
         learn(tmp_path / "other", config=replace(SMALL, rollout_steps=0))

@@ -337,7 +337,7 @@ def test_other_settings_other_data_and_no_data_are_told(tmp_path):
     method = makers()["iql"]()
     train_offline(method, chain(), RunDir(tmp_path / "a"), method.config)
     other = IqlMethod(Linear(LENGTH, 1), identity, 1, IqlConfig(**{**_fields(method.config), "expectile": 0.6}))
-    with pytest.raises(InputError, match=r"another expectile: 0\.8 there, 0\.6 here"):
+    with pytest.raises(InputError, match=r"another run: expectile is 0\.8 there, 0\.6 here"):
         train_offline(other, chain(), RunDir(tmp_path / "a"), other.config)
     with pytest.raises(InputError, match="another actions"):
         again = makers()["iql"]()

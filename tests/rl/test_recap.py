@@ -207,7 +207,7 @@ def test_resuming_equals_not_being_interrupted(tmp_path):
     found = improve_by_experience(again, run, config, evaluate=again.evaluate)
     assert found == wanted and torch.equal(again.policy.chance, whole.policy.chance)
     assert [call[1] for call in again.calls] == [2, 3]
-    with pytest.raises(InputError, match="another lookahead: 1 there, 2 here"):
+    with pytest.raises(InputError, match="another run: lookahead is 1 there, 2 here"):
         improve_by_experience(again, run, RecapConfig(rounds=3, **{**CONFIG, "lookahead": 2}), evaluate=again.evaluate)
 
 

@@ -239,7 +239,7 @@ def test_a_finished_run_is_not_learned_again(tmp_path):
 def test_a_run_of_another_config_is_refused_by_name(tmp_path):
     learn(tmp_path / "run", SHORT, evaluate=None)
     other = replace(SHORT, gamma=0.5)
-    with pytest.raises(InputError, match=r"another gamma: 0\.99 there, 0\.5 here"):
+    with pytest.raises(InputError, match=r"another run: gamma is 0\.99 there, 0\.5 here"):
         actor = point_mass.ToyActor()
         train_residual(point_mass.PointMass(8), point_mass.BiasedExecutor(8), actor, point_mass.observe, RunDir(tmp_path / "run"), other)
 
