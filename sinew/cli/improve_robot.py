@@ -348,11 +348,13 @@ def _runner(
     interface: TaskInterface, device: Any, progress: Progress, assessor: Assessor | None,
 ) -> tuple[SupervisedRunner, Gate]:  # fmt: skip
     from rl.supervised import SupervisedRunner
+    from sinew.cli.best_so_far import keeping
 
     gate = _gate(args, env, chosen.policy, interface, device)
     judged: Judged = "choices" if args.method == "dsrl-sac" else "actions"
+    measure = None if gate.measure is None else keeping(gate.measure, lambda: chosen.policy, run.path)
     runner = SupervisedRunner(
-        seen, method, run, chosen.config, ring, gate.measure, progress, judged=judged, evaluates_here=gate.here, assessor=assessor
+        seen, method, run, chosen.config, ring, measure, progress, judged=judged, evaluates_here=gate.here, assessor=assessor
     )
     return runner, gate
 

@@ -112,7 +112,7 @@ def test_data_of_another_robot_or_none_is_refused(made, tmp_path):
 def test_another_teacher_form_or_budget_does_not_go_on_in_the_same_folder(made, tmp_path):
     out = tmp_path / "fast"
     distill.distil(args(made, out))
-    with pytest.raises(InputError, match=r"holds another run: distill is .*choose another --out"):
+    with pytest.raises(InputError, match=r"holds another run: distill\.form is 'rl100' there, 'ctm' here; choose another --out"):
         distill.distil(args(made, out, form="ctm"))
     with pytest.raises(InputError, match="holds another run: updates is 8 there, 9 here; choose another --out"):
         distill.distil(args(made, out, updates=9))

@@ -205,7 +205,7 @@ def test_a_mistyped_command_leaves_the_folder_free(trained):
     assert not (trained / "typo").exists()
     improve = ("improve", trained / "bc", "--out", trained / "typo")
     assert "no dataset" in refusal(*improve, "--demos", trained / "nowhere")
-    assert "num_envs" in refusal(*improve, "--num-envs", 0)
+    assert "--num-envs 0" in refusal(*improve, "--num-envs", 0)
     assert not (trained / "typo").exists()
 
 

@@ -339,7 +339,7 @@ def test_other_settings_other_data_and_no_data_are_told(tmp_path):
     other = IqlMethod(Linear(LENGTH, 1), identity, 1, IqlConfig(**{**_fields(method.config), "expectile": 0.6}))
     with pytest.raises(InputError, match=r"another run: expectile is 0\.8 there, 0\.6 here"):
         train_offline(other, chain(), RunDir(tmp_path / "a"), other.config)
-    with pytest.raises(InputError, match="another actions"):
+    with pytest.raises(InputError, match="another run: actions is "):
         again = makers()["iql"]()
         train_offline(again, chain(seed=1, episodes=60), RunDir(tmp_path / "a"), again.config)
     with pytest.raises(InputError, match="no step to learn from"):
