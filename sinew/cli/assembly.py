@@ -281,7 +281,7 @@ def named_data(source: Source) -> tuple[str | None, Path | None]:
     if source.run is None or not isinstance(name, str):
         return None, None
     places = (Path(name), *(above / name for above in source.run.path.resolve().parents))
-    return name, next((place for place in places if place.is_dir()), None)
+    return name, next((place for place in places if (place / "meta/info.json").exists()), None)
 
 
 def value_of(sources: Sequence[Source]) -> Value:

@@ -176,8 +176,6 @@ def _check(args: Args) -> None:
         raise InputError("--no-scene: somebody must say what was a success: give --intervene keyboard, gamepad or spacemouse, or --success")
     if args.robot == "sim" and not args.scene:
         raise InputError("--no-scene is for --robot dds: the robot in this process always has its scene")
-    if args.gate_episodes < 1:
-        raise InputError(f"--gate-episodes {args.gate_episodes}: at least 1 is needed")
 
 
 def _demos(args: Args, source: Any, say: Callable[[str], None]) -> Path | None:
