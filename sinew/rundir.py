@@ -20,6 +20,8 @@ from sinew.config import to_json
 from sinew.errors import DataError, InputError
 
 FORMAT_VERSION = 1
+FIRST = ("verb", "method", "algorithm")
+"""Settings that say most about a run: of those that differ they are named first."""
 PACKAGES = ("sinew", "torch", "numpy", "mujoco", "gymnasium", "pyarrow", "av", "cyclonedds", "rosbags")
 
 
@@ -185,9 +187,9 @@ class RunDir:
 
 
 def _difference(there: Any, here: Any, name: str = "") -> str | None:
-    """The first field, by name and `verb` before all others, in which two JSON objects differ, with both values; None if none does."""
+    """The first field, `FIRST` and then by name, in which two JSON objects differ, with both values; None if none does."""
     if isinstance(there, Mapping) and isinstance(here, Mapping):
-        keys = sorted({*there, *here}, key=lambda key: (key != "verb", key))
+        keys = sorted({*there, *here}, key=lambda key: (FIRST.index(key) if key in FIRST else len(FIRST), key))
         found = (_difference(there.get(key), here.get(key), f"{name}.{key}" if name else key) for key in keys)
         return next((told for told in found if told is not None), None)
     return None if there == here else f"{name} is {there!r} there, {here!r} here"

@@ -183,12 +183,11 @@ def improve(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
 
         return improve_robot(args, progress)
     import policies
-    from demos import Dataset
     from policies.parallel import own_device
     from sinew.cli import calibrated, improve_actors, reward_heard, reward_situation
     from sinew.cli.assembly import open_source
     from sinew.cli.best_so_far import keeping
-    from sinew.cli.improve_methods import METHODS, with_best_plan
+    from sinew.cli.improve_methods import METHODS, check_demos, with_best_plan
     from sinew.config import to_json
     from sinew.rundir import RunDir
 
@@ -197,7 +196,7 @@ def improve(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
     interface = _interface(base, task)
     demos = (args.demos or _own_demos(source, args.method, progress.note)) if args.method in REMEMBERING else None
     if demos is not None:
-        Dataset(demos)  # refused before anything is measured if it cannot be read
+        check_demos(demos, base, f"policy {args.run}")
     elif args.method == "rlpd":
         raise InputError("--method rlpd learns from demonstrations beside its own steps, and there are none: give --demos DIR")
     heard = reward_heard.Heard(progress.note)
@@ -214,7 +213,7 @@ def improve(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
         method = make(args)
         env = _practice(interface, args, method.config.gamma, heard.say, heard.log)
         stack.callback(env.close)
-        described = {"verb": "improve", "task": task, "base": str(args.run), "demos": str(demos) if demos else None}
+        described = {"verb": "improve", "method": args.method, "task": task, "base": str(args.run), "demos": str(demos) if demos else None}
         described |= {} if drawn is None else {"randomise": to_json(drawn)}
         described |= {**reward_situation.described(args), "num_envs": args.num_envs, **apart, **method.described}
         _check_kept(method.policy)

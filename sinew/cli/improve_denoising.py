@@ -49,13 +49,13 @@ def ppo_denoise(base: PolicyModule, interface: TaskInterface, args: Args, demos:
 
     def prepare() -> Learn:
         rewards = reward_situation.recorded(args, interface, config.gamma)
-        recorded = recorded_decisions(demos, actor, config.gamma, args, rewards) if demos and "offline" in args.stages else None
+        recorded = recorded_decisions(demos, actor, config.gamma, rewards) if demos and "offline" in args.stages else None
         return lambda env, run, gate, progress: train_rl100(env, actor, run, config, demos=recorded, evaluate=gate, progress=progress)
 
     return Chosen(base, config, {"chain": chain, "ppo-denoise": config}, prepare)
 
 
-def recorded_decisions(root: Path, actor: ChainActor, gamma: float, args: Args, rewards: Recorded | None = None) -> Decisions:
+def recorded_decisions(root: Path, actor: ChainActor, gamma: float, rewards: Recorded | None = None) -> Decisions:
     """Every chunk of recorded episodes that lies within its episode, or ends it with success.
 
     The reward is 1 on the last step of a success, which is terminal, unless `rewards` knows others. An episode without success
@@ -63,18 +63,14 @@ def recorded_decisions(root: Path, actor: ChainActor, gamma: float, args: Args, 
 
     Raises:
         DataError: the dataset is damaged, or no chunk fits into any of its episodes.
-        SpecError: it was recorded with other observations or actions than the policy's.
     """
     import torch
 
     from demos import Dataset
     from rl.decisions import Decisions
     from sinew.errors import DataError
-    from sinew.specs import check_action_join, check_observation_join
 
     data, spec = Dataset(root), actor.policy.spec
-    check_observation_join(str(root), data.observation_spec, f"policy {args.run}", spec.observation)
-    check_action_join(str(root), data.action_spec, f"policy {args.run}", spec.action)
     H = spec.horizon
     start, after, left, episode = [], [], [], []
     for index in range(data.num_episodes):

@@ -106,6 +106,21 @@ def with_best_plan(args: Args, base: PolicyModule, make: Callable[[Args], Chosen
     return open_[max(range(len(open_)), key=lambda i: found[i]["k"])]
 
 
+def check_demos(root: Path, policy: PolicyModule, name: str) -> None:
+    """Refuse, before anything is measured or moves, demonstrations that a policy cannot learn from.
+
+    Raises:
+        InputError: there are none at `root`.
+        SpecError: they were recorded with other observations or actions than the policy's.
+    """
+    from demos import Dataset
+    from sinew.specs import check_action_join, check_observation_join
+
+    data = Dataset(root)
+    check_observation_join(str(root), data.observation_spec, name, policy.spec.observation)
+    check_action_join(str(root), data.action_spec, name, policy.spec.action)
+
+
 def _as_begun(args: Args) -> Args:
     """With what a run at --out has found for what is left open."""
     path = args.out / "config.json"
@@ -375,7 +390,7 @@ def _remember(root: Path, policy: Residual | Direct, args: Args, rewards: Record
 
     data = Dataset(root)
     spec = policy.spec
-    action, spans, episodes = _recorded(data, policy, args)
+    action, spans, episodes = _recorded(data, policy)
     planned: list[torch.Tensor] = [action[span] for span in spans]
     if planner is not None:
         planned = plan_along(planner, episodes, WORLDS_PLANNED)
@@ -399,7 +414,7 @@ def _steered_past(root: Path, policy: Any, args: Args, steering: Any, rewards: R
     from rl.replay import Ring
 
     data = Dataset(root)
-    action, spans, episodes = _recorded(data, policy, args)
+    action, spans, episodes = _recorded(data, policy)
 
     def look(obs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         frames = steering.frames(obs)
@@ -416,14 +431,11 @@ def _steered_past(root: Path, policy: Any, args: Args, steering: Any, rewards: R
     return ring
 
 
-def _recorded(data: Any, policy: Any, args: Args) -> tuple[torch.Tensor, list[slice], list[dict[str, torch.Tensor]]]:
+def _recorded(data: Any, policy: Any) -> tuple[torch.Tensor, list[slice], list[dict[str, torch.Tensor]]]:
     """Normalised actions (F, A), and the span and observations of every episode."""
     import torch
 
-    from sinew.specs import check_observation_join
-
     spec = policy.spec
-    check_observation_join(str(data.root), data.observation_spec, f"policy {args.run}", spec.observation)
     every = data.window(np.arange(len(data)), 1, 1, tuple(spec.observation))
     infos = [data.episode(i) for i in range(data.num_episodes)]
     spans = [slice(e.start, e.start + e.length) for e in infos]

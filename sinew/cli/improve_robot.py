@@ -62,6 +62,7 @@ def improve_robot(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
     from sinew.cli.assembly import open_source
     from sinew.cli.eval import interface_of
     from sinew.cli.improve_methods import METHODS as MAKERS
+    from sinew.cli.improve_methods import check_demos
     from sinew.cli.resetting import make_reset
     from sinew.cli.reward_detector import Detector
     from sinew.rundir import RunDir
@@ -74,14 +75,16 @@ def improve_robot(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
     interface, device = interface_of(source.policy, task), own_device(args.device)
     args = replace(args, num_envs=1, base_noise="sample" if args.base_noise == "auto" else args.base_noise)
     demos, heard = _demos(args, source, progress.note), reward_heard.Heard(progress.note)
+    if demos is not None:
+        check_demos(demos, source.policy, f"policy {args.run}")
     args, needs = reward_on_robot.asked(args, interface, tuple(source.policy.spec.observation), demos, heard.say)
     wanted = _wanted(args, interface, tuple(source.policy.spec.observation), needs)
     detector = None if args.success is None else Detector(args.success, wanted)
     chosen = MAKERS[args.method](source.policy, interface, args, demos, device)
     chosen = replace(chosen, config=replace(chosen.config, checkpoint_every=CHECKPOINT_STEPS))
-    described = {"verb": "improve", "task": task, "base": str(args.run), "demos": str(demos) if demos else None, "robot": args.robot}
+    described = {"verb": "improve", "method": args.method, "task": task, "base": str(args.run), "robot": args.robot}
+    described |= {"demos": str(demos) if demos else None, "intervene": args.intervene}
     described |= {**reward_situation.described(args), "success": None if args.success is None else str(args.success)}
-    described |= {"intervene": args.intervene}
     described |= {"reset": args.reset, "reset_policy": str(args.reset_policy) if args.reset_policy else None}
     with ExitStack() as stack:
         stopping = stack.enter_context(asked_to_stop(progress))

@@ -17,7 +17,7 @@ import sim
 from sinew.cli import collect, eval, improve, train
 from sinew.cli.assembly import data_of, open_source
 from sinew.cli.improve_methods import with_best_plan
-from sinew.errors import InputError, MissingDependency
+from sinew.errors import InputError, MissingDependency, SpecError
 from sinew.progress import Progress
 from sinew.rundir import RunDir
 from sinew.specs import STATE, PolicySpec
@@ -158,6 +158,20 @@ def test_what_cannot_be_is_refused_before_anything_is_measured(folder, monkeypat
     monkeypatch.setattr("policies.evaluate.evaluate", lambda *args, **kwargs: pytest.fail("measured"))
     with pytest.raises(InputError, match=told):
         improve.improve(improve.Args(run=folder / "bc", out=folder / "never", **options))
+    assert not (folder / "never").exists()
+
+
+@pytest.mark.parametrize("method", ["residual", "dsrl", "recap", "ppo-denoise"])
+def test_demonstrations_of_another_kind_are_refused_before_anything_is_measured(folder, monkeypatch, method):
+    monkeypatch.setattr("policies.evaluate.evaluate", lambda *args, **kwargs: pytest.fail("measured"))
+    if not (folder / "other-task").exists():
+        collect.collect(collect.Args(task="peg", out=folder / "other-task", episodes=1))
+        shutil.copytree(folder / "data", folder / "other-rate")
+        spec = folder / "other-rate/meta/sinew.json"
+        spec.write_text(json.dumps((layout := json.loads(spec.read_text())) | {"action": layout["action"] | {"rate_hz": 10.0}}))
+    for name, told in (("task", "observation"), ("rate", "disagree on the action: rate_hz 10.0 against 20.0")):
+        with pytest.raises(SpecError, match=told):
+            improve.improve(improve.Args(run=folder / "bc", out=folder / "never", method=method, demos=folder / f"other-{name}"))
     assert not (folder / "never").exists()
 
 

@@ -52,8 +52,7 @@ def test_the_policys_own_weights_are_improved_in_stages(folder, short):
 
 def test_recorded_chunks_end_with_their_episode(folder):
     data, policy = Dataset(folder / "data"), policies.load(folder / "bc")
-    args = improve.Args(run=folder / "bc", out=folder / "x")
-    table = recorded_decisions(folder / "data", ChainActor(policy, 1, ChainConfig()), 0.9, args)
+    table = recorded_decisions(folder / "data", ChainActor(policy, 1, ChainConfig()), 0.9)
     H, row = policy.spec.horizon, 0
     actions = torch.from_numpy(data.column("action").copy())
     for index in range(data.num_episodes):

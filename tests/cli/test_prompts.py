@@ -80,7 +80,10 @@ def test_a_bell_rings_on_a_terminal_only():
         prompts.say("saved")
         prompts.say("the camera is gone", urgent=True)
         prompts.close()
-        assert os.read(ours, 100) == b"\a\a\a\a"
+        heard = b""
+        while len(heard) < 4:  # a terminal hands over what it has, which may be one bell of the four
+            heard += os.read(ours, 100)
+        assert heard == b"\a\a\a\a"
     os.close(ours)
     for sounds, stream in (("bell", io.StringIO()), ("none", io.StringIO())):
         with Prompts(sounds, stream) as prompts:

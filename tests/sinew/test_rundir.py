@@ -128,6 +128,9 @@ def test_another_config_is_refused_with_the_difference(tmp_path: Path) -> None:
         RunDir.create(tmp_path / "run", Config(20))
     with pytest.raises(InputError, match="extra is None there, 1 here"):
         RunDir.create(tmp_path / "run", {"steps": 10, "rate": 0.5, "extra": 1})
+    RunDir.create(tmp_path / "improved", {"verb": "improve", "bound": 1.5, "method": "dsrl"})
+    with pytest.raises(InputError, match="method is 'dsrl' there, 'residual' here"):
+        RunDir.create(tmp_path / "improved", {"verb": "improve", "scale": 0.5, "method": "residual"})
     with pytest.raises(InputError, match="verb is None there, 'improve' here"):
         RunDir.create(tmp_path / "run", {"base": "x", "verb": "improve"})
     RunDir.create(tmp_path / "deep", {"residual": {"gamma": 0.99, "learner": {"tau": 0.1, "rate": [1, 2]}}})

@@ -2,7 +2,8 @@
 
 A cell is one base, one method and one seed: demonstrations and a policy of their own (or LeRobot's, which is given), the base and
 its control without noise, the improved policy, all on the same test scenes. Cells are kept in a folder and made once, so that an
-interrupted table goes on. Meta-World wants a venv of its own, and so does LeRobot; each makes its own cells into the same folder:
+interrupted table goes on. Meta-World wants a venv of its own, and so does LeRobot (`make conformance`'s, and `pip install
+tyro mujoco==3.17.0 rosbags mcap scipy cyclonedds` into it); each makes its own cells into the same folder:
 
     python -m sinew.cli.benchmarks.rl_bases FOLDER gym:Meta-World/peg-insert-side-v3 residual 0
     python -m sinew.cli.benchmarks.rl_bases FOLDER hf:POLICY=lift residual 0 DATA
