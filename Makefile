@@ -39,7 +39,7 @@ browser: $(VENV)/.installed
 	@$(BIN)/python .ci/ensure_browser.py
 
 unit: $(VENV)/.installed browser
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 3 --dist loadfile
 
 # A wheel, in a venv that has never seen this folder, run from elsewhere.
 wheel: $(VENV)/.installed

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import policies
-from policies.base import require
+from policies.base import Wrapper, require
 from policies.catalog import ON_DEMAND, type_name
 from policies.language import select
 from policies.sampling import euler
@@ -256,18 +256,21 @@ def test_correction_stays_in_range_and_is_declared(made):
 
 def test_overfits_a_tiny_batch(made):
     policy, batch = made
+    if type(policy).loss is Wrapper.loss:  # learns as what it wraps, which is a case of its own
+        return
     trained = torch.nn.ModuleList(leaves(policy)).requires_grad_(True)
     optimizer = torch.optim.Adam(trained.parameters(), lr=3e-3)
     fixed = policy.draw(64, torch.Generator().manual_seed(0))
     rows = torch.arange(64) % 8
     many = select(batch, rows)
-    first = policy.loss(many, t=fixed["t"], noise=fixed["noise"]).scalar.item()
-    for _ in range(150):
+    told: list[float] = []
+    while not told or told[-1] >= 0.15 * told[0]:
+        assert len(told) <= 150, (told[0], told[-1])
         optimizer.zero_grad()
         loss = policy.loss(many, t=fixed["t"], noise=fixed["noise"]).scalar
         loss.backward()
         optimizer.step()
-    assert loss.item() < 0.15 * first
+        told.append(loss.item())
 
 
 def test_a_wrapper_refuses_a_base_without_the_capability(made):

@@ -110,26 +110,6 @@ def test_a_biased_policy_is_steered_to_the_goal(tmp_path, variant):
     assert bool(steering.actor.active)
 
 
-@pytest.mark.parametrize("variant", ["na", "sac"])
-def test_killed_and_resumed_equals_never_interrupted(tmp_path, variant):
-    config = replace(SHORT, variant=variant, stop_success=2.0)
-    _, whole = learn(tmp_path / "whole", config)
-
-    class Dies(point_mass.PointMass):
-        steps = 0
-
-        def step(self, action):
-            self.steps += 1
-            if self.steps == 120:
-                raise KeyboardInterrupt
-            return super().step(action)
-
-    with pytest.raises(KeyboardInterrupt):
-        learn(tmp_path / "parts", config, env=Dies(8))
-    _, resumed = learn(tmp_path / "parts", config)
-    assert all(torch.equal(a, b) for a, b in zip(whole.actor.state_dict().values(), resumed.actor.state_dict().values(), strict=True))
-
-
 def test_where_nothing_beats_the_policy_it_is_left_as_it_was(tmp_path):
     scores = iter([30, 10, 29, 30, 5])
     result, steering = learn(tmp_path / "run", SHORT, evaluate=lambda: {"k": next(scores), "n": 50})

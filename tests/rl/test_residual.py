@@ -1,9 +1,4 @@
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -190,44 +185,6 @@ def test_without_evaluation_the_last_weights_are_kept(tmp_path):
 
 
 # ------------------------------------------------------------ interruption
-
-SCRIPT = """
-import sys
-from pathlib import Path
-sys.path.insert(0, {folder!r})
-import point_mass, torch
-from test_residual import SHORT, learn
-torch.set_num_threads(1)
-learn(Path({run!r}), SHORT)
-"""
-
-
-def start(run: Path) -> subprocess.Popen:
-    """A process that learns into `run`."""
-    script = SCRIPT.format(folder=str(Path(__file__).parent), run=str(run))
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen([sys.executable, "-c", script], env=environment, stderr=subprocess.PIPE)
-
-
-def test_killed_and_resumed_equals_never_interrupted(tmp_path):
-    whole, actor = learn(tmp_path / "whole", SHORT)
-    process = start(tmp_path / "killed")
-    state = tmp_path / "killed" / STATE_FILE
-    deadline = time.monotonic() + 60
-    while not state.exists() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert process.returncode == -signal.SIGKILL, process.stderr.read().decode() if process.stderr else ""
-    assert state.exists()
-    resumed, again = learn(tmp_path / "killed", SHORT)
-    assert same(actor, again)
-    assert resumed.history == whole.history and resumed.best == whole.best and resumed.updates == whole.updates
-
-    def curve(folder):
-        return [{k: v for k, v in line.items() if k != "wall_s"} for line in RunDir(folder).metrics()]
-
-    assert curve(tmp_path / "killed") == curve(tmp_path / "whole")
 
 
 def test_a_finished_run_is_not_learned_again(tmp_path):

@@ -47,8 +47,9 @@ def residual(folder: Path, env: Any, changes: dict[str, Any]) -> tuple[Any, nn.M
 
 
 @way("dsrl")
+@way("dsrl-sac", variant="sac")
 def dsrl(folder: Path, env: Any, changes: dict[str, Any]) -> tuple[Any, nn.Module]:
-    result, steering = test_dsrl.learn(folder, replace(test_dsrl.SHORT, **NEVER), env=env)
+    result, steering = test_dsrl.learn(folder, replace(test_dsrl.SHORT, **NEVER, **changes), env=env)
     return result, steering.actor
 
 

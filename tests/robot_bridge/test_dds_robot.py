@@ -182,7 +182,7 @@ def test_a_second_publisher_of_commands_is_refused(serve, robot, interface, doma
         robot.write(Command(time.monotonic_ns(), 1, 0.1, {"joint_position": np.zeros(7)}))
     late = DdsRobot(interface.robot_spec, domain=domain, name="late")
     with pytest.raises(InputError, match="two would fight over the robot"):
-        late.connect(60.0)
+        late.connect(20.0)
     late.close()
     rival.close()
 

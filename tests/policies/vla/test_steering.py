@@ -18,7 +18,14 @@ from sinew.rundir import RunDir
 
 TEXT, ACT_STEPS, WORLDS = "Touch the red button.", 3, 2
 CONFIG = DsrlConfig(
-    steps=60, random_steps=20, critic_hidden=(16,), batch_size=8, updates_per_step=0.3, evaluate_every=10**6, checkpoint_every=30
+    steps=60,
+    random_steps=20,
+    critic_only_updates=10,
+    critic_hidden=(16,),
+    batch_size=8,
+    updates_per_step=0.3,
+    evaluate_every=10**6,
+    checkpoint_every=30,
 )
 
 
