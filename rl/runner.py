@@ -125,7 +125,7 @@ class Runner:
         self.replay_rng = torch.Generator(self.memory.place).manual_seed(config.seed + 2)
         self.draw_through(None)
         if saved is None or acting is None:
-            self._trim_metrics()
+            self._trim_metrics(-1)
             self.group.attach(self.learner)
             return
         self.learner.load_state(saved[0], saved[1]["learner"])
@@ -166,7 +166,7 @@ class Runner:
         if state["best"] is not None:
             self.gate.base, self.gate.best = self.history[0], self.history[state["best"]]
         self.spent_s = state["wall_s"]
-        self._trim_metrics()
+        self._trim_metrics(self.step)
 
     @property
     def ring(self) -> Ring:
@@ -205,6 +205,7 @@ class Runner:
             if self.evaluate is not None and self.gate.base is None:
                 base = self._evaluate()
                 self._log(step=0, k=base.k, n=base.n, success=base.rate, kept=True)
+            if self.evaluate is not None and len(self.history) == 1:
                 self._evaluate_start()
             self._learn()
             reason = self._stop() if self.stopped else self._finish()
@@ -374,8 +375,10 @@ class Runner:
         """Measure an actor that begins as another policy than the base: nothing worse than that is handed back."""
         if self.method.anchor is not None:
             self._wake()
-            start = self._evaluate()
-            self.actor.active.fill_(False)  # type: ignore[operator, union-attr]
+            try:
+                start = self._evaluate()
+            finally:
+                self.actor.active.fill_(False)  # type: ignore[operator, union-attr]
             self._log(step=0, k=start.k, n=start.n, success=start.rate, kept=self.gate.best is start)
             self._charge()
 
@@ -397,11 +400,9 @@ class Runner:
 
     def _finish(self) -> str:
         """Evaluate what was learned last, keep the best, write it; gives why it ended."""
-        if self.evaluate is None:
-            self.gate.weights = {k: v.detach().clone() for k, v in self.actor.state_dict().items()}
-        elif self.learner.updates and (not self.history or self.history[-1].step < self.step):
+        if self.evaluate is not None and self.learner.updates and (not self.history or self.history[-1].step < self.step):
             self._report()
-        self.gate.restore()
+        self._restore()
         if not self.reason:
             self.reason = f"all {self.step} steps done"
         if not self.successes:
@@ -412,11 +413,17 @@ class Runner:
         self.memory.forget_files()
         return self.reason
 
+    def _restore(self) -> None:
+        """The best weights; the last where nothing was measured."""
+        if self.evaluate is None:
+            self.gate.weights = {k: v.detach().clone() for k, v in self.actor.state_dict().items()}
+        self.gate.restore()
+
     def _stop(self) -> str:
         """Somebody asked to stop: the best so far is what is left, and the checkpoint to go on from."""
         self.block += 1
         self._save(finished=False)
-        self.gate.restore()
+        self._restore()
         return f"stopped as asked after {self.step} steps; the same command goes on"
 
     # ------------------------------------------------------------ saving
@@ -460,10 +467,10 @@ class Runner:
         self.memory.kept()
         self.source.saved()
 
-    def _trim_metrics(self) -> None:
-        """Drop lines of work that was lost with the interruption and is done again."""
+    def _trim_metrics(self, step: int) -> None:
+        """Drop lines of work after a step, which was lost with the interruption and is done again."""
         lines = list(self.run.metrics())
-        kept = [line for line in lines if self.step and line.get("step", 0) <= self.step]
+        kept = [line for line in lines if line.get("step", 0) <= step]
         if lines:
             atomic_write(self.run / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in kept))
 

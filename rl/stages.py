@@ -171,5 +171,6 @@ class Stages:
     def _trim(self) -> None:
         """Drop lines of work that was lost with an interruption and is done again."""
         lines = list(self.run.metrics())
-        if len(lines) > self.lines:
-            atomic_write(self.run / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in lines[: self.lines]))
+        own = [i for i, line in enumerate(lines) if line.get("stage") != "reward"]  # others write there what rewards say
+        if len(own) > self.lines:
+            atomic_write(self.run / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in lines[: own[self.lines]]))

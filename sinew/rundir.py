@@ -76,8 +76,8 @@ def read_json(path: Path | str) -> Any:
 class RunDir:
     """A run directory.
 
-    Files: config.json, policy.safetensors + policy.json, train_state.safetensors + train_state.json, metrics.jsonl,
-    eval/*.json, videos/*.mp4, report.html, provenance.json.
+    Files: config.json, policy.safetensors + policy.json, best_so_far.json of what learns by doing, train_state.safetensors +
+    train_state.json, metrics.jsonl, eval/*.json, videos/*.mp4, report.html, provenance.json.
     """
 
     def __init__(self, path: Path | str) -> None:
@@ -117,14 +117,26 @@ class RunDir:
         """
         run = cls(path)
         wanted = {"format_version": FORMAT_VERSION, **to_json(config)}
-        if (run / "meta/info.json").exists():
-            raise InputError(f"{path} holds a dataset; choose another folder for the run")
+        run.check_free(wanted)
         if (run / "config.json").exists():
             run.check_same(read_json(run / "config.json"), wanted)
             return run
         write_json(run / "provenance.json", provenance(seeds or {}, inputs or {}))
         write_json(run / "config.json", wanted)
         return run
+
+    def check_free(self, config: Mapping[str, Any]) -> None:
+        """Check that a run may begin here, or go on; settings that are not given are not compared.
+
+        Raises:
+            InputError: this is a file, or the folder holds a dataset, or a run with another of these settings.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise InputError(f"{self.path} is a file; choose another folder for the run")
+        if (self / "meta/info.json").exists():
+            raise InputError(f"{self.path} holds a dataset; choose another folder for the run")
+        if (self / "config.json").exists() and isinstance(there := read_json(self / "config.json"), Mapping):
+            self.check_same({key: there.get(key) for key in config}, config)
 
     def check_same(self, there: Any, here: Any) -> None:
         """Check that what a run was made with is what is wanted now.

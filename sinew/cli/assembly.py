@@ -8,9 +8,9 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from sinew.errors import InputError
+from sinew.errors import InputError, SpecError
 from sinew.progress import SILENT, Progress
 
 if TYPE_CHECKING:
@@ -213,17 +213,47 @@ def _keeping(folder: Path | None) -> Path:
 
 def _demonstrations(policy: PolicyModule, sources: Sequence[Source], data: Path | None) -> Dataset:
     """The data that pseudo-counts are learned from, with pictures of the size that the policy was trained on."""
+    return seen_data(data or data_of(sources[0]), policy, "the policy")
+
+
+def seen_data(root: Path | str, policy: PolicyModule, name: str) -> Dataset:
+    """A dataset with pictures of the size that a policy was trained on.
+
+    Raises:
+        InputError: there is none at `root`.
+        SpecError: it has other observations than the policy.
+    """
     from demos import Dataset
     from sinew.specs import check_observation_join
 
-    root = data or data_of(sources[0])
-    found = Dataset(root)
-    wanted = policy.spec.observation
-    shapes = {wanted[key].shape for key in wanted.images}
-    if found.observation_spec.images and shapes - {found.observation_spec[key].shape for key in found.observation_spec.images}:
-        found = found.resized(min(shapes)[0])
-    check_observation_join(str(root), found.observation_spec, "the policy", wanted)
+    found = resized_for(policy, Dataset(root))
+    check_observation_join(str(root), found.observation_spec, name, policy.spec.observation)
     return found
+
+
+def resized_for(policy: PolicyModule, data: Any) -> Any:
+    """A `Dataset` or `Concat` with pictures of the size that a policy was trained on."""
+    wanted, given = policy.spec.observation, data.observation_spec
+    shapes = {wanted[key].shape for key in wanted.images}
+    return data.resized(min(shapes)[0]) if given.images and shapes - {given[key].shape for key in given.images} else data
+
+
+def demonstrations(root: Path | str, policy: PolicyModule, name: str) -> Dataset:
+    """A dataset that a policy can be improved with; where it does not tell what actions mean, as one of LeRobot, width and rate count.
+
+    Raises:
+        InputError: there is none at `root`.
+        SpecError: it has other observations or actions than the policy.
+    """
+    from sinew.specs import check_action_join
+
+    data, wanted = seen_data(root, policy, name), policy.spec.action
+    if data.bounds_are_told:
+        check_action_join(str(root), data.action_spec, name, wanted)
+    elif (data.action_spec.dim, data.action_spec.rate_hz) != (wanted.dim, wanted.rate_hz):
+        given, asked = (f"{spec.dim} numbers at {spec.rate_hz:g} Hz" for spec in (data.action_spec, wanted))
+        raise SpecError(f"{root} and {name} disagree on the action: {given} against {asked}")
+    return data
 
 
 def counts_of(
@@ -272,7 +302,7 @@ def data_of(source: Source) -> Path:
 def named_data(source: Source) -> tuple[str | None, Path | None]:
     """The dataset that a run names as what it was trained on, or improved with, and where that is.
 
-    A relative path, as it was given in the folder that the run was made from, is looked for in every folder above the run, too.
+    A relative path, as it was given in the folder that the run was made from, is looked for in every folder above the run first.
     """
     from sinew.rundir import read_json
 
@@ -280,7 +310,7 @@ def named_data(source: Source) -> tuple[str | None, Path | None]:
     name = config.get("data") or config.get("demos")
     if source.run is None or not isinstance(name, str):
         return None, None
-    places = (Path(name), *(above / name for above in source.run.path.resolve().parents))
+    places = (*(above / name for above in source.run.path.resolve().parents), Path(name).absolute())
     return name, next((place for place in places if (place / "meta/info.json").exists()), None)
 
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from policies import PolicyModule
 
+NOTE = "best_so_far.json"
+"""In a run's folder: {"k": successes, "n": episodes} of the policy that is there."""
 Measured = Callable[[], Mapping[str, int]]
 """→ {"k": successes, "n": episodes}."""
 
@@ -22,17 +24,16 @@ def keeping(measure: Measured, policy: Callable[[], PolicyModule], out: Path) ->
         out: folder of its run.
     """
     import policies
-    from sinew.rundir import RunDir
+    from sinew.rundir import read_json, write_json
 
-    most: list[int] = []
+    note = out / NOTE
 
     def measured() -> Mapping[str, int]:
-        if not most:
-            most.append(max((row.get("k", -1) for row in RunDir(out).metrics()), default=-1))
         found = measure()
-        if found["k"] >= most[0]:
-            most[0] = found["k"]
+        before = read_json(note) if note.exists() else {"k": -1, "n": 1}
+        if found["k"] * before["n"] >= before["k"] * found["n"]:
             policies.save(policy(), out)
+            write_json(note, {"k": found["k"], "n": found["n"]})
         return found
 
     return measured

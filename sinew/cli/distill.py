@@ -73,6 +73,7 @@ def distil(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
     from policies.train import train as fit
     from sinew import calibrations
     from sinew.cli import train as train_verb
+    from sinew.cli.assembly import resized_for
     from sinew.rundir import RunDir, read_json
     from sinew.specs import check_action_join, check_observation_join
 
@@ -90,8 +91,7 @@ def distil(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
     shares = None if args.data else made.get("shares")
     named = folders if shares is None else tuple(Path(f"{path}={share}") for path, share in zip(folders, shares, strict=True))
     data, origin = train_verb._data(train_verb.Args(data=named, out=args.out, keys=keys, normalize=made.get("normalize", "all")))
-    size, column = made.get("image_size"), made.get("weights")
-    data = data if size is None else data.resized(size)
+    data, column = resized_for(teacher, data), made.get("weights")
     weights = None if column is None else train_verb._weights(data, column)
     check_observation_join("the dataset", data.observation_spec, "the policy", teacher.spec.observation)
     check_action_join("the dataset", data.action_spec, "the policy", teacher.spec.action)

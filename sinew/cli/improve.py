@@ -101,9 +101,10 @@ class Args:
     """How updates are computed: loop on a CPU (loop_bf16 for less exact products), autograd or compile anywhere, graph on a GPU;
     auto is loop on a CPU and autograd on a GPU."""
     evaluate_every: int = 2_500
-    """Steps between two evaluations by the gate, which take time of their own."""
+    """Steps between two evaluations by the gate, which take time of their own; ppo-denoise, recap and learning from recorded episodes
+    have evaluations of their own."""
     target: float = 0.99
-    """Stop early when the gate's success rate reaches this twice."""
+    """Stop early when the gate's success rate reaches this twice; once for recap."""
     stages: tuple[Literal["offline", "online"], ...] = ("offline", "online")
     """Of ppo-denoise: offline follows critics of recorded and own episodes, behind a gate; online what the policy does then."""
     updates: int | None = None
@@ -185,9 +186,9 @@ def improve(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
     import policies
     from policies.parallel import own_device
     from sinew.cli import calibrated, improve_actors, reward_heard, reward_situation
-    from sinew.cli.assembly import open_source
+    from sinew.cli.assembly import demonstrations, open_source
     from sinew.cli.best_so_far import keeping
-    from sinew.cli.improve_methods import METHODS, check_demos, with_best_plan
+    from sinew.cli.improve_methods import METHODS, with_best_plan
     from sinew.config import to_json
     from sinew.rundir import RunDir
 
@@ -196,14 +197,17 @@ def improve(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
     interface = _interface(base, task)
     demos = (args.demos or _own_demos(source, args.method, progress.note)) if args.method in REMEMBERING else None
     if demos is not None:
-        check_demos(demos, base, f"policy {args.run}")
+        demonstrations(demos, base, f"policy {args.run}")  # refused before anything is measured if it does not fit
     elif args.method == "rlpd":
         raise InputError("--method rlpd learns from demonstrations beside its own steps, and there are none: give --demos DIR")
     heard = reward_heard.Heard(progress.note)
     args = reward_situation.chosen(args, interface, Path(demos) if demos else None, heard.say)
     device = own_device(args.device)
     (drawn, whole), apart = randomised(args), improve_actors.described(args)
+    described = {"verb": "improve", "method": args.method, "task": task, "base": str(args.run), "demos": str(demos) if demos else None}
+    RunDir(args.out).check_free(described)
     with ExitStack() as stack:
+        stack.enter_context(improve_actors.reached(args))
         measure = _gate(interface, args, device, whole, stack)
 
         def make(chosen: Args) -> Chosen:
@@ -213,12 +217,10 @@ def improve(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
         method = make(args)
         env = _practice(interface, args, method.config.gamma, heard.say, heard.log)
         stack.callback(env.close)
-        described = {"verb": "improve", "method": args.method, "task": task, "base": str(args.run), "demos": str(demos) if demos else None}
         described |= {} if drawn is None else {"randomise": to_json(drawn)}
         described |= {**reward_situation.described(args), "num_envs": args.num_envs, **apart, **method.described}
         _check_kept(method.policy)
         learn = method.prepare()
-        stack.enter_context(improve_actors.reached(args))
         # The folder comes into being when nothing can be wrong with the arguments any more, so that --out stays free.
         run = RunDir.create(args.out, described, seeds={"improve": args.seed}, inputs={"base": _base_hash(source)})
         stack.enter_context(run.held())

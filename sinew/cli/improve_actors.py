@@ -114,7 +114,7 @@ def tell(args: Args) -> dict[str, Any]:
     run = str(args.run) if str(args.run).startswith("hf:") else str(Path(args.run).absolute())
     reward = args.reward if args.reward in ("sparse", "shaped") else str(Path(args.reward).absolute())
     randomise = None if args.randomise is None else str(args.randomise.absolute())
-    alone = {"randomise": randomise, "actors": 0, "learners": 1, "address": None}
+    alone = {"randomise": randomise, "actors": 0, "learners": 1, "address": None, "json": False, "with_parent": False}
     return to_json(args) | {"reward": reward, "run": run, "out": str(args.out.absolute()), "demos": demos, **alone}
 
 

@@ -68,9 +68,11 @@ def recorded_decisions(root: Path, actor: ChainActor, gamma: float, rewards: Rec
 
     from demos import Dataset
     from rl.decisions import Decisions
+    from sinew.cli.assembly import demonstrations
+    from sinew.cli.improve_methods import READ_TOGETHER
     from sinew.errors import DataError
 
-    data, spec = Dataset(root), actor.policy.spec
+    data, spec = demonstrations(root, actor.policy, "the policy"), actor.policy.spec
     H = spec.horizon
     start, after, left, episode = [], [], [], []
     for index in range(data.num_episodes):
@@ -84,13 +86,18 @@ def recorded_decisions(root: Path, actor: ChainActor, gamma: float, rewards: Rec
     if not start:
         raise DataError(f"{root} has no episode with success, and none longer than the policy's chunks of {H} steps: record more")
     rows = torch.from_numpy(np.asarray(start))
-    windows = data.window(np.arange(len(data)), spec.n_obs_steps, H, tuple(spec.observation))
-    frames = actor.frames({key: torch.from_numpy(windows[key]) for key in spec.observation})
+    seen, done = [], []
+    for first in range(0, len(data), READ_TOGETHER):
+        piece = np.arange(first, min(first + READ_TOGETHER, len(data)))
+        window = data.window(piece, spec.n_obs_steps, H, tuple(spec.observation))
+        seen.append(actor.frames({key: torch.from_numpy(window[key]) for key in spec.observation}))
+        done.append(window["action"])
+    frames = {key: torch.cat([part[key] for part in seen]) for key in seen[0]}
     where, remaining = frames["features"].device, torch.tensor(left, dtype=torch.float32)
     ends = remaining <= H  # of a success: of the others these were left out
-    action = torch.from_numpy(spec.action.normalize(windows["action"])).float().clamp(-1, 1)
+    action = torch.from_numpy(spec.action.normalize(np.concatenate(done))).float().clamp(-1, 1)
     reward = torch.where(ends, gamma ** (remaining - 1), torch.zeros(()))
-    if rewards is not None and (earned := rewards(data)) is not None:
+    if rewards is not None and (earned := rewards(Dataset(root))) is not None:
         reward = _over_chunks(torch.cat(earned), rows, remaining, H, gamma)
     none = torch.zeros(len(rows), 0, *actor.shape, device=where)
     return Decisions(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 WORLDS_PLANNED = 8
 """Recorded episodes that the base plans along side by side."""
+READ_TOGETHER = 1024
+"""Recorded frames whose features are made at once."""
 FEW, MANY = 4, 64
 """Worlds that usual settings are made for; above so many, settings count steps of all worlds (`for_many`)."""
 REMEMBERED = 5_000_000
@@ -91,11 +93,12 @@ def with_best_plan(args: Args, base: PolicyModule, make: Callable[[Args], Chosen
         progress: is told what was found.
     """
     plans = args.method in ("residual", "decorator")
-    if not (plans or args.method.startswith("dsrl")) or "noise" not in base.spec.capabilities:
+    if not plans and not args.method.startswith("dsrl"):
         return replace(args, base_noise="sample") if args.base_noise == "auto" else args
     args, whole = _as_begun(args), base.spec.horizon
     lengths = (args.act_steps,) if args.act_steps else dict.fromkeys((max(1, whole // 2), whole))
-    noises = (args.base_noise,) if plans and args.base_noise != "auto" else ("sample", "zero") if plans else ("zero",)
+    noises: Sequence[Any] = ("sample", "zero") if "noise" in base.spec.capabilities else ("sample",)
+    noises = noises if plans and args.base_noise == "auto" else (args.base_noise,) if plans else ("zero",)
     open_ = [replace(args, act_steps=length, base_noise=noise) for length in lengths for noise in noises]
     if len(open_) == 1:
         return open_[0]
@@ -104,21 +107,6 @@ def with_best_plan(args: Args, base: PolicyModule, make: Callable[[Args], Chosen
     told = (f"{r['k']}/{r['n']} with {e.act_steps} steps of a chunk from {e.base_noise} noise" for e, r in zip(open_, found, strict=True))
     progress.note(f"the policy alone: {', '.join(told)}; the best is improved")
     return open_[max(range(len(open_)), key=lambda i: found[i]["k"])]
-
-
-def check_demos(root: Path, policy: PolicyModule, name: str) -> None:
-    """Refuse, before anything is measured or moves, demonstrations that a policy cannot learn from.
-
-    Raises:
-        InputError: there are none at `root`.
-        SpecError: they were recorded with other observations or actions than the policy's.
-    """
-    from demos import Dataset
-    from sinew.specs import check_action_join, check_observation_join
-
-    data = Dataset(root)
-    check_observation_join(str(root), data.observation_spec, name, policy.spec.observation)
-    check_action_join(str(root), data.action_spec, name, policy.spec.action)
 
 
 def _as_begun(args: Args) -> Args:
@@ -387,14 +375,15 @@ def _remember(root: Path, policy: Residual | Direct, args: Args, rewards: Record
     from demos import Dataset
     from rl.episodes import add_episode, plan_along
     from rl.replay import Ring
+    from sinew.cli.assembly import demonstrations
 
-    data = Dataset(root)
+    data = demonstrations(root, policy, f"policy {args.run}")
     spec = policy.spec
     action, spans, episodes = _recorded(data, policy)
     planned: list[torch.Tensor] = [action[span] for span in spans]
     if planner is not None:
         planned = plan_along(planner, episodes, WORLDS_PLANNED)
-    earned = rewards(data) or [None] * len(spans)
+    earned = rewards(Dataset(root)) or [None] * len(spans)
     layout = {"features": ((policy.observation_dim,), torch.float32), "base_action": ((spec.action_dim,), torch.float32)}
     ring = Ring(len(data), 1, layout, spec.action_dim)
     for i, (span, obs, base_action) in enumerate(zip(spans, episodes, planned, strict=True)):
@@ -412,8 +401,9 @@ def _steered_past(root: Path, policy: Any, args: Args, steering: Any, rewards: R
     from demos import Dataset
     from rl.episodes import add_frames, walk_along
     from rl.replay import Ring
+    from sinew.cli.assembly import demonstrations
 
-    data = Dataset(root)
+    data = demonstrations(root, policy, f"policy {args.run}")
     action, spans, episodes = _recorded(data, policy)
 
     def look(obs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -422,7 +412,7 @@ def _steered_past(root: Path, policy: Any, args: Args, steering: Any, rewards: R
 
     with torch.no_grad():
         walked = walk_along(look, lambda: steering.reset(None), episodes, WORLDS_PLANNED)
-    earned = rewards(data) or [None] * len(spans)
+    earned = rewards(Dataset(root)) or [None] * len(spans)
     layout = {key: (tuple(value.shape[1:]), value.dtype) for key, value in walked[0].items()}
     ring = Ring(len(data), 1, layout, policy.spec.action_dim)
     for i, (span, frames) in enumerate(zip(spans, walked, strict=True)):

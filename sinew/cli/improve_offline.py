@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from sinew.cli import reward_situation
-from sinew.cli.improve_methods import Chosen, Learn, _learner, _shared
+from sinew.cli.improve_methods import READ_TOGETHER, Chosen, Learn, _learner, _shared
 from sinew.cli.scenes import first_scene
 from sinew.errors import InputError
 from sinew.progress import Progress
@@ -26,15 +27,12 @@ if TYPE_CHECKING:
     from rl.replay import Ring
     from sim import GymnasiumTask, TaskInterface
     from sinew.cli.improve import Args
-    from sinew.cli.reward_situation import Recorded
     from sinew.rundir import RunDir
 
     Interface = TaskInterface | GymnasiumTask
 
 HUMAN_COLUMN = "intervention"
 """Column of a dataset that says of each frame whether a human who intervened chose the action."""
-READ_TOGETHER = 1024
-"""Frames whose features are made at once."""
 
 
 def from_data(base: PolicyModule, interface: Interface, args: Args, demos: Path | None, device: torch.device) -> Chosen:
@@ -65,9 +63,11 @@ def from_data(base: PolicyModule, interface: Interface, args: Args, demos: Path 
     def prepare() -> Learn:
         from demos import Dataset
         from rl.offline import train_offline
+        from sinew.cli.assembly import demonstrations
 
-        ring = remembered(Dataset(demos), policy, str(args.run), reward_situation.recorded(args, interface, method.config.gamma))
-        before = _measure(base, interface, device)
+        rewards = reward_situation.recorded(args, interface, method.config.gamma)
+        ring = remembered(demonstrations(demos, base, f"policy {args.run}"), policy, rewards(Dataset(demos)))
+        before = _measure(base, interface, args, device)
 
         def learn(env: Any, run: RunDir, gate: Any, progress: Progress) -> Any:
             from dataclasses import replace
@@ -124,46 +124,31 @@ def _config_of(name: str) -> type[OfflineConfig]:
     return {"iql": IqlConfig, "td3-bc": Td3BcConfig}.get(name, FlowQConfig)
 
 
-def remembered(data: Dataset, policy: Any, name: str = "the policy", rewards: Recorded = lambda data: None) -> Ring:
-    """Recorded episodes as replay: what the policy sees, what was done, and what `rewards` pays for it; success alone if left out.
-
-    Raises:
-        SpecError: data and policy do not fit.
-    """
+def remembered(data: Dataset, policy: Any, rewards: list[torch.Tensor] | None = None) -> Ring:
+    """Recorded episodes as replay: what the policy sees, what was done, and the rewards of every episode; success alone if left out."""
     import torch
 
     from rl.episodes import add_episode
     from rl.replay import Ring
-    from sinew.specs import check_action_join, check_observation_join
 
-    check_observation_join(str(data.root), data.observation_spec, name, policy.spec.observation)
-    check_action_join(str(data.root), data.action_spec, name, policy.spec.action)
     features = features_of(policy, data, policy.device)
     action = policy.spec.action.normalize(torch.from_numpy(np.array(data.column("action")))).float()
     layout = {"features": (tuple(features.shape[1:]), torch.float32)}
     ring = Ring(max(2, len(data)), 1, layout, policy.spec.action_dim, device=policy.device)
-    earned = rewards(data) or [None] * data.num_episodes
+    earned = rewards or [None] * data.num_episodes
     for info, paid in zip((data.episode(i) for i in range(data.num_episodes)), earned, strict=True):
         span = slice(info.start, info.start + info.length)
         add_episode(ring, features[span], action[span], success=bool(info.success), reward=paid)
     return ring
 
 
-def _measure(policy: PolicyModule, interface: Interface, device: torch.device) -> Evaluation:
+def _measure(policy: PolicyModule, interface: Interface, args: Args, device: torch.device) -> Evaluation:
     """A policy on the gate's scenes."""
-    import sim
-    from policies.evaluate import evaluate
     from rl.gate import Evaluation
-    from sinew.cli.eval import WORLDS
-    from sinew.cli.improve import GATE_EPISODES
+    from sinew.cli.improve import _gate, randomised
 
-    env, first = sim.worlds(interface, WORLDS), first_scene("gate")
-    try:
-        told = {"device": device, "instruction": interface.task_text}
-        outcome = evaluate(policy.to(device), env, range(first, first + GATE_EPISODES), executor_kwargs=told)
-    finally:
-        env.close()
-    return Evaluation(0, outcome.k, outcome.n)
+    with ExitStack() as stack:
+        return Evaluation.of(_gate(interface, args, device, randomised(args)[1], stack)(policy, None), 0)
 
 
 # ---------------------------------------------------------------- improvement by experience
@@ -191,7 +176,7 @@ def recap(base: PolicyModule, interface: Interface, args: Args, demos: Path | No
 
     def prepare() -> Learn:
         def learn(env: Any, run: RunDir, gate: Any, progress: Progress) -> Any:
-            parts = Rounds(policy, interface, demos, run.path, config, training, device, progress)
+            parts = Rounds(policy, interface, args, demos, run.path, config, training, device, progress)
             return improve_by_experience(parts, run, config, evaluate=gate, progress=progress)
 
         return learn
@@ -213,6 +198,7 @@ class Rounds:
         self,
         policy: AdvantageConditioned,
         interface: Interface,
+        args: Args,
         demos: Path | None,
         folder: Path,
         config: Any,
@@ -220,7 +206,7 @@ class Rounds:
         device: torch.device,
         progress: Progress,
     ) -> None:
-        self.policy, self.interface, self.demos, self.folder = policy, interface, demos, folder
+        self.policy, self.interface, self.args, self.demos, self.folder = policy, interface, args, demos, folder
         self.config, self.training, self.device, self.progress = config, training, device, progress
         self._first = {k: v.detach().clone() for k, v in policy.state_dict().items()}
 
@@ -229,17 +215,18 @@ class Rounds:
         import sim
         from demos import Dataset
         from policies.executor import ChunkExecutor
+        from sinew.cli.improve import randomised
         from sinew.cli.recorded import PolicyPlayer, record
 
         first = first_scene("practice", self.config.seed) + (round - 1) * self.config.episodes
         told = {"device": self.device, "instruction": self.interface.task_text}
-        root = self._rollouts(round)
+        args, root = self.args, self._rollouts(round)
         record(
             root,
             self.interface,
             tuple(self.policy.spec.observation),
             range(first, first + self.config.episodes),
-            lambda n: sim.worlds(self.interface, n),
+            lambda n: sim.worlds(self.interface, n, backend=args.backend, device=args.device, randomisation=randomised(args)[1]),
             lambda n: PolicyPlayer(ChunkExecutor(self.policy, n, **told), self.interface),
             self.progress,
         )
@@ -282,9 +269,10 @@ class Rounds:
 
     def _parts(self, round: int) -> list[Dataset]:
         from demos import Dataset
+        from sinew.cli.assembly import demonstrations
 
-        roots = ([self.demos] if self.demos else []) + [self._rollouts(r) for r in range(1, round + 1)]
-        return [Dataset(root) for root in roots]
+        recorded = [demonstrations(self.demos, self.policy, "the policy")] if self.demos else []
+        return [*recorded, *(Dataset(self._rollouts(r)) for r in range(1, round + 1))]
 
     def _data(self, parts: Sequence[Dataset]) -> Concat:
         from demos import Concat

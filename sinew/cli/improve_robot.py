@@ -59,10 +59,9 @@ def improve_robot(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
     import policies
     from policies.parallel import own_device
     from sinew.cli import calibrated, reward_heard, reward_on_robot, reward_situation
-    from sinew.cli.assembly import open_source
+    from sinew.cli.assembly import demonstrations, open_source
     from sinew.cli.eval import interface_of
     from sinew.cli.improve_methods import METHODS as MAKERS
-    from sinew.cli.improve_methods import check_demos
     from sinew.cli.resetting import make_reset
     from sinew.cli.reward_detector import Detector
     from sinew.rundir import RunDir
@@ -76,7 +75,7 @@ def improve_robot(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
     args = replace(args, num_envs=1, base_noise="sample" if args.base_noise == "auto" else args.base_noise)
     demos, heard = _demos(args, source, progress.note), reward_heard.Heard(progress.note)
     if demos is not None:
-        check_demos(demos, source.policy, f"policy {args.run}")
+        demonstrations(demos, source.policy, f"policy {args.run}")
     args, needs = reward_on_robot.asked(args, interface, tuple(source.policy.spec.observation), demos, heard.say)
     wanted = _wanted(args, interface, tuple(source.policy.spec.observation), needs)
     detector = None if args.success is None else Detector(args.success, wanted)
@@ -86,6 +85,8 @@ def improve_robot(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
     described |= {"demos": str(demos) if demos else None, "intervene": args.intervene}
     described |= {**reward_situation.described(args), "success": None if args.success is None else str(args.success)}
     described |= {"reset": args.reset, "reset_policy": str(args.reset_policy) if args.reset_policy else None}
+    described |= {"gate_on": _gate_on(args), "gate_episodes": args.gate_episodes}
+    RunDir(args.out).check_free(described)
     with ExitStack() as stack:
         stopping = stack.enter_context(asked_to_stop(progress))
         arm, scene = _robot(args, task, interface, progress, stopping, wanted, () if needs is None else needs.pictures)
@@ -191,6 +192,11 @@ def _demos(args: Args, source: Any, say: Callable[[str], None]) -> Path | None:
     return args.demos or _own_demos(source, args.method, say)
 
 
+def _gate_on(args: Args) -> str:
+    """Where the policy is measured."""
+    return args.gate_on or ("sim" if args.robot == "sim" else "robot")
+
+
 @contextmanager
 def asked_to_stop(progress: Progress) -> Iterator[Callable[[], bool]]:
     """Ctrl-C, a closed terminal and SIGTERM ask to stop, which the robot and the loop see to; a second Ctrl-C does not wait."""
@@ -290,7 +296,7 @@ class Gate:
 
 
 def _gate(args: Args, env: LearningEnv, policy: PolicyModule, interface: TaskInterface, device: Any) -> Gate:
-    where = args.gate_on or ("sim" if args.robot == "sim" else "robot")
+    where = _gate_on(args)
     if where == "none":
         return Gate(None, False)
     first, told = first_scene("gate"), {"device": device, "instruction": interface.task_text}

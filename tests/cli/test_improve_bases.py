@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ import torch
 import policies
 import sim
 from sinew.cli import collect, eval, improve, train
-from sinew.cli.assembly import data_of, open_source
-from sinew.cli.improve_methods import with_best_plan
+from sinew.cli.assembly import data_of, demonstrations, open_source
+from sinew.cli.improve_methods import planning, with_best_plan
 from sinew.errors import InputError, MissingDependency, SpecError
 from sinew.progress import Progress
 from sinew.rundir import RunDir
@@ -173,6 +174,41 @@ def test_demonstrations_of_another_kind_are_refused_before_anything_is_measured(
         with pytest.raises(SpecError, match=told):
             improve.improve(improve.Args(run=folder / "bc", out=folder / "never", method=method, demos=folder / f"other-{name}"))
     assert not (folder / "never").exists()
+
+
+def test_an_out_that_holds_something_else_is_refused_before_anything_is_measured(folder, monkeypatch):
+    monkeypatch.setattr("policies.evaluate.evaluate", lambda *args, **kwargs: pytest.fail("measured"))
+    for out, told in ((folder / "data", "holds a dataset"), (folder / "bc", "verb is 'train' there, 'improve' here")):
+        with pytest.raises(InputError, match=told):
+            improve.improve(improve.Args(run=folder / "bc", out=out))
+
+
+def test_demonstrations_are_seen_as_the_policy_sees_them(tmp_path):
+    pictures = collect.Args(task="lift", out=tmp_path / "data", episodes=2, cameras=("front",), image_size=48)
+    collect.collect(pictures)
+    few: dict[str, Any] = {"keys": ("observation.state", "observation.images.front"), "steps": 2, "batch_size": 4}
+    train.train(train.Args(data=(tmp_path / "data",), out=tmp_path / "bc", image_size=32, **few))
+    policy = policies.load(tmp_path / "bc")
+    data = demonstrations(tmp_path / "data", policy, "the policy")
+    assert data.observation_spec["observation.images.front"].shape == (32, 32, 3)
+    (tmp_path / "data/meta/sinew.json").unlink()  # as of LeRobot, where nobody knows what actions mean
+    assert len(demonstrations(tmp_path / "data", policy, "the policy")) > 0
+    policy.spec = replace(policy.spec, action=replace(policy.spec.action, rate_hz=10.0))
+    with pytest.raises(SpecError, match="disagree on the action: 4 numbers at 20 Hz against 4 numbers at 10 Hz"):
+        demonstrations(tmp_path / "data", policy, "the policy")
+
+
+def test_a_policy_that_takes_no_noise_is_tried_with_half_and_whole_chunks(folder):
+    args = improve.Args(run=folder / "bc", out=folder / "x")
+    base = planning(policies.load(folder / "bc"), replace(args, base_noise="zero", act_steps=8))
+    tried: list[Any] = []
+
+    def measure(policy, steps):
+        tried.append(policy.spec.horizon)
+        return {"k": tried[-1], "n": 10}
+
+    found = with_best_plan(args, base, lambda args: None, measure, Progress())  # type: ignore[arg-type, return-value]
+    assert tried == [4, 8] and (found.act_steps, found.base_noise) == (8, "sample")
 
 
 def test_options_that_do_not_go_together_leave_the_folder_free(folder):

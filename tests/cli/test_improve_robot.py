@@ -94,6 +94,8 @@ def test_a_policy_can_be_measured_on_the_robot_and_bring_the_scene_back(folder, 
     assert made["gate"]["n"] == 1 and [n for _, _, n in made["curve"]] == [1] * len(made["curve"]) and len(made["curve"]) >= 2
     counts = made["report"]["reset"]
     assert counts["alone"] + counts["asked"] > 2 and counts["rounds"] >= counts["alone"]
+    with pytest.raises(InputError, match="gate_on is 'robot' there, 'sim' here"):
+        improve.improve(args_of(folder, "back", gate_on="sim", gate_episodes=1, reset="policy", reset_policy=folder / "bc", steps=240))
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -23,6 +24,7 @@ from rl.denoising_ppo import ChainLearner, PpoConfig
 from rl.rl100 import train_rl100
 from rl.rl100_config import Rl100Config
 from rl.snapshot import Snapshot
+from rl.stages import Stages
 from rl.surrogate import SurrogateConfig, clip_schedule, discount_schedule, generalised_advantage, surrogate
 from sinew.errors import InputError
 from sinew.rundir import RunDir
@@ -414,3 +416,17 @@ def test_another_config_or_no_data_is_refused(tmp_path):
         learn(tmp_path / "other", config=replace(SMALL, rollout_steps=0))
     with pytest.raises(InputError, match="name offline, online or both"):
         Rl100Config(stages=())
+
+
+def test_lines_of_lost_work_go_and_what_rewards_said_before_it_stays(tmp_path):
+    run = RunDir.create(tmp_path / "run", {})
+    for line in (
+        {"stage": "offline", "k": 3},
+        {"stage": "reward", "note": "said"},
+        {"stage": "offline", "k": 8},
+        {"stage": "reward"},
+        {"k": 1},
+    ):
+        run.log(**line)
+    Stages._trim(SimpleNamespace(run=run, lines=2))  # type: ignore[arg-type]
+    assert [line.get("k") for line in run.metrics()] == [3, None, 8, None]

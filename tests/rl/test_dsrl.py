@@ -13,7 +13,9 @@ from torch import Tensor, nn
 
 from rl.dsrl import DsrlConfig, DsrlMethod, train_dsrl
 from rl.noise_judge import NoiseJudge
+from rl.runner import Runner
 from sinew.errors import InputError
+from sinew.progress import SILENT
 from sinew.rundir import RunDir
 
 HORIZON, DIM = 4, 2
@@ -108,6 +110,36 @@ def test_a_biased_policy_is_steered_to_the_goal(tmp_path, variant):
     fresh = rollout(steering, 200, seed=5_000_000)
     assert result.base.rate < 0.8 and fresh["k"] > 185, (result.base, fresh, result.reason)
     assert bool(steering.actor.active)
+
+
+def test_a_start_that_could_not_be_measured_is_measured_by_who_goes_on(tmp_path):
+    class Stops:
+        """A measurement that somebody ends, the second time."""
+
+        def __init__(self) -> None:
+            self.active: list[bool] = []
+
+        def __call__(self):
+            self.active.append(bool(policy.actor.active))
+            if len(self.active) == 2:
+                raise KeyboardInterrupt
+            return {"k": 10 * len(self.active), "n": 100}
+
+    policy, evaluate = Steering(), Stops()
+
+    def begun() -> Runner:
+        run = RunDir.create(tmp_path / "run", SHORT)
+        return Runner(point_mass.PointMass(8), DsrlMethod(policy, 8, DIM, SHORT), run, SHORT, None, evaluate, SILENT)
+
+    runner = begun()
+    with pytest.raises(KeyboardInterrupt):
+        runner.run_to_end()
+    assert not bool(policy.actor.active)
+    runner._stop()
+    again = begun()
+    assert [e.k for e in again.history] == [10] and len(list(again.run.metrics())) == 1
+    again.run_to_end()
+    assert evaluate.active[:3] == [False, True, True] and [e.step for e in again.history[:2]] == [0, 0]
 
 
 def test_where_nothing_beats_the_policy_it_is_left_as_it_was(tmp_path):

@@ -218,6 +218,13 @@ def test_who_asks_to_stop_can_go_on_later(tmp_path):
     assert result.steps == 1200 and env.steps == 150 - 77
 
 
+def test_who_stops_what_is_not_measured_has_what_was_learned(tmp_path):
+    actor = point_mass.ToyActor()
+    config = replace(test_residual.SHORT, **NEVER)
+    test_residual.learn(tmp_path / "run", config, env=Asked({77: ["stop"]}), evaluate=None, actor=actor)
+    assert not test_residual.same(actor, point_mass.ToyActor())
+
+
 def test_a_reset_that_is_asked_for_cuts_episodes_and_starts_others(tmp_path):
     starts: list[list[int]] = []
 

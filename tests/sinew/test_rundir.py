@@ -122,6 +122,17 @@ def test_the_same_config_opens_the_same_run_again(tmp_path: Path) -> None:
     assert (tmp_path / "run" / "provenance.json").read_bytes() == before
 
 
+def test_a_folder_is_free_for_what_is_known_of_a_run(tmp_path: Path) -> None:
+    RunDir(tmp_path / "new").check_free({"verb": "improve"})
+    RunDir.create(tmp_path / "run", {"verb": "improve", "task": "lift", "more": 3})
+    RunDir(tmp_path / "run").check_free({"verb": "improve", "task": "lift"})
+    with pytest.raises(InputError, match="task is 'lift' there, 'peg' here"):
+        RunDir(tmp_path / "run").check_free({"verb": "improve", "task": "peg"})
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="is a file; choose another folder"):
+        RunDir.create(tmp_path / "file", {})
+
+
 def test_another_config_is_refused_with_the_difference(tmp_path: Path) -> None:
     RunDir.create(tmp_path / "run", Config(10))
     with pytest.raises(InputError, match="holds another run: steps is 10 there, 20 here; choose another --out"):
