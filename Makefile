@@ -38,6 +38,7 @@ layers: $(VENV)/.installed
 browser: $(VENV)/.installed
 	@$(BIN)/python .ci/ensure_browser.py
 
+# One process more than CI has cores: some tests wait, for robots or for processes that they started.
 unit: $(VENV)/.installed browser
 	$(BIN)/python -m pytest -n 3 --dist loadfile
 

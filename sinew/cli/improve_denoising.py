@@ -66,7 +66,6 @@ def recorded_decisions(root: Path, actor: ChainActor, gamma: float, rewards: Rec
     """
     import torch
 
-    from demos import Dataset
     from rl.decisions import Decisions
     from sinew.cli.assembly import demonstrations
     from sinew.cli.improve_methods import READ_TOGETHER
@@ -97,7 +96,7 @@ def recorded_decisions(root: Path, actor: ChainActor, gamma: float, rewards: Rec
     ends = remaining <= H  # of a success: of the others these were left out
     action = torch.from_numpy(spec.action.normalize(np.concatenate(done))).float().clamp(-1, 1)
     reward = torch.where(ends, gamma ** (remaining - 1), torch.zeros(()))
-    if rewards is not None and (earned := rewards(Dataset(root))) is not None:
+    if rewards is not None and (earned := rewards(root)) is not None:
         reward = _over_chunks(torch.cat(earned), rows, remaining, H, gamma)
     none = torch.zeros(len(rows), 0, *actor.shape, device=where)
     return Decisions(

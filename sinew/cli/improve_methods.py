@@ -97,8 +97,10 @@ def with_best_plan(args: Args, base: PolicyModule, make: Callable[[Args], Chosen
         return replace(args, base_noise="sample") if args.base_noise == "auto" else args
     args, whole = _as_begun(args), base.spec.horizon
     lengths = (args.act_steps,) if args.act_steps else dict.fromkeys((max(1, whole // 2), whole))
-    noises: Sequence[Any] = ("sample", "zero") if "noise" in base.spec.capabilities else ("sample",)
-    noises = noises if plans and args.base_noise == "auto" else (args.base_noise,) if plans else ("zero",)
+    noises: Sequence[Any] = ("zero",)
+    if plans:
+        every = ("sample", "zero") if "noise" in base.spec.capabilities else ("sample",)
+        noises = every if args.base_noise == "auto" else (args.base_noise,)
     open_ = [replace(args, act_steps=length, base_noise=noise) for length in lengths for noise in noises]
     if len(open_) == 1:
         return open_[0]
@@ -372,7 +374,6 @@ def _remember(root: Path, policy: Residual | Direct, args: Args, rewards: Record
     """
     import torch
 
-    from demos import Dataset
     from rl.episodes import add_episode, plan_along
     from rl.replay import Ring
     from sinew.cli.assembly import demonstrations
@@ -383,7 +384,7 @@ def _remember(root: Path, policy: Residual | Direct, args: Args, rewards: Record
     planned: list[torch.Tensor] = [action[span] for span in spans]
     if planner is not None:
         planned = plan_along(planner, episodes, WORLDS_PLANNED)
-    earned = rewards(Dataset(root)) or [None] * len(spans)
+    earned = rewards(root) or [None] * len(spans)
     layout = {"features": ((policy.observation_dim,), torch.float32), "base_action": ((spec.action_dim,), torch.float32)}
     ring = Ring(len(data), 1, layout, spec.action_dim)
     for i, (span, obs, base_action) in enumerate(zip(spans, episodes, planned, strict=True)):
@@ -398,7 +399,6 @@ def _steered_past(root: Path, policy: Any, args: Args, steering: Any, rewards: R
     """Demonstrations as replay of what is steered: chunks that no known noise led to."""
     import torch
 
-    from demos import Dataset
     from rl.episodes import add_frames, walk_along
     from rl.replay import Ring
     from sinew.cli.assembly import demonstrations
@@ -412,7 +412,7 @@ def _steered_past(root: Path, policy: Any, args: Args, steering: Any, rewards: R
 
     with torch.no_grad():
         walked = walk_along(look, lambda: steering.reset(None), episodes, WORLDS_PLANNED)
-    earned = rewards(Dataset(root)) or [None] * len(spans)
+    earned = rewards(root) or [None] * len(spans)
     layout = {key: (tuple(value.shape[1:]), value.dtype) for key, value in walked[0].items()}
     ring = Ring(len(data), 1, layout, policy.spec.action_dim)
     for i, (span, frames) in enumerate(zip(spans, walked, strict=True)):

@@ -61,12 +61,11 @@ def from_data(base: PolicyModule, interface: Interface, args: Args, demos: Path 
     method = make(args.num_envs)
 
     def prepare() -> Learn:
-        from demos import Dataset
         from rl.offline import train_offline
         from sinew.cli.assembly import demonstrations
 
         rewards = reward_situation.recorded(args, interface, method.config.gamma)
-        ring = remembered(demonstrations(demos, base, f"policy {args.run}"), policy, rewards(Dataset(demos)))
+        ring = remembered(demonstrations(demos, base, f"policy {args.run}"), policy, rewards(demos))
         before = _measure(base, interface, args, device)
 
         def learn(env: Any, run: RunDir, gate: Any, progress: Progress) -> Any:

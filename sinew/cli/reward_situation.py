@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
     Interface = TaskInterface | GymnasiumTask
 
-Recorded = Callable[["Dataset"], "list[torch.Tensor] | None"]
-"""Dataset → rewards (L,) of every step of every episode; None for success alone."""
+Recorded = Callable[["Path"], "list[torch.Tensor] | None"]
+"""Folder of a dataset → rewards (L,) of every step of every episode, by pictures as they were recorded; None for success alone."""
 SIDE_BY_SIDE = 64
 """Recorded episodes that are rewarded together."""
 PICTURE = (240, 320)
@@ -124,14 +124,16 @@ def recorded(args: Args, interface: Interface, gamma: float) -> Recorded:
     Where the reward can be had for some of them only, all are rewarded by success alone, which is said.
     """
 
-    def over(data: Dataset) -> list[torch.Tensor] | None:
+    def over(root: Path) -> list[torch.Tensor] | None:
         if args.reward == "sparse":
             return None
         import torch
 
+        from demos import Dataset
         from rewards.replay import play
         from rewards.sparse import Sparse
 
+        data = Dataset(root)
         together = min(SIDE_BY_SIDE, data.num_episodes)
         said: list[str] = []
         reward = reward_of(args, interface, replace(of_data(data, interface, gamma, together), say=said.append))

@@ -68,7 +68,7 @@ def test_recorded_episodes_are_rewarded_as_was_asked_for(folder):
     """Along a success the difference of a potential sums up to what it began with; nothing else changes."""
     data, policy, interface = Dataset(folder / "data"), policies.load(folder / "bc"), sim.make_interface("reach")
     args = improve.Args(run=folder / "bc", out=folder / "none", method="iql", reward="shaped")
-    ring = remembered(data, policy, reward_situation.recorded(args, interface, 0.99)(data))
+    ring = remembered(data, policy, reward_situation.recorded(args, interface, 0.99)(data.root))
     plain = remembered(data, policy)
     here = reward_situation.situation(interface, 0.99, 1)
     potential, first = DistancePotential(here.observation, here.objects[0], reward_situation.DRAWN), 0

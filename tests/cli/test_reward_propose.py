@@ -179,7 +179,7 @@ def test_demonstrations_carry_the_reward_of_the_worlds(folder):
 
     data, interface = Dataset(folder / "data"), sim.make_interface("lift")
     args = improve.Args(run="x", out=folder, reward=str(folder / "reward.json"))
-    together = reward_situation.recorded(args, interface, 0.97)(data)
+    together = reward_situation.recorded(args, interface, 0.97)(data.root)
     assert together is not None and [len(r) for r in together] == [data.episode(i).length for i in range(4)]
     alone = files.build(folder / "reward.json", reward_situation.situation(interface, 0.97, 1))
     for i, got in enumerate(together):
@@ -194,7 +194,7 @@ def test_demonstrations_carry_the_reward_of_the_worlds(folder):
             after = {f"next.{k}": v for k, v in frames[min(t + 1, info.length - 1)].items()}
             expected = alone.reward({**frames[t], **after, "success": won, "terminated": won}, {})
             torch.testing.assert_close(got[t : t + 1], expected)
-    assert reward_situation.recorded(improve.Args(run="x", out=folder), interface, 0.97)(data) is None
+    assert reward_situation.recorded(improve.Args(run="x", out=folder), interface, 0.97)(data.root) is None
 
 
 @pytest.fixture
