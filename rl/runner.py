@@ -201,6 +201,9 @@ class Runner:
         if self.finished:
             self.gate.restore()
         else:
+            steps, first = self.config.steps, self.config.random_steps
+            if steps <= first:
+                self.progress.note(f"the first {first} steps only fill the replay: {steps} leave the policy as it is")
             self.source.publish(self.actor, self.learner.updates, self.step, now=True)
             if self.evaluate is not None and self.gate.base is None:
                 base = self._evaluate()

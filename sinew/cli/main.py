@@ -117,12 +117,13 @@ def parse(kind: type, words: list[str], prog: str, description: str | None) -> A
     """
     import tyro
 
+    from sinew.cli.whole_numbers import REGISTRY
     from sinew.errors import InputError
 
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            return tyro.cli(kind, args=words, prog=prog, description=description)
+            return tyro.cli(kind, args=words, prog=prog, description=description, registry=REGISTRY)
     except SystemExit as e:
         if not e.code:
             raise
@@ -131,11 +132,12 @@ def parse(kind: type, words: list[str], prog: str, description: str | None) -> A
 
 def in_one_line(box: str) -> str:
     """What the parser's box says, without its frame, the help of options and where to find more of it."""
-    rows = [row.strip("│|")[1:].rstrip() for row in box.splitlines() if row.startswith(("│", "|"))] or box.splitlines()
+    rows = [row.strip("│|")[1:].rstrip() for row in box.splitlines() if row.startswith(("│", "|"))]
+    rows = rows or box.splitlines()[1:]  # without a frame its title is a row
     parts: list[list[str]] = [[]]
     explained = True
     for row in rows:
-        text = row.strip().removesuffix("(required)").rstrip(" .")
+        text = row.strip().removeprefix("Error parsing ").removesuffix("(required)").rstrip(" .")
         if set(text) in ({"─"}, {"-"}):  # drawn plainly where the terminal speaks no UTF-8
             parts.append([])
         elif explained or not row.startswith(" " * 8):

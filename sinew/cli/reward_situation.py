@@ -59,7 +59,8 @@ def chosen(args: Args, interface: Interface, demos: Path | None, say: Callable[[
         return args
     path = Path(args.reward)
     if not path.is_file():
-        raise InputError(f"--reward {args.reward}: give sparse, shaped, or a file of `sinew reward propose`; there is none of that name")
+        kinds = "sparse, shaped, or a file that `sinew reward` made: propose for keypoints, progress, generate, classifier"
+        raise InputError(f"--reward {args.reward}: give {kinds}; there is none of that name")
     _, settings = files.load(path)
     with ExitStack() as stack:
         env = None if isinstance(interface, sim.GymnasiumTask) else sim.MujocoVecEnv(interface, 1)

@@ -14,7 +14,9 @@ from typing import Any, get_args
 
 import pytest
 
-from sinew.cli.main import VERBS
+from sinew.cli.eval import Args as EvalArgs
+from sinew.cli.improve import Args as ImproveArgs
+from sinew.cli.main import VERBS, parse
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAVY = ("torch", "mujoco", "cv2", "av", "pyarrow", "scipy", "gymnasium", "cyclonedds", "rosbags", "diffusers", "safetensors")
@@ -120,7 +122,8 @@ def test_output_may_be_cut_short_by_a_closed_pipe() -> None:
         (["improve", "a", "--out", "b", "--backend", "nothing"], "invalid choice 'nothing' for argument '--backend'"),
         (["improve", "a"], "Missing from sinew improve: --out PATH; sinew improve --help"),
         (["improve", "--out", "b"], "Missing from sinew improve: STR|PATH Run of the policy to improve"),
-        (["eval", "x", "--episodes", "abc"], "--episodes: invalid literal"),
+        (["eval", "x", "--episodes", "abc"], "sinew: --episodes: 'abc' is no whole number, as 2500, 100k or 1.5M are; sinew eval"),
+        (["improve", "x", "--out", "y", "--steps", "1.5"], "sinew: --steps: '1.5' is no whole number"),
         (["tasks", "--whatever"], "Unrecognized options: --whatever"),
         (["data"], "Expected one of {info, check"),
         (["data", "nothing"], "Available subcommands: info, check"),
@@ -131,3 +134,10 @@ def test_words_that_do_not_fit_get_one_line(words: list[str], told: str) -> None
     said = done.stderr
     assert done.returncode == 2 and said.startswith("sinew: ") and told in said and said.count("\n") == 1
     assert not set("│╭─|") & set(said.replace("STR|PATH", "")) and "---" not in said
+
+
+@pytest.mark.parametrize(("text", "number"), [("2500", 2500), ("100_000", 100_000), ("100k", 100_000), ("1.5M", 1_500_000), ("None", None)])
+def test_whole_numbers_may_be_written_short(text: str, number: int | None) -> None:
+    assert parse(ImproveArgs, ["run", "--out", "out", "--steps", text], "sinew improve", None).steps == number
+    if number is not None:
+        assert parse(EvalArgs, ["run", "--episodes", text], "sinew eval", None).episodes == number

@@ -241,17 +241,28 @@ def test_values_that_are_not_finite_are_refused_with_the_world_named(tmp_path, w
         learn(tmp_path / "run", SHORT, env=Broken(what), evaluate=None)
 
 
+class Notes(Progress):
+    def __init__(self) -> None:
+        super().__init__()
+        self.said: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.said.append(text)
+
+
 def test_never_succeeding_is_said_with_what_to_try(tmp_path):
-    notes: list[str] = []
-
-    class Notes(Progress):
-        def note(self, text):
-            notes.append(text)
-
-    env = point_mass.PointMass(8, radius_m=1e-6)
-    result, _ = learn(tmp_path / "run", SHORT, env=env, evaluate=None, progress=Notes())
+    notes, env = Notes(), point_mass.PointMass(8, radius_m=1e-6)
+    result, _ = learn(tmp_path / "run", SHORT, env=env, evaluate=None, progress=notes)
     assert "never reached in 1200 steps" in result.reason and "demonstrations" in result.reason
-    assert any("warm-up" in n for n in notes)
+    assert any("warm-up" in n for n in notes.said)
+
+
+def test_steps_that_end_within_the_warm_up_are_said_to_change_nothing(tmp_path):
+    notes, short = Notes(), replace(SHORT, random_steps=400)
+    for steps, told in ((400, ["the first 400 steps only fill the replay: 400 leave the policy as it is"]), (560, [])):
+        notes.said.clear()
+        before, actor = point_mass.ToyActor(), learn(tmp_path / f"{steps}", replace(short, steps=steps), evaluate=None, progress=notes)[1]
+        assert [said for said in notes.said if "replay" in said] == told and same(before, actor) == bool(told)
 
 
 def test_settings_that_cannot_be_are_refused():
