@@ -86,9 +86,7 @@ def restore(run: RunDir, policy: nn.Module, optimizer: torch.optim.Optimizer, em
 
 def trim_metrics(run: RunDir, stage: str, step: int) -> None:
     """Drop a stage's lines of steps that will be taken again, and a torn last line."""
-    if (run / "metrics.jsonl").exists():
-        kept = [line for line in run.metrics() if line.get("stage") != stage or line.get("step", 0) <= step]
-        atomic_write(run / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in kept))
+    run.keep_metrics(line for line in run.metrics() if line.get("stage") != stage or line.get("step", 0) <= step)
 
 
 def trainable(policy: nn.Module) -> dict[str, nn.Parameter]:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from sinew.errors import InputError
+from sinew.errors import DataError, InputError
+
+SAVED_AS = "best."
+"""What names of weights begin with in a training state."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,8 @@ class Gate:
 
     def __init__(self, module: nn.Module, margin: float = 0.0) -> None:
         self.module, self.margin = module, margin
+        self.history: list[Evaluation] = []
+        """Every evaluation, in order."""
         self.base: Evaluation | None = None
         self.best: Evaluation | None = None
         self.weights = self._copy()
@@ -87,6 +92,7 @@ class Gate:
 
     def consider(self, evaluation: Evaluation) -> bool:
         """Take in an evaluation of the module as it is now; the first is the base's. Whether its weights are now the best."""
+        self.history.append(evaluation)
         if self.base is None or self.best is None:
             self.base = self.best = evaluation
             self.weights = self._copy()
@@ -95,6 +101,24 @@ class Gate:
         if better:
             self.best, self.weights = evaluation, self._copy()
         return better
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """The best weights, and {"history", "best"}: all evaluations, and which of them the weights were measured in."""
+        best = None if self.best is None else self.history.index(self.best)
+        return {SAVED_AS + k: v for k, v in self.weights.items()}, {"history": [asdict(e) for e in self.history], "best": best}
+
+    def load_state(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
+        """Put back what `state` gave; what else is there is left alone.
+
+        Raises:
+            DataError: it is of another module.
+        """
+        if missing := [k for k in self.weights if SAVED_AS + k not in tensors]:
+            raise DataError(f"the training state has no best weights of {missing[0]}; it is of another policy or version")
+        self.weights = {k: tensors[SAVED_AS + k].to(v) for k, v in self.weights.items()}
+        self.history = [Evaluation(**e) for e in numbers["history"]]
+        if numbers["best"] is not None:
+            self.base, self.best = self.history[0], self.history[numbers["best"]]
 
     def restore(self) -> None:
         """Put the best weights into the module."""

@@ -6,12 +6,14 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from rl.checkpoint import read_state, write_state
 from rl.learner import Learner
 from sinew.errors import InputError
 
@@ -52,6 +54,41 @@ class Group:
 
 
 ALONE = Group()
+PREVIOUS = ".previous.safetensors"
+"""Suffix of the checkpoint before the newest, which a group keeps."""
+
+
+def read_together(path: Path, group: Group) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """The checkpoint at `path`; where several learn, the one of the step that the leader's is of.
+
+    Raises:
+        InputError: this learner has none of that step.
+    """
+    found = read_state(path) if path.exists() else None
+    if group.size == 1:
+        return found
+    wanted = group.total([float(found[1]["step"]) if found is not None and group.leads else 0.0])[0]
+    for candidate in (path, path.with_suffix(PREVIOUS)):
+        if candidate.exists() and (state := read_state(candidate))[1]["step"] == wanted:
+            return state
+    if wanted:
+        raise InputError(f"{path.parent} has no checkpoint of step {wanted:.0f}, which the leader's is of; choose another --out")
+    return None
+
+
+def write_together(path: Path, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any], group: Group) -> None:
+    """Write a checkpoint when all are here; the leader writes last, and who goes on without it has what was there before."""
+    if group.size > 1:
+        previous = path.with_suffix(PREVIOUS)
+        previous.unlink(missing_ok=True)
+        if path.exists():
+            os.link(path, previous)
+    if group.leads:
+        group.barrier()
+    write_state(path, tensors, numbers)
+    if not group.leads:
+        group.barrier()
+    group.barrier()
 
 
 class Ranks(Group):

@@ -6,7 +6,7 @@ A method here is one of `rl.runner` as well, so what was learned from the data g
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Unpack
 
 import torch
@@ -226,7 +226,7 @@ class _Offline:
         self.base, self.evaluate, self.progress = base, evaluate, progress
         self.learner = method.make_learner({k: data.frames(k)[0] for k in data.frame})
         self.rng = torch.Generator(data.device).manual_seed(config.seed + 2)
-        self.gate, self.history = Gate(method.actor), []
+        self.gate = Gate(method.actor)
         self.finished = False
         self.described = {**to_json(config), "frames": len(data), "actions": float(data.action.double().sum())}
 
@@ -250,7 +250,7 @@ class _Offline:
             self.gate.restore()
         weights = {k: v.detach().cpu().contiguous().clone() for k, v in self.method.actor.state_dict().items()}
         atomic_write(self.run / ACTOR_FILE, save(weights))
-        return LoopResult(0, learner.updates, self.base, self.gate.best, tuple(self.history), 0, f"all {learner.updates} updates done")
+        return LoopResult(0, learner.updates, self.base, self.gate.best, tuple(self.gate.history), 0, f"all {learner.updates} updates done")
 
     def _update(self, number: int) -> None:
         config = self.config
@@ -263,18 +263,15 @@ class _Offline:
         row: dict[str, Any] = {"step": 0, "updates": self.learner.updates, **metrics}
         if self.evaluate is not None:
             evaluation = Evaluation.of(self.evaluate(), self.learner.updates)
-            self.history.append(evaluation)
             kept = self.gate.consider(evaluation)
             row |= {"k": evaluation.k, "n": evaluation.n, "success": evaluation.rate, "kept": kept}
         self.run.log(**row)
         self.progress.advance(0, **{k: row[k] for k in ("q", "loss", "success") if k in row})
 
     def _save(self) -> None:
-        tensors, numbers = self.learner.state()
-        tensors |= {"replay_rng": self.rng.get_state()} | {f"best.{k}": v for k, v in self.gate.weights.items()}
-        history = [asdict(e) for e in self.history]
-        best = None if self.gate.best is None else self.history.index(self.gate.best)
-        state = {"learner": numbers, "described": self.described, "history": history, "best": best, "finished": self.finished}
+        (tensors, numbers), (best, measured) = self.learner.state(), self.gate.state()
+        tensors |= {"replay_rng": self.rng.get_state()} | best
+        state = {"learner": numbers, "described": self.described, "finished": self.finished} | measured
         write_state(self.run / STATE_FILE, tensors, state)
 
     def _load(self) -> None:
@@ -284,7 +281,5 @@ class _Offline:
         self.run.check_same(state["described"], self.described)
         self.learner.load_state(tensors, state["learner"])
         self.rng.set_state(tensors["replay_rng"])
-        self.history, self.finished = [Evaluation(**e) for e in state["history"]], state["finished"]
-        self.gate.weights = {k.removeprefix("best."): v for k, v in tensors.items() if k.startswith("best.")}
-        if state["best"] is not None:
-            self.gate.base, self.gate.best = self.history[0], self.history[state["best"]]
+        self.gate.load_state(tensors, state)
+        self.finished = state["finished"]

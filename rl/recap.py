@@ -9,7 +9,7 @@ Source: RECAP of pi*0.6, arXiv:2511.14759.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -98,12 +98,11 @@ def improve_by_experience(
     """
     gate, done = Gate(parts.policy), {"round": 0, "steps": 0, "updates": 0, "successes": 0}
     if (run / STATE_FILE).exists():
-        history, done = _load(gate, run, config)
+        done = _load(gate, run, config)
     else:
-        history = [Evaluation.of(evaluate(), 0)]
-        gate.consider(history[0])
-        _save(gate, history, done, run, config)
-    while done["round"] < config.rounds and history[-1].rate < config.stop_success:
+        gate.consider(Evaluation.of(evaluate(), 0))
+        _save(gate, done, run, config)
+    while done["round"] < config.rounds and gate.history[-1].rate < config.stop_success:
         gate.restore()
         number = done["round"] + 1
         (steps, successes), known = parts.collect(number), parts.experience(number)
@@ -112,14 +111,13 @@ def improve_by_experience(
         good, measured = label(known, config, progress)
         done["updates"] += parts.teach(number, good)
         done["round"], done["steps"], done["successes"] = number, done["steps"] + steps, done["successes"] + successes
-        history.append(evaluation := Evaluation.of(evaluate(), done["steps"]))
-        kept = gate.consider(evaluation)
-        _save(gate, history, done, run, config)
+        kept = gate.consider(evaluation := Evaluation.of(evaluate(), done["steps"]))
+        _save(gate, done, run, config)
         told = {"k": evaluation.k, "n": evaluation.n, "success": evaluation.rate, "kept": kept, "rollout_successes": successes}
         run.log(step=done["steps"], updates=done["updates"], round=number, **told, **measured)
     gate.restore()
-    reason = f"{done['round']} rounds done" + (", none better than what it began with" if gate.best is history[0] else "")
-    return LoopResult(done["steps"], done["updates"], gate.base, gate.best, tuple(history), done["successes"], reason)
+    reason = f"{done['round']} rounds done" + (", none better than what it began with" if gate.best is gate.base else "")
+    return LoopResult(done["steps"], done["updates"], gate.base, gate.best, tuple(gate.history), done["successes"], reason)
 
 
 def label(known: Experience, config: RecapConfig, progress: Progress = SILENT) -> tuple[np.ndarray, dict[str, float]]:
@@ -133,16 +131,13 @@ def label(known: Experience, config: RecapConfig, progress: Progress = SILENT) -
     return good, {"value_explained": explained, **shares}
 
 
-def _save(gate: Gate, history: list[Evaluation], done: dict[str, int], run: RunDir, config: RecapConfig) -> None:
-    best = history.index(gate.best) if gate.best else None
-    state = {"config": to_json(config), "done": done, "history": [asdict(e) for e in history], "best": best}
-    write_state(run / STATE_FILE, gate.weights, state)
+def _save(gate: Gate, done: dict[str, int], run: RunDir, config: RecapConfig) -> None:
+    weights, measured = gate.state()
+    write_state(run / STATE_FILE, weights, {"config": to_json(config), "done": done} | measured)
 
 
-def _load(gate: Gate, run: RunDir, config: RecapConfig) -> tuple[list[Evaluation], dict[str, int]]:
+def _load(gate: Gate, run: RunDir, config: RecapConfig) -> dict[str, int]:
     weights, state = read_state(run / STATE_FILE)
     run.check_same(state["config"] | {"rounds": config.rounds}, to_json(config))
-    history = [Evaluation(**e) for e in state["history"]]
-    gate.base, gate.best = history[0], history[state["best"]]
-    gate.weights |= {k: v.to(gate.weights[k]) for k, v in weights.items()}
-    return history, state["done"]
+    gate.load_state(weights, state)
+    return state["done"]

@@ -11,13 +11,9 @@ a checkpoint cuts nothing, and what they did meanwhile is sent again.
 
 from __future__ import annotations
 
-import json
-import os
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,9 +22,9 @@ from safetensors.torch import save
 from torch import Tensor
 
 from rl.batch import FrameSpec
-from rl.checkpoint import read_state, write_state
 from rl.episodes import check_demos
 from rl.gate import Evaluation, Gate, eased
+from rl.group import read_together, write_together
 from rl.loop_config import LoopConfig, LoopResult
 from rl.memory import Files, Memory, View, make_memory
 from rl.outpost import Outpost
@@ -47,7 +43,6 @@ STATE_FILE = "train_state.safetensors"
 ACTOR_FILE = "actor.safetensors"
 SLICE = 50
 """Updates between two looks at what has arrived, where acting does not wait for learning."""
-PREVIOUS = ".previous.safetensors"
 PAUSE_S = 0.02
 """Between two questions while paused."""
 
@@ -88,7 +83,6 @@ class Runner:
         self.step = self.successes = self.block = self.stop_count = self.actor_waits = self.updates = 0
         self.update_debt = 0.0
         self.critic_only_done = self.stopped = self.finished = False
-        self.history: list[Evaluation] = []
         self.recent: list[float] = []
         self.reason = ""
         self.started_s = time.monotonic()
@@ -101,7 +95,7 @@ class Runner:
     def _open(self) -> None:
         """Worlds begin, and what learns is made for what they look like; goes on from the run's checkpoint if there is one."""
         config, path = self.config, self.run / STATE_FILE
-        saved = self._saved(path)
+        saved = read_together(path, self.group)
         acting = None
         if saved is not None:
             self._recall(*saved)
@@ -125,7 +119,7 @@ class Runner:
         self.replay_rng = torch.Generator(self.memory.place).manual_seed(config.seed + 2)
         self.draw_through(None)
         if saved is None or acting is None:
-            self._trim_metrics(-1)
+            self._drop_lines_after(-1)
             self.group.attach(self.learner)
             return
         self.learner.load_state(saved[0], saved[1]["learner"])
@@ -139,19 +133,6 @@ class Runner:
     def _make_memory(self, layout: FrameSpec, device: torch.device, files: Files) -> Memory:
         return make_memory(layout, self.source, self.config, device, files)
 
-    def _saved(self, path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """The run's checkpoint; where several learn, the one of the step that the leader's is of."""
-        found = read_state(path) if path.exists() else None
-        if self.group.size == 1:
-            return found
-        wanted = self.group.total([float(found[1]["step"]) if found is not None and self.group.leads else 0.0])[0]
-        for candidate in (path, path.with_suffix(PREVIOUS)):
-            if candidate.exists() and (state := read_state(candidate))[1]["step"] == wanted:
-                return state
-        if wanted:
-            raise InputError(f"{path.parent} has no checkpoint of step {wanted:.0f}, which the leader's is of; choose another --out")
-        return None
-
     def _recall(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
         """Counters, evaluations and the best weights of a checkpoint.
 
@@ -161,12 +142,9 @@ class Runner:
         self.run.check_same(state["config"], to_json(self.config))
         for name in _NUMBERS:
             setattr(self, name, state[name])
-        self.history = [Evaluation(**e) for e in state["history"]]
-        self.gate.weights = {k.removeprefix("best."): v for k, v in tensors.items() if k.startswith("best.")}
-        if state["best"] is not None:
-            self.gate.base, self.gate.best = self.history[0], self.history[state["best"]]
+        self.gate.load_state(tensors, state)
         self.spent_s = state["wall_s"]
-        self._trim_metrics(self.step)
+        self._drop_lines_after(self.step)
 
     @property
     def ring(self) -> Ring:
@@ -208,12 +186,12 @@ class Runner:
             if self.evaluate is not None and self.gate.base is None:
                 base = self._evaluate()
                 self._log(step=0, k=base.k, n=base.n, success=base.rate, kept=True)
-            if self.evaluate is not None and len(self.history) == 1:
+            if self.evaluate is not None and len(self.gate.history) == 1:
                 self._evaluate_start()
             self._learn()
             reason = self._stop() if self.stopped else self._finish()
             self.updates = self.learner.updates
-        return LoopResult(self.step, self.updates, self.gate.base, self.gate.best, tuple(self.history), self.successes, reason)
+        return LoopResult(self.step, self.updates, self.gate.base, self.gate.best, tuple(self.gate.history), self.successes, reason)
 
     def _learn(self) -> None:
         config = self.config
@@ -369,7 +347,6 @@ class Runner:
             raise RuntimeError("there is nothing to evaluate with")
         with self.learner.slow_actor() if self.config.evaluate_slow else nullcontext():
             evaluation = Evaluation.of(self.group.lead(self.evaluate), self.step)
-            self.history.append(evaluation)
             if self.gate.consider(evaluation):
                 self._write_actor()
         return evaluation
@@ -387,12 +364,12 @@ class Runner:
 
     def _charge(self) -> None:
         """What the actor's output costs from now on, by what evaluations have said."""
-        config, anchor = self.config, self.method.anchor
-        if anchor is not None and len(self.history) > 1:
-            anchor(self.learner, self.history[1].rate - self.history[0].rate)
+        config, anchor, history = self.config, self.method.anchor, self.gate.history
+        if anchor is not None and len(history) > 1:
+            anchor(self.learner, history[1].rate - history[0].rate)
         if config.cost_half_life is not None:
             first = self.learner.output_cost.fill_(config.learner.output_l2) if anchor is None else self.learner.output_cost
-            first.mul_(eased(self.history, config.random_steps, config.cost_half_life))
+            first.mul_(eased(history, config.random_steps, config.cost_half_life))
 
     def _write_actor(self) -> None:
         atomic_write(self.run / ACTOR_FILE, save({k: v.cpu().contiguous() for k, v in self.gate.weights.items()}))
@@ -403,7 +380,8 @@ class Runner:
 
     def _finish(self) -> str:
         """Evaluate what was learned last, keep the best, write it; gives why it ended."""
-        if self.evaluate is not None and self.learner.updates and (not self.history or self.history[-1].step < self.step):
+        history = self.gate.history
+        if self.evaluate is not None and self.learner.updates and (not history or history[-1].step < self.step):
             self._report()
         self._restore()
         if not self.reason:
@@ -441,8 +419,8 @@ class Runner:
         self.finished = finished
         tensors, numbers = self.learner.state()
         acting, source = self.source.state()
-        tensors |= {"replay_rng": self.replay_rng.get_state()} | {f"source.{k}": v for k, v in acting.items()}
-        tensors |= {f"best.{k}": v for k, v in self.gate.weights.items()}
+        best, measured = self.gate.state()
+        tensors |= {"replay_rng": self.replay_rng.get_state()} | {f"source.{k}": v for k, v in acting.items()} | best
         if not finished:
             tensors |= {f"replay.{k}": v for k, v in self.memory.state().items()}
         state = {name: getattr(self, name) for name in _NUMBERS}
@@ -453,29 +431,13 @@ class Runner:
             "config": to_json(self.config),
             "wall_s": self.spent_s + time.monotonic() - self.started_s,
         }
-        best = None if self.gate.best is None else self.history.index(self.gate.best)
-        state |= {"history": [asdict(e) for e in self.history], "best": best}
-        path = self.run / STATE_FILE
-        if self.group.size > 1:  # the leader writes last; who has written before it and goes on without it needs what was there
-            previous = path.with_suffix(PREVIOUS)
-            previous.unlink(missing_ok=True)
-            if path.exists():
-                os.link(path, previous)
-        if self.group.leads:
-            self.group.barrier()
-        write_state(path, tensors, state)
-        if not self.group.leads:
-            self.group.barrier()
-        self.group.barrier()
+        write_together(self.run / STATE_FILE, tensors, state | measured, self.group)
         self.memory.kept()
         self.source.saved()
 
-    def _trim_metrics(self, step: int) -> None:
-        """Drop lines of work after a step, which was lost with the interruption and is done again."""
-        lines = list(self.run.metrics())
-        kept = [line for line in lines if line.get("step", 0) <= step]
-        if lines:
-            atomic_write(self.run / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in kept))
+    def _drop_lines_after(self, step: int) -> None:
+        """Of metrics: that work was lost with the interruption and is done again."""
+        self.run.keep_metrics(line for line in self.run.metrics() if line.get("step", 0) <= step)
 
 
 _NUMBERS = ("step", "successes", "block", "stop_count", "actor_waits", "update_debt", "critic_only_done", "recent", "reason", "finished")

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from typing import Any, Protocol
 
 from torch import Tensor, nn
@@ -16,7 +14,7 @@ from rl.gate import Evaluation, Gate
 from rl.loop_config import LoopResult
 from sinew.config import to_json
 from sinew.progress import Progress
-from sinew.rundir import RunDir, atomic_write
+from sinew.rundir import RunDir
 
 STATE_FILE = "train_state.safetensors"
 PART = "part."
@@ -54,7 +52,6 @@ class Stages:
     ) -> None:
         self.policy, self.run, self.config, self.evaluate, self.progress = policy, run, config, evaluate, progress
         self.gate = Gate(policy)
-        self.history: list[Evaluation] = []
         self.step = self.episodes = self.successes = self.updates = self.position = self.lines = self.stop_count = 0
         self.recent: list[float] = []
         self.reason = ""
@@ -65,7 +62,7 @@ class Stages:
         """Go through the stages, or go on with them; the policy ends with its best weights."""
         finished = self._load()
         if not finished:
-            if self.evaluate is not None and not self.history:
+            if self.evaluate is not None and not self.gate.history:
                 self.evaluate_now(stage="base")
                 self.save(None)
             while self.position < len(self.config.stages) and not self.reason:
@@ -80,7 +77,7 @@ class Stages:
                 self.progress.note(self.reason)
             self.save(None, finished=True)
         self.gate.restore()
-        return LoopResult(self.step, self.updates, self.gate.base, self.gate.best, tuple(self.history), self.successes, self.reason)
+        return LoopResult(self.step, self.updates, self.gate.base, self.gate.best, tuple(self.gate.history), self.successes, self.reason)
 
     # ------------------------------------------------------------ what stages tell
 
@@ -105,7 +102,6 @@ class Stages:
         if self.evaluate is None:
             return None, False
         found = Evaluation.of(self.evaluate(), self.step)
-        self.history.append(found)
         kept = self.gate.consider(found)
         self.log(**values, k=found.k, n=found.n, success=found.rate, kept=kept)
         self.stop_count = self.stop_count + 1 if found.rate >= self.config.stop_success else 0
@@ -132,12 +128,11 @@ class Stages:
         """Everything, with the state of the running stage; None between stages."""
         tensors, numbers = ({}, {}) if part is None else part.state()
         tensors = {PART + k: v for k, v in tensors.items()} | module_state("policy", self.policy)
-        tensors |= {f"best.{k}": v for k, v in self.gate.weights.items()}
+        best, measured = self.gate.state()
         state: dict[str, Any] = {name: getattr(self, name) for name in _NUMBERS}
         state |= {"part": None if part is None else numbers, "config": to_json(self.config), "finished": finished}
-        state |= {"history": [asdict(e) for e in self.history], "wall_s": self._spent_s + time.monotonic() - self._started_s}
-        state["best"] = None if self.gate.best is None else self.history.index(self.gate.best)
-        write_state(self.run / STATE_FILE, tensors, state)
+        state |= measured | {"wall_s": self._spent_s + time.monotonic() - self._started_s}
+        write_state(self.run / STATE_FILE, tensors | best, state)
 
     def resume(self, part: Part) -> bool:
         """Put the saved state of the running stage back, once; False where none was saved."""
@@ -158,10 +153,7 @@ class Stages:
         for name in _NUMBERS:
             setattr(self, name, state[name])
         load_module_state("policy", self.policy, tensors)
-        self.gate.weights = {k.removeprefix("best."): v for k, v in tensors.items() if k.startswith("best.")}
-        self.history = [Evaluation(**e) for e in state["history"]]
-        if state["best"] is not None:
-            self.gate.base, self.gate.best = self.history[0], self.history[state["best"]]
+        self.gate.load_state(tensors, state)
         if state["part"] is not None:
             self._saved = {k.removeprefix(PART): v for k, v in tensors.items() if k.startswith(PART)}, state["part"]
         self._spent_s = state["wall_s"]
@@ -173,4 +165,4 @@ class Stages:
         lines = list(self.run.metrics())
         own = [i for i, line in enumerate(lines) if line.get("stage") != "reward"]  # others write there what rewards say
         if len(own) > self.lines:
-            atomic_write(self.run / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in lines[: own[self.lines]]))
+            self.run.keep_metrics(lines[: own[self.lines]])

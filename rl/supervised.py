@@ -98,7 +98,7 @@ class SupervisedRunner(Runner):
         try:
             return super().run_to_end()
         except Interrupted:
-            best, history, reason = self.gate.best, tuple(self.history), self._stop()
+            best, history, reason = self.gate.best, tuple(self.gate.history), self._stop()
             return LoopResult(self.step, self.learner.updates, self.gate.base, best, history, self.successes, reason)
         except SafetyStop:
             self._stop()

@@ -11,7 +11,7 @@ import secrets
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -196,6 +196,12 @@ class RunDir:
             for line in path.read_bytes().splitlines():
                 with contextlib.suppress(ValueError):  # of JSON and of UTF-8 alike
                     yield json.loads(line)
+
+    def keep_metrics(self, lines: Iterable[Mapping[str, Any]]) -> None:
+        """Let metrics.jsonl, where there is one, hold these lines alone."""
+        text, path = "".join(json.dumps(line) + "\n" for line in lines), self / "metrics.jsonl"
+        if path.exists():
+            atomic_write(path, text)
 
 
 def _difference(there: Any, here: Any, name: str = "") -> str | None:

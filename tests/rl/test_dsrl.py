@@ -137,9 +137,9 @@ def test_a_start_that_could_not_be_measured_is_measured_by_who_goes_on(tmp_path)
     assert not bool(policy.actor.active)
     runner._stop()
     again = begun()
-    assert [e.k for e in again.history] == [10] and len(list(again.run.metrics())) == 1
+    assert [e.k for e in again.gate.history] == [10] and len(list(again.run.metrics())) == 1
     again.run_to_end()
-    assert evaluate.active[:3] == [False, True, True] and [e.step for e in again.history[:2]] == [0, 0]
+    assert evaluate.active[:3] == [False, True, True] and [e.step for e in again.gate.history[:2]] == [0, 0]
 
 
 def test_where_nothing_beats_the_policy_it_is_left_as_it_was(tmp_path):

@@ -171,6 +171,13 @@ def test_gate_prefers_the_base_in_a_tie_and_the_later_candidate_otherwise():
         module.weight.fill_(99.0)
     gate.restore()
     assert float(module.weight.detach()) != 99.0
+    other = Gate(torch.nn.Linear(1, 1))
+    other.load_state(*gate.state())
+    other.restore()
+    assert same(other.module, module) and other.history == gate.history
+    assert other.base is other.history[0] and other.best is other.history[4]
+    with pytest.raises(DataError, match=r"no best weights of 2\.weight; it is of another policy"):
+        Gate(torch.nn.Sequential(torch.nn.Identity(), torch.nn.Identity(), torch.nn.Linear(1, 1))).load_state(*gate.state())
 
 
 @pytest.mark.parametrize("result", [{}, {"k": 3, "n": 0}, {"k": 5, "n": 3}, {"k": 0.5, "n": 1}])
