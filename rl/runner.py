@@ -174,7 +174,6 @@ class Runner:
         """Learn, or go on learning, until the steps are spent, success is reached or somebody asks to stop."""
         if self.outpost is not None:
             return self.outpost.act(self.method, self.config)
-        self.progress.start(self._stage, self.config.steps, min(self.step, self.config.steps))
         reason = self.reason
         if self.finished:
             self.gate.restore()
@@ -188,6 +187,7 @@ class Runner:
                 self._log(step=0, k=base.k, n=base.n, success=base.rate, kept=True)
             if self.evaluate is not None and len(self.gate.history) == 1:
                 self._evaluate_start()
+            self.progress.start(self._stage, self.config.steps, min(self.step, self.config.steps))
             self._learn()
             reason = self._stop() if self.stopped else self._finish()
             self.updates = self.learner.updates

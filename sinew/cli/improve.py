@@ -227,7 +227,7 @@ def improve(args: Args, progress: Progress = SILENT) -> dict[str, Any]:
         heard.keep(run)
         calibrated.keep(source, args.out)
         worlds = stack.enter_context(improve_actors.worlds(args, env, run))
-        measured = keeping(lambda: measure(method.policy, None), method.so_far or (lambda: method.policy), args.out)
+        measured = keeping(lambda: measure(method.policy, None, SILENT), method.so_far or (lambda: method.policy), args.out)
         result = learn(worlds, run, measured, progress)  # type: ignore[arg-type]  # a source stands for its worlds
         policies.save(method.policy, run)
         heard.end(run)
@@ -255,8 +255,9 @@ def _gate(interface: TaskInterface | GymnasiumTask, args: Args, device: torch.de
     stack.callback(env.close)
     first, told = first_scene("gate"), {"device": device, "instruction": interface.task_text}
 
-    def measure(policy: PolicyModule, steps: int | None) -> dict[str, int]:
-        outcome = evaluate(policy.to(device), env, range(first, first + GATE_EPISODES), executor_kwargs={"steps": steps, **told})
+    def measure(policy: PolicyModule, steps: int | None, progress: Progress) -> dict[str, int]:
+        scenes = range(first, first + GATE_EPISODES)
+        outcome = evaluate(policy.to(device), env, scenes, executor_kwargs={"steps": steps, **told}, progress=progress)
         return {"k": outcome.k, "n": outcome.n}
 
     return measure

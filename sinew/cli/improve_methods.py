@@ -40,7 +40,7 @@ LARGEST_BATCH = 16_384
 """Transitions in a batch at most, where there are many worlds."""
 Learn = Callable[["VecEnv", "RunDir", Callable[[], Mapping[str, Any]], Progress], "LoopResult"]
 """(worlds, run, gate, progress) → result."""
-Measure = Callable[["PolicyModule", "int | None"], Mapping[str, int]]
+Measure = Callable[["PolicyModule", "int | None", Progress], Mapping[str, int]]
 """(policy, sampling steps) → {"k": successes, "n": episodes}."""
 MakeMethod = Callable[[], "tuple[Method, Ring | None]"]
 """→ what acts and learns, and recorded episodes."""
@@ -89,7 +89,7 @@ def with_best_plan(args: Args, base: PolicyModule, make: Callable[[Args], Chosen
         args: of the command line.
         base: the policy.
         make: the method for arguments, asked once before anything is measured, so that it refuses what cannot be.
-        measure: the successes of a policy, in so many sampling steps or its own.
+        measure: the successes of a policy, in so many sampling steps or its own, told as they come.
         progress: is told what was found.
     """
     plans = args.method in ("residual", "decorator")
@@ -105,7 +105,7 @@ def with_best_plan(args: Args, base: PolicyModule, make: Callable[[Args], Chosen
     if len(open_) == 1:
         return open_[0]
     make(open_[0])
-    found = [measure(planning(base, each), None if plans else args.sampling_steps) for each in open_]
+    found = [measure(planning(base, each), None if plans else args.sampling_steps, progress) for each in open_]
     told = (f"{r['k']}/{r['n']} with {e.act_steps} steps of a chunk from {e.base_noise} noise" for e, r in zip(open_, found, strict=True))
     progress.note(f"the policy alone: {', '.join(told)}; the best is improved")
     return open_[max(range(len(open_)), key=lambda i: found[i]["k"])]

@@ -13,7 +13,7 @@ from sinew.cli import reward_situation
 from sinew.cli.improve_methods import READ_TOGETHER, Chosen, Learn, _learner, _shared
 from sinew.cli.scenes import first_scene
 from sinew.errors import InputError
-from sinew.progress import Progress
+from sinew.progress import SILENT, Progress
 
 if TYPE_CHECKING:
     import torch
@@ -147,7 +147,7 @@ def _measure(policy: PolicyModule, interface: Interface, args: Args, device: tor
     from sinew.cli.improve import _gate, randomised
 
     with ExitStack() as stack:
-        return Evaluation.of(_gate(interface, args, device, randomised(args)[1], stack)(policy, None), 0)
+        return Evaluation.of(_gate(interface, args, device, randomised(args)[1], stack)(policy, None, SILENT), 0)
 
 
 # ---------------------------------------------------------------- improvement by experience

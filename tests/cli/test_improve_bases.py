@@ -84,7 +84,7 @@ def test_what_was_learned_beside_a_base_is_saved_evaluated_and_compared(folder, 
 def test_what_is_left_open_of_how_a_policy_plans_is_what_succeeds_most_often(folder, options, best, tried):
     successes, seen = {(4, False): 30, (4, True): 20, (8, False): 30, (8, True): 40}, []
 
-    def measure(policy: Any, steps: int | None) -> dict[str, int]:
+    def measure(policy: Any, steps: int | None, progress: Progress) -> dict[str, int]:
         assert steps == (5 if options.get("method") == "dsrl" else None)  # as it will act
         seen.append((policy.spec.horizon, policy.config.zero_noise))
         return {"k": successes[seen[-1]], "n": 50}
@@ -203,7 +203,7 @@ def test_a_policy_that_takes_no_noise_is_tried_with_half_and_whole_chunks(folder
     base = planning(policies.load(folder / "bc"), replace(args, base_noise="zero", act_steps=8))
     tried: list[Any] = []
 
-    def measure(policy, steps):
+    def measure(policy, steps, progress):
         tried.append(policy.spec.horizon)
         return {"k": tried[-1], "n": 10}
 
